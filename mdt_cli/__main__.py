@@ -1,0 +1,13 @@
+"""Entry point: `mdt`, `python -m mdt_cli`, `torchrun -m mdt_cli`, `accelerate launch -m mdt_cli`."""
+
+import sys
+
+
+def main() -> None:
+    from mdt_cli.cli.app import run
+
+    sys.exit(run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

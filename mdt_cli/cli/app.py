@@ -1,0 +1,76 @@
+"""The command table, and the only place that turns an exception into an exit code."""
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+
+import typer
+
+from mdt_cli.cli import (
+    encode_latents,
+    evaluate,
+    export,
+    finetune,
+    inspect,
+    presets,
+    pretrain,
+    quickstart,
+    sample,
+)
+from mdt_cli.cli.output import fail, talk
+from mdt_cli.errors import MdtError, Stopped
+
+app = typer.Typer(
+    name="mdt",
+    help="Train, sample, evaluate and export masked diffusion transformers.",
+    epilog="Start here: mdt quickstart",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+app.command("encode-latents")(encode_latents.encode_latents)
+app.command("pretrain")(pretrain.pretrain)
+app.command("finetune")(finetune.finetune)
+app.command("sample")(sample.sample)
+app.command("evaluate")(evaluate.evaluate)
+app.command("export")(export.export)
+app.command("quickstart")(quickstart.quickstart)
+app.command("presets")(presets.presets)
+app.command("inspect")(inspect.inspect)
+
+
+def _stop(signum: int, frame: FrameType | None) -> None:
+    raise Stopped(signum)
+
+
+def _dashes(argument: str) -> str:
+    """`--num_workers` is `--num-workers`: hands from other tools type both."""
+    if not argument.startswith("--"):
+        return argument
+    name, equals, value = argument.partition("=")
+    return name.replace("_", "-") + equals + value
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit code: 0, 1 (MdtError), 2 (usage), 128 + signal."""
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, _stop)
+    try:
+        app([_dashes(argument) for argument in arguments])
+    except MdtError as error:
+        fail(error.message, error.hint)
+        return 1
+    except Stopped as stopped:
+        name = signal.Signals(stopped.signum).name
+        talk(f"stopped by {name}. {stopped.saved}".rstrip())
+        return 128 + stopped.signum
+    except SystemExit as done:
+        return done.code if isinstance(done.code, int) else int(done.code is not None)
+    except BrokenPipeError:
+        # The reader of our output has gone (`mdt ... | head`): nothing is left to say to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return 0

@@ -1,0 +1,74 @@
+"""Stdout is data, stderr is talk, and only the first process says anything."""
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+
+def is_first_process() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+def talk(text: str) -> None:
+    """A line for the person at the terminal."""
+    if is_first_process():
+        print(text, file=sys.stderr, flush=True)
+
+
+def warn(text: str) -> None:
+    talk(f"warning: {text}")
+
+
+def fail(message: str, hint: str | None) -> None:
+    """An error, from every process: the one that failed may not be the first."""
+    print(f"error: {message}", file=sys.stderr)
+    if hint:
+        print(f"  {hint}", file=sys.stderr, flush=True)
+
+
+def emit(text: str) -> None:
+    """A line of data."""
+    if is_first_process():
+        print(text, flush=True)
+
+
+def emit_json(data: Mapping[str, Any]) -> None:
+    emit(json.dumps(data, indent=2, ensure_ascii=False))
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table on stdout, as wide as its widest cells."""
+    if not is_first_process():
+        return
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = Table(title=title, title_justify="left", box=SIMPLE_HEAD, title_style="bold")
+    for column in columns:
+        shown.add_column(column, overflow="fold")
+    for row in rows:
+        shown.add_row(*row)
+    console = Console()
+    if not console.is_terminal:
+        # Into a file or a pipe: never fold a path because the width is unknown.
+        console = Console(width=200)
+    console.print(shown)
+
+
+def human_bytes(count: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def human_seconds(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"

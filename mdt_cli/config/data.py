@@ -1,0 +1,18 @@
+"""`[data]`: how rows of a latent cache become a batch."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from mdt_cli.config.base import CountOrZero, Table
+
+
+class Data(Table):
+    # False: labels are ignored and the network has no classes.
+    conditional: bool = True
+    # Share of labels replaced by the null class (= num_classes), per sample.
+    class_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1
+    # Use the flipped copies of the cache, chosen per row and step. Needs `encode-latents --flip`.
+    flip: bool = True
+    # Rows kept out of training for the held-out loss; never more than a twentieth of the cache.
+    held_out: CountOrZero = 256

@@ -1,0 +1,62 @@
+"""`[masking]`: which tokens a pass keeps, how they return, and which passes a step runs."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from mdt_cli.config.base import Fraction, Positive, Table
+
+
+class ConstantRatio(Table):
+    kind: Literal["constant"] = "constant"
+    value: Fraction = 0.5
+
+
+class UniformRatio(Table):
+    """One draw per step from [low, high), shared by the whole batch (MDT v2)."""
+
+    kind: Literal["uniform"] = "uniform"
+    low: Fraction = 0.3
+    high: Fraction = 0.5
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.low > self.high:
+            raise ValueError(f"low {self.low} is above high {self.high}")
+        return self
+
+
+Ratio = Annotated[ConstantRatio | UniformRatio, Field(discriminator="kind")]
+
+
+class View(Table):
+    """One pass of a training step: on all tokens or on the kept ones; the loss on a region."""
+
+    tokens: Literal["all", "kept"] = "all"
+    loss: Literal["all", "kept", "dropped"] = "all"
+    weight: Positive = 1.0
+
+    @model_validator(mode="after")
+    def _region_exists(self) -> Self:
+        if self.tokens == "all" and self.loss != "all":
+            raise ValueError(f"a pass on all tokens has no {self.loss} tokens: set loss to all")
+        return self
+
+
+class Masking(Table):
+    """Defaults: one pass on all tokens, which is plain training."""
+
+    views: Annotated[tuple[View, ...], Field(min_length=1)] = (View(),)
+    selector: Literal["random"] = "random"
+    ratio: Ratio = ConstantRatio()
+    # Tokens leave before block `leave_at` and return before block `restore_at`; negative counts
+    # from the end, 0 for `restore_at` means after the last block.
+    leave_at: int = 0
+    restore_at: int = 0
+    # What stands in for dropped tokens on the way back: zeros, a learned token, the input they
+    # left with (TREAD), or MDT's interpolater block over kept and mask tokens.
+    fill: Literal["zeros", "mask_token", "input", "interpolator"] = "mask_token"
+
+    @property
+    def is_masked(self) -> bool:
+        return any(view.tokens == "kept" for view in self.views)

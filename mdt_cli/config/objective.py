@@ -1,0 +1,38 @@
+"""`[objective]`: how noise is added and what the network is asked."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from mdt_cli.config.base import Positive, Table
+
+
+class Epsilon(Table):
+    """DDPM, linear betas, learned variance (DiT, MDT); `min_snr` weighs the mse (MDT v2)."""
+
+    kind: Literal["epsilon"] = "epsilon"
+    num_timesteps: Annotated[int, Field(ge=2)] = 1000
+    learned_variance: bool = True
+    weighting: Literal["plain", "min_snr"] = "plain"
+    min_snr_gamma: Positive = 5.0
+
+
+class Edm(Table):
+    """Karras et al. 2022, table 1: preconditioned denoiser, log-normal sigma."""
+
+    kind: Literal["edm"] = "edm"
+    P_mean: float = -1.2
+    P_std: Positive = 1.2
+    sigma_data: Positive = 0.5
+
+
+class Flow(Table):
+    """Rectified flow: straight path x_t = (1-t) x_0 + t noise, velocity prediction."""
+
+    kind: Literal["flow"] = "flow"
+    time: Literal["uniform", "logit_normal"] = "logit_normal"
+    time_mean: float = 0.0
+    time_std: Positive = 1.0
+
+
+Objective = Annotated[Epsilon | Edm | Flow, Field(discriminator="kind")]

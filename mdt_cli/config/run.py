@@ -1,0 +1,95 @@
+"""The whole of what a training run may be asked: one table of tables."""
+
+from typing import Self
+
+from pydantic import model_validator
+
+from mdt_cli.config.base import Table
+from mdt_cli.config.data import Data
+from mdt_cli.config.masking import Masking
+from mdt_cli.config.model import Model
+from mdt_cli.config.objective import Epsilon, Objective
+from mdt_cli.config.sampling import Sampling
+from mdt_cli.config.training import (
+    AdamW,
+    Checkpoint,
+    Ema,
+    Log,
+    LrSchedule,
+    Optimizer,
+    Preview,
+    Training,
+    Validation,
+)
+
+
+class RunConfig(Table):
+    model: Model = Model()
+    objective: Objective = Epsilon()
+    masking: Masking = Masking()
+    data: Data = Data()
+    training: Training = Training()
+    optimizer: Optimizer = AdamW()
+    lr_schedule: LrSchedule = LrSchedule()
+    ema: Ema = Ema()
+    checkpoint: Checkpoint = Checkpoint()
+    log: Log = Log()
+    validation: Validation = Validation()
+    preview: Preview = Preview()
+    sampling: Sampling = Sampling()
+
+    @property
+    def route(self) -> tuple[int, int]:
+        """(first routed block, first block after the route), both counted from the front."""
+        depth, masking = self.model.depth, self.masking
+        leave = masking.leave_at + (depth if masking.leave_at < 0 else 0)
+        restore = masking.restore_at + (depth if masking.restore_at <= 0 else 0)
+        return leave, restore
+
+    @model_validator(mode="after")
+    def _route_fits(self) -> Self:
+        if not self.masking.is_masked:
+            return self
+        leave, restore = self.route
+        depth, encoder = self.model.depth, self.model.depth - self.model.decoder_depth
+        if not 0 <= leave < restore <= depth:
+            raise ValueError(
+                f"masking.leave_at {self.masking.leave_at} and masking.restore_at "
+                f"{self.masking.restore_at} route blocks {leave}..{restore} of depth {depth}: "
+                "the route must hold at least one block"
+            )
+        if self.model.decoder_depth and restore != encoder:
+            raise ValueError(
+                f"masking.restore_at {self.masking.restore_at} brings tokens back before block "
+                f"{restore}, but the decoder (model.decoder_depth {self.model.decoder_depth}) "
+                f"starts at block {encoder}: set masking.restore_at to -{self.model.decoder_depth}"
+            )
+        if self.model.long_skips and (leave, restore) != (0, encoder):
+            raise ValueError(
+                "masking.leave_at and masking.restore_at cut through model.long_skips: "
+                f"route the whole encoder, blocks 0..{encoder}"
+            )
+        if self.masking.fill == "interpolator" and not self.model.decoder_depth:
+            raise ValueError(
+                'masking.fill "interpolator" needs a decoder: set model.decoder_depth above 0'
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _solver_fits_objective(self) -> Self:
+        solver, kind = self.sampling.solver, self.objective.kind
+        if solver in ("ddpm", "ddim") and kind != "epsilon":
+            raise ValueError(
+                f'sampling.solver "{solver}" is for the epsilon objective, not {kind}: '
+                'set sampling.solver to "heun" or "euler"'
+            )
+        if (
+            solver == "ddpm"
+            and isinstance(self.objective, Epsilon)
+            and self.sampling.steps > self.objective.num_timesteps
+        ):
+            raise ValueError(
+                f"sampling.steps {self.sampling.steps} is more than "
+                f"objective.num_timesteps {self.objective.num_timesteps}"
+            )
+        return self

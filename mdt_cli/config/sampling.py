@@ -1,0 +1,69 @@
+"""`[sampling]`: solver, steps, guidance and the rule that turns pictures into bytes."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from mdt_cli.config.base import Count, NonNegative, Positive, Table
+
+Scale = Annotated[float, Field(ge=0)]
+Channels = Literal["all", "first3"]
+
+
+class NoGuidance(Table):
+    kind: Literal["none"] = "none"
+
+
+class ConstantGuidance(Table):
+    """Classifier-free guidance (Ho & Salimans 2022); `first3` is what DiT and MDT publish."""
+
+    kind: Literal["constant"] = "constant"
+    scale: Scale = 1.5
+    channels: Channels = "all"
+
+
+class PowerCosineGuidance(Table):
+    """MDT's code: 1 + (scale-1) (1 - cos(pi (1-t)^power)) / 2, t from 1 (noise) to 0."""
+
+    kind: Literal["power_cosine"] = "power_cosine"
+    scale: Scale = 3.8
+    power: Positive = 4.0
+    channels: Channels = "first3"
+
+
+class IntervalGuidance(Table):
+    """Constant, but only while the noise-to-signal ratio is in [low, high] (2404.07724)."""
+
+    kind: Literal["interval"] = "interval"
+    scale: Scale = 1.5
+    low: NonNegative = 0.0
+    high: Positive = 1e9
+    channels: Channels = "all"
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.low > self.high:
+            raise ValueError(f"low {self.low} is above high {self.high}")
+        return self
+
+
+Guidance = Annotated[
+    NoGuidance | ConstantGuidance | PowerCosineGuidance | IntervalGuidance,
+    Field(discriminator="kind"),
+]
+
+
+class Sampling(Table):
+    # ddpm: ancestral with respacing and learned variance. ddim, dpm++: epsilon, edm or flow by
+    # diffusers where it is exact. heun, euler: probability-flow ODE.
+    solver: Literal["ddpm", "ddim", "euler", "heun", "dpm++"] = "ddpm"
+    steps: Count = 250
+    # Share of DDPM noise put back by ddim; 0: deterministic.
+    eta: NonNegative = 0.0
+    guidance: Guidance = NoGuidance()
+    # round: 127.5 x + 128, cut (DiT). truncate: (x+1) 127.5, cut (MDT, MaskDiT).
+    uint8: Literal["round", "truncate"] = "round"
+    # Karras et al. 2022, eq. 5: the noise levels of edm runs.
+    sigma_min: Positive = 0.002
+    sigma_max: Positive = 80.0
+    rho: Positive = 7.0

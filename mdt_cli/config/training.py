@@ -1,0 +1,109 @@
+"""`[training]`, `[optimizer]`, `[lr_schedule]`, `[ema]`, `[checkpoint]`, `[log]`, `[preview]`."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from mdt_cli.config.base import Count, CountOrZero, NonNegative, Positive, Table
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Training(Table):
+    steps: Count = 400_000
+    # Images per optimizer step, over all processes.
+    batch_size: Count = 256
+    # Images per forward pass. The results depend on this number, never on how many processes
+    # share the micro-batches out. 0: the whole batch.
+    micro_batch_size: CountOrZero = 0
+    seed: CountOrZero = 0
+    precision: Literal["no", "fp16", "bf16"] = "no"
+    # Largest gradient norm; 0: no clipping.
+    clip_norm: NonNegative = 0.0
+    compile: bool = False
+    # Stop after this many steps in a row with a loss or gradient that is not finite.
+    max_bad_steps: Count = 20
+
+    @model_validator(mode="after")
+    def _micro_batches_fit(self) -> Self:
+        if self.micro_batch_size and self.batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"batch_size {self.batch_size} is not a multiple of micro_batch_size "
+                f"{self.micro_batch_size}"
+            )
+        return self
+
+    @property
+    def num_micro_batches(self) -> int:
+        return self.batch_size // self.micro_batch_size if self.micro_batch_size else 1
+
+
+class AdamW(Table):
+    kind: Literal["adamw"] = "adamw"
+    lr: Positive = 1e-4
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
+    eps: Positive = 1e-8
+    weight_decay: NonNegative = 0.0
+
+
+class Adan(Table):
+    """Xie et al. 2022; MDT v2's optimizer. `betas` multiply the old state, as in its code."""
+
+    kind: Literal["adan"] = "adan"
+    lr: Positive = 3e-4
+    betas: tuple[Beta, Beta, Beta] = (0.98, 0.92, 0.99)
+    eps: Positive = 1e-8
+    weight_decay: NonNegative = 0.0
+
+
+Optimizer = Annotated[AdamW | Adan, Field(discriminator="kind")]
+
+
+class LrSchedule(Table):
+    """Linear from 0 over `warmup` steps, then constant, or half a cosine down to `final` x lr."""
+
+    kind: Literal["constant", "cosine"] = "constant"
+    warmup: CountOrZero = 0
+    final: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+
+class Ema(Table):
+    # Several averages at once; each gets its own file. The first is the default elsewhere.
+    decays: Annotated[tuple[Beta, ...], Field(min_length=1)] = (0.9999,)
+    # Decay min(decay, (1+k)/(10+k)) after k steps, so that short runs have a usable average.
+    warmup: bool = False
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        if len(set(self.decays)) != len(self.decays):
+            raise ValueError(f"decays {list(self.decays)} repeat a value")
+        return self
+
+
+class Checkpoint(Table):
+    every: Count = 10_000
+    keep_last: Count = 3
+    # Checkpoints at multiples of this step are kept for good; 0: none are.
+    keep_every: CountOrZero = 0
+
+
+class Log(Table):
+    every: Count = 100
+    tensorboard: bool = False
+    wandb: bool = False
+
+
+class Validation(Table):
+    """Held-out loss at fixed times and noise. 0: never."""
+
+    every: CountOrZero = 2_500
+    batch_size: Count = 64
+
+
+class Preview(Table):
+    """A small grid from EMA weights with fixed seeds. 0: never."""
+
+    every: CountOrZero = 10_000
+    per_class: Count = 2
+    max_classes: Count = 10
+    steps: Count = 25

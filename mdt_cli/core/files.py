@@ -1,0 +1,73 @@
+"""Files appear whole or not at all: written beside their place, flushed, then renamed."""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mdt_cli.errors import MdtError
+
+TEMPORARY = ".tmp-"
+
+
+@contextmanager
+def atomic_path(target: Path) -> Iterator[Path]:
+    """Yield a temporary path (file or folder) beside `target`, renamed over it on success.
+
+    Whatever was written is flushed to disk first. On any error, a signal included, the temporary
+    is removed and `target` is as it was. Raises MdtError where the place cannot be written.
+    """
+    temporary = target.with_name(f"{TEMPORARY}{os.getpid()}-{target.name}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        _flush(temporary)
+        if temporary.is_dir() and target.is_dir():
+            shutil.rmtree(target)
+        temporary.replace(target)
+        _flush(target.parent, recurse=False)
+    except OSError as error:
+        raise cannot_write(target, error) from error
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)
+
+
+def cannot_write(target: Path, error: OSError) -> MdtError:
+    """The sentence for a write that failed."""
+    if error.errno == errno.ENOSPC:
+        return MdtError(
+            f"the disk is full: {target} was not written",
+            "free some space and run the same command again; finished work is kept",
+        )
+    return MdtError(f"cannot write {target}: {error.strerror or error}", "choose another place")
+
+
+def _flush(path: Path, recurse: bool = True) -> None:
+    if recurse and path.is_dir():
+        for inner in path.iterdir():
+            _flush(inner)
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(target: Path, data: Mapping[str, Any]) -> None:
+    """Write `data` as indented JSON, atomically."""
+    with atomic_path(target) as temporary:
+        temporary.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

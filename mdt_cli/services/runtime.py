@@ -1,0 +1,54 @@
+"""Signals that wait for a safe moment, and the device the work runs on."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+import torch
+
+from mdt_cli.errors import MdtError, Stopped
+
+
+@dataclass
+class Stop:
+    """`signum` is set once a signal asked for the end."""
+
+    signum: int | None = None
+
+    def raise_if_asked(self, saved: str) -> None:
+        if self.signum is not None:
+            raise Stopped(self.signum, saved)
+
+
+@contextmanager
+def deferred_signals() -> Iterator[Stop]:
+    """Within, SIGINT, SIGTERM and SIGUSR1 only set `Stop.signum`; a second SIGINT stops at once."""
+    stop = Stop()
+
+    def note(signum: int, frame: FrameType | None) -> None:
+        if stop.signum is not None and signum == signal.SIGINT:
+            raise Stopped(signum, "The newest finished checkpoint or file is kept.")
+        stop.signum = signum
+
+    names = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    before = {name: signal.signal(name, note) for name in names}
+    try:
+        yield stop
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)
+
+
+def pick_device(asked: str | None) -> torch.device:
+    """The device named, or a GPU where there is one."""
+    if asked is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(asked)
+    except RuntimeError as error:
+        raise MdtError(f"no such device: {asked}", "use cpu or cuda") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise MdtError(f"{asked} was asked for, but torch sees no CUDA GPU", "use --device cpu")
+    return device
