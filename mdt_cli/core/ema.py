@@ -1,0 +1,54 @@
+"""Exponential moving averages of a network's parameters."""
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+
+class Ema:
+    """Average of the parameters of one network, updated after every optimizer step.
+
+    Starts as a copy of the initial weights (DiT, MDT, MaskDiT). Kept in float32 on the device
+    of the network. With `warmup` the decay after k updates is min(decay, (1+k)/(10+k)).
+    """
+
+    def __init__(self, network: nn.Module, decay: float, warmup: bool) -> None:
+        self.decay, self._warmup = decay, warmup
+        self.tensors = {
+            name: parameter.detach().float().clone()
+            for name, parameter in network.named_parameters()
+        }
+
+    @torch.no_grad()
+    def update(self, network: nn.Module, step: int) -> None:
+        """Blend in the parameters reached by optimizer step number `step` (from 1)."""
+        decay = min(self.decay, (1 + step) / (10 + step)) if self._warmup else self.decay
+        news = [parameter.detach().float() for parameter in network.parameters()]
+        torch._foreach_lerp_(list(self.tensors.values()), news, 1 - decay)
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Overwrite the average; the names must be the network's."""
+        for name, tensor in self.tensors.items():
+            tensor.copy_(tensors[name])
+
+
+class Swapped:
+    """`with Swapped(network, tensors):` runs the network on other weights, then puts its own back."""
+
+    def __init__(self, network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+        self._network, self._tensors = network, tensors
+        self._own: dict[str, Tensor] = {}
+
+    def __enter__(self) -> None:
+        self._own = {name: p.detach().clone() for name, p in self._network.named_parameters()}
+        self._put(self._tensors)
+
+    def __exit__(self, *_: object) -> None:
+        self._put(self._own)
+
+    @torch.no_grad()
+    def _put(self, tensors: Mapping[str, Tensor]) -> None:
+        parameters: Iterable[tuple[str, nn.Parameter]] = self._network.named_parameters()
+        for name, parameter in parameters:
+            parameter.copy_(tensors[name])

@@ -1,0 +1,44 @@
+"""Images to tokens and back."""
+
+from torch import Tensor, nn
+
+from mdt_cli.core.model.layers import Modulation, modulate, normalise
+
+
+class PatchEmbedding(nn.Module):
+    """Linear map of each p x p patch; tokens in row-major order."""
+
+    def __init__(self, channels: int, patch_size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, hidden_size, patch_size, stride=patch_size)
+        nn.init.xavier_uniform_(self.conv.weight.view(hidden_size, -1))
+        bias = self.conv.bias
+        assert bias is not None
+        nn.init.zeros_(bias)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return self.conv(x_BCHW).flatten(2).transpose(1, 2)
+
+
+class Head(nn.Module):
+    """Modulated norm and a zero-initialised Linear to p x p x channels values per token."""
+
+    def __init__(self, hidden_size: int, patch_size: int, out_channels: int) -> None:
+        super().__init__()
+        self.modulation = Modulation(hidden_size, hidden_size, depth=1, num_chunks=2)
+        self.linear = nn.Linear(hidden_size, patch_size * patch_size * out_channels)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, x_BND: Tensor, c_BD: Tensor) -> Tensor:
+        shift, scale = self.modulation(c_BD)[0]
+        return self.linear(modulate(normalise(x_BND), shift, scale))
+
+
+def unpatchify(x_BNV: Tensor, grid: tuple[int, int], patch_size: int) -> Tensor:
+    """[B, N, p*p*C] with C fastest to [B, C, H, W]."""
+    height, width = grid
+    x = x_BNV.unflatten(2, (patch_size, patch_size, -1)).unflatten(1, (height, width))
+    return x.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
+
+

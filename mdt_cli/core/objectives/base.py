@@ -1,0 +1,49 @@
+"""The five questions that every objective answers.
+
+Axes: B batch, C channels, H W latent size. Times have one value per sample; they may stay on
+the CPU while latents are on a GPU, which spares a wait for the device.
+"""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+
+class Objective(ABC):
+    """How noise is added, what the network is asked, how its answer becomes a clean estimate."""
+
+    kind: str
+    # Output channels of the network per latent channel.
+    out_multiplier: int = 1
+
+    @abstractmethod
+    def sample_time(self, count: int, generator: torch.Generator) -> Tensor:
+        """Training times [B], on the CPU."""
+
+    @abstractmethod
+    def quantile_time(self, share_B: Tensor) -> Tensor:
+        """Training times at these shares (0..1) of their distribution, for the held-out loss."""
+
+    @abstractmethod
+    def add_noise(self, clean: Tensor, noise: Tensor, t_B: Tensor) -> Tensor:
+        """The noisy latents [B, C, H, W] at time t."""
+
+    @abstractmethod
+    def network_input(self, noisy: Tensor, t_B: Tensor) -> tuple[Tensor, Tensor]:
+        """What the network is fed: scaled latents and the number its time embedding reads."""
+
+    @abstractmethod
+    def denoised(self, output: Tensor, noisy: Tensor, t_B: Tensor) -> Tensor:
+        """The clean estimate [B, C, H, W] that the network's output stands for."""
+
+    @abstractmethod
+    def error(
+        self, output: Tensor, clean: Tensor, noise: Tensor, noisy: Tensor, t_B: Tensor
+    ) -> Tensor:
+        """Weighted error per value [B, C, H, W]; the loss is a mean of it over some region."""
+
+
+def per_sample(values_B: Tensor, like: Tensor) -> Tensor:
+    """[B] as [B, 1, 1, 1] with the dtype and device of `like`."""
+    return values_B.to(device=like.device, dtype=like.dtype).view(-1, 1, 1, 1)

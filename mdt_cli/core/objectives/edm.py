@@ -1,0 +1,40 @@
+"""EDM: log-normal noise levels and a preconditioned denoiser (Karras et al. 2022, table 1)."""
+
+import torch
+from torch import Tensor
+
+from mdt_cli.core.objectives.base import Objective, per_sample
+
+
+class Edm(Objective):
+    """Time is sigma, the standard deviation of the added noise."""
+
+    kind = "edm"
+
+    def __init__(self, P_mean: float = -1.2, P_std: float = 1.2, sigma_data: float = 0.5) -> None:
+        self.P_mean, self.P_std, self.sigma_data = P_mean, P_std, sigma_data
+
+    def sample_time(self, count: int, generator: torch.Generator) -> Tensor:
+        return torch.exp(self.P_mean + self.P_std * torch.randn(count, generator=generator))
+
+    def quantile_time(self, share_B: Tensor) -> Tensor:
+        return torch.exp(self.P_mean + self.P_std * torch.special.ndtri(share_B))
+
+    def add_noise(self, clean: Tensor, noise: Tensor, t_B: Tensor) -> Tensor:
+        return clean + per_sample(t_B, clean) * noise
+
+    def network_input(self, noisy: Tensor, t_B: Tensor) -> tuple[Tensor, Tensor]:
+        c_in = 1 / (per_sample(t_B, noisy).square() + self.sigma_data**2).sqrt()
+        return c_in * noisy, t_B.to(noisy.device).log() / 4
+
+    def denoised(self, output: Tensor, noisy: Tensor, t_B: Tensor) -> Tensor:
+        sigma, data = per_sample(t_B, noisy), self.sigma_data
+        total = sigma.square() + data**2
+        return data**2 / total * noisy + sigma * data / total.sqrt() * output
+
+    def error(
+        self, output: Tensor, clean: Tensor, noise: Tensor, noisy: Tensor, t_B: Tensor
+    ) -> Tensor:
+        sigma, data = per_sample(t_B, clean), self.sigma_data
+        weight = (sigma.square() + data**2) / (sigma * data).square()
+        return weight * (self.denoised(output.float(), noisy, t_B) - clean).square()

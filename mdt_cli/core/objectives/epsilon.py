@@ -1,0 +1,123 @@
+"""DDPM: discrete times, noise prediction, learned variance (Ho 2020; Nichol & Dhariwal 2021)."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from mdt_cli.core.objectives.base import Objective, per_sample
+
+
+class Epsilon(Objective):
+    """Linear betas 1e-4 .. 2e-2 over `num_timesteps`; tables in float64.
+
+    error = w(t) (eps - eps_hat)^2 + vb, where vb (bits) trains the variance alone. w = 1, or
+    min(SNR, gamma) / SNR (Hang et al. 2023, eq. 9 for noise prediction); vb stays unweighted.
+    """
+
+    kind = "epsilon"
+
+    def __init__(
+        self,
+        num_timesteps: int = 1000,
+        learned_variance: bool = True,
+        min_snr_gamma: float | None = None,
+    ) -> None:
+        self.num_timesteps, self.learned_variance = num_timesteps, learned_variance
+        self.out_multiplier = 2 if learned_variance else 1
+        # The published range belongs to 1000 steps; fewer steps are larger ones (Nichol 2021).
+        scale = 1000 / num_timesteps
+        self.betas = torch.linspace(
+            scale * 1e-4, min(scale * 2e-2, 0.999), num_timesteps, dtype=torch.float64
+        )
+        alphas = 1 - self.betas
+        self.alphas_cumprod = alphas.cumprod(0)
+        before = torch.cat([torch.ones(1, dtype=torch.float64), self.alphas_cumprod[:-1]])
+        rest = 1 - self.alphas_cumprod
+        # Ho et al. 2020, eq. 7: mean and variance of q(x_{t-1} | x_t, x_0).
+        self._clean_coef = self.betas * before.sqrt() / rest
+        self._noisy_coef = (1 - before) * alphas.sqrt() / rest
+        variance = self.betas * (1 - before) / rest
+        # Entry 0 is zero; its logarithm borrows entry 1, as everywhere since Ho et al.
+        self.posterior_log_variance = torch.cat([variance[1:2], variance[1:]]).log()
+        snr = self.alphas_cumprod / rest
+        self._weight = (
+            torch.ones_like(snr) if min_snr_gamma is None else snr.clamp(max=min_snr_gamma) / snr
+        )
+
+    def sample_time(self, count: int, generator: torch.Generator) -> Tensor:
+        return torch.randint(self.num_timesteps, (count,), generator=generator)
+
+    def quantile_time(self, share_B: Tensor) -> Tensor:
+        return (share_B * self.num_timesteps).long().clamp(max=self.num_timesteps - 1)
+
+    def add_noise(self, clean: Tensor, noise: Tensor, t_B: Tensor) -> Tensor:
+        alpha_bar = self.alphas_cumprod[t_B.cpu()]
+        return per_sample(alpha_bar.sqrt(), clean) * clean + per_sample(
+            (1 - alpha_bar).sqrt(), clean
+        ) * noise
+
+    def network_input(self, noisy: Tensor, t_B: Tensor) -> tuple[Tensor, Tensor]:
+        return noisy, t_B.to(noisy.device)
+
+    def epsilon(self, output: Tensor) -> Tensor:
+        """The predicted noise: the first half of the channels where the variance is learned."""
+        return output.chunk(2, dim=1)[0] if self.learned_variance else output
+
+    def variance_fraction(self, output: Tensor) -> Tensor | None:
+        """Place of log variance between posterior (0) and beta (1); None where it is fixed."""
+        return (output.chunk(2, dim=1)[1] + 1) / 2 if self.learned_variance else None
+
+    def denoised(self, output: Tensor, noisy: Tensor, t_B: Tensor) -> Tensor:
+        alpha_bar = self.alphas_cumprod[t_B.cpu()]
+        return per_sample(alpha_bar.rsqrt(), noisy) * noisy - per_sample(
+            (1 / alpha_bar - 1).sqrt(), noisy
+        ) * self.epsilon(output)
+
+    def error(
+        self, output: Tensor, clean: Tensor, noise: Tensor, noisy: Tensor, t_B: Tensor
+    ) -> Tensor:
+        output = output.float()
+        mse = per_sample(self._weight[t_B.cpu()], clean) * (self.epsilon(output) - noise).square()
+        if not self.learned_variance:
+            return mse
+        return mse + self.variational_bound(output, clean, noisy, t_B)
+
+    def variational_bound(
+        self, output: Tensor, clean: Tensor, noisy: Tensor, t_B: Tensor
+    ) -> Tensor:
+        """Bits per value of L_vlb (Nichol & Dhariwal 2021, eq. 14); no gradient to the mean."""
+        t = t_B.cpu()
+        clean_coef = per_sample(self._clean_coef[t], clean)
+        noisy_coef = per_sample(self._noisy_coef[t], clean)
+        true_mean = clean_coef * clean + noisy_coef * noisy
+        mean = clean_coef * self.denoised(output, noisy, t_B).detach() + noisy_coef * noisy
+        low = per_sample(self.posterior_log_variance[t], clean)
+        high = per_sample(self.betas[t].log(), clean)
+        fraction = self.variance_fraction(output)
+        assert fraction is not None
+        log_variance = fraction * high + (1 - fraction) * low
+        kl = 0.5 * (
+            -1
+            + log_variance
+            - low
+            + torch.exp(low - log_variance)
+            + (true_mean - mean).square() * torch.exp(-log_variance)
+        )
+        nll = _discrete_nll(clean, mean, 0.5 * log_variance)
+        first = (t == 0).view(-1, 1, 1, 1).to(clean.device)
+        return torch.where(first, nll, kl) / math.log(2)
+
+
+def _discrete_nll(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
+    """-log of a Gaussian's mass in the bin of width 2/255 around x (Ho et al. 2020, eq. 13)."""
+    centred, inverse = x - mean, torch.exp(-log_scale)
+    above, below = _normal_cdf(inverse * (centred + 1 / 255)), _normal_cdf(inverse * (centred - 1 / 255))
+    inside = (above - below).clamp(min=1e-12)
+    mass = torch.where(x < -0.999, above, torch.where(x > 0.999, 1 - below, inside))
+    return -mass.clamp(min=1e-12).log()
+
+
+def _normal_cdf(x: Tensor) -> Tensor:
+    """Page's tanh approximation (1977), which official diffusion code uses for this term."""
+    return 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))

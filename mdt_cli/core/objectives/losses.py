@@ -1,0 +1,21 @@
+"""Means of an error map over the tokens a loss is asked of.
+
+Axes: B batch, C channels, H W latent size, N tokens.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from mdt_cli.core.tokens import TokenSubset
+
+
+def region_mean(
+    error_BCHW: Tensor, region: str, subset: TokenSubset | None, patch_size: int
+) -> Tensor:
+    """Loss per sample [B]: the mean over all, kept or dropped tokens; 0 where there are none."""
+    if region == "all" or subset is None:
+        return error_BCHW.flatten(1).mean(1)
+    error_BN = F.avg_pool2d(error_BCHW.mean(1, keepdim=True), patch_size).flatten(1)
+    dropped_BN = subset.dropped_BN
+    wanted_BN = dropped_BN if region == "dropped" else ~dropped_BN
+    return (error_BN * wanted_BN).sum(1) / wanted_BN.sum(1).clamp(min=1)

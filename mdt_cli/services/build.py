@@ -1,0 +1,152 @@
+"""The only place where a config table becomes a core object."""
+
+from typing import assert_never
+
+import torch
+
+from mdt_cli.config.model import Model
+from mdt_cli.config.masking import ConstantRatio, Masking, UniformRatio
+from mdt_cli.config.objective import Edm as EdmTable
+from mdt_cli.config.objective import Epsilon as EpsilonTable
+from mdt_cli.config.objective import Flow as FlowTable
+from mdt_cli.config.objective import Objective as ObjectiveTable
+from mdt_cli.config.run import RunConfig
+from mdt_cli.config.training import AdamW, Adan
+from mdt_cli.core.adan import Adan as AdanOptimizer
+from mdt_cli.core.model.fills import InputFill, Interpolator, MaskTokenFill, ZerosFill
+from mdt_cli.core.model.positions import num_offsets
+from mdt_cli.core.model.transformer import Fill, Transformer
+from mdt_cli.core.objectives.base import Objective
+from mdt_cli.core.objectives.edm import Edm
+from mdt_cli.core.objectives.epsilon import Epsilon
+from mdt_cli.core.objectives.flow import Flow
+from mdt_cli.core.objectives.step import View
+from mdt_cli.core.schedules import MaskRatio
+from mdt_cli.core.tokens import num_kept
+from mdt_cli.errors import MdtError
+
+
+def build_objective(table: ObjectiveTable) -> Objective:
+    match table:
+        case EpsilonTable():
+            gamma = table.min_snr_gamma if table.weighting == "min_snr" else None
+            return Epsilon(table.num_timesteps, table.learned_variance, gamma)
+        case EdmTable():
+            return Edm(table.P_mean, table.P_std, table.sigma_data)
+        case FlowTable():
+            logit_normal = table.time == "logit_normal"
+            return Flow((table.time_mean, table.time_std) if logit_normal else None)
+        case _:
+            assert_never(table)
+
+
+def build_network(
+    config: RunConfig, latent_shape: tuple[int, int, int], num_classes: int
+) -> Transformer:
+    """The network of a run; whatever only training needs (fill, interpolater) is in it.
+
+    Raises MdtError where the latents cannot be cut into patches or a mask would keep nothing.
+    """
+    model, masking = config.model, config.masking
+    channels, height, width = latent_shape
+    if height % model.patch_size or width % model.patch_size:
+        raise MdtError(
+            f"latents of {height}x{width} cannot be cut into patches of {model.patch_size}",
+            "set model.patch_size to a divisor of both",
+        )
+    num_tokens = (height // model.patch_size) * (width // model.patch_size)
+    ratio = build_mask_ratio(masking)
+    if masking.is_masked and num_kept(num_tokens, ratio.high) < 1:
+        raise MdtError(
+            f"masking.ratio {ratio.high} keeps none of {num_tokens} tokens",
+            "lower masking.ratio or model.patch_size",
+        )
+    out_channels = channels * build_objective(config.objective).out_multiplier
+    return Transformer(
+        latent_shape=latent_shape,
+        out_channels=out_channels,
+        num_classes=num_classes if config.data.conditional else 0,
+        **network_shape(model),
+        route=config.route if masking.is_masked else (0, 0),
+        fill=_build_fill(masking, model) if masking.is_masked else None,
+        interpolator=_build_interpolator(masking, model, latent_shape),
+    )
+
+
+def network_shape(model: Model) -> dict[str, int | float | bool]:
+    """The keyword arguments of `Transformer` that the model table decides."""
+    return {
+        "patch_size": model.patch_size,
+        "hidden_size": model.hidden_size,
+        "depth": model.depth,
+        "num_heads": model.num_heads,
+        "mlp_ratio": model.mlp_ratio,
+        "learned_positions": model.positions == "learned",
+        "relative_bias": model.relative_bias,
+        "decoder_depth": model.decoder_depth,
+        "long_skips": model.long_skips,
+        "input_skip": model.input_skip,
+    }
+
+
+def _build_fill(masking: Masking, model: Model) -> Fill:
+    match masking.fill:
+        case "zeros":
+            return ZerosFill()
+        case "input":
+            return InputFill()
+        case "mask_token" | "interpolator":
+            return MaskTokenFill(model.hidden_size)
+        case _:
+            assert_never(masking.fill)
+
+
+def _build_interpolator(
+    masking: Masking, model: Model, latent_shape: tuple[int, int, int]
+) -> Interpolator | None:
+    if not masking.is_masked or masking.fill != "interpolator":
+        return None
+    grid = (latent_shape[1] // model.patch_size, latent_shape[2] // model.patch_size)
+    num_biases = num_offsets(*grid) if model.relative_bias else 0
+    return Interpolator(model.hidden_size, model.num_heads, model.mlp_ratio, num_biases)
+
+
+def build_mask_ratio(masking: Masking) -> MaskRatio:
+    match masking.ratio:
+        case ConstantRatio():
+            return MaskRatio(masking.ratio.value, masking.ratio.value)
+        case UniformRatio():
+            return MaskRatio(masking.ratio.low, masking.ratio.high)
+        case _:
+            assert_never(masking.ratio)
+
+
+def build_views(masking: Masking) -> list[View]:
+    """Views on all tokens first: the last backward pass then touches every parameter."""
+    views = sorted(masking.views, key=lambda view: view.tokens != "all")
+    return [View(view.tokens, view.loss, view.weight) for view in views]
+
+
+def build_optimizer(table: AdamW | Adan, network: torch.nn.Module) -> torch.optim.Optimizer:
+    """One parameter group: every parameter decays alike, as in the published recipes."""
+    parameters = list(network.parameters())
+    match table:
+        case AdamW():
+            return torch.optim.AdamW(
+                parameters,
+                lr=table.lr,
+                betas=table.betas,
+                eps=table.eps,
+                weight_decay=table.weight_decay,
+                fused=True,
+            )
+        case Adan():
+            return AdanOptimizer(
+                parameters,
+                lr=table.lr,
+                betas=table.betas,
+                eps=table.eps,
+                weight_decay=table.weight_decay,
+            )
+        case _:
+            assert_never(table)
