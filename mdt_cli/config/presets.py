@@ -1,0 +1,64 @@
+"""Find a preset by name or path, wherever `mdt` runs from."""
+
+import difflib
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mdt_cli.errors import MdtError
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+# A wheel carries the presets inside the package; a checkout has them beside it.
+_FOLDERS = (_PACKAGE / "presets", _PACKAGE.parent / "presets")
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A TOML file of keys; `about` is the comment it opens with."""
+
+    name: str
+    path: Path
+    about: str
+    keys: dict[str, Any]
+
+
+def folder() -> Path:
+    """Where the presets that come with `mdt` lie."""
+    for candidate in _FOLDERS:
+        if (candidate / "size").is_dir():
+            return candidate
+    raise MdtError("the presets that belong to mdt are missing", "install mdt again")
+
+
+def names() -> list[str]:
+    """Every preset that comes with `mdt`, sizes last."""
+    root = folder()
+    found = [path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.toml")]
+    return sorted(found, key=lambda name: ("/" in name, name))
+
+
+def read(name: str) -> Preset:
+    """A preset by its name, such as `mdtv2` or `size/s`, or by the path of a TOML file."""
+    path = Path(name) if name.endswith(".toml") else folder() / f"{name}.toml"
+    if not path.is_file():
+        if name.endswith(".toml"):
+            raise MdtError(f"no such preset file: {name}")
+        near = difflib.get_close_matches(name, names(), n=1)
+        hint = f"did you mean {near[0]}?" if near else "`mdt presets` lists them"
+        raise MdtError(f"no such preset: {name}", hint)
+    text = path.read_text("utf-8")
+    try:
+        keys = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise MdtError(f"preset {path} is not valid TOML: {error}") from error
+    return Preset(name, path, _opening_comment(text), keys)
+
+
+def _opening_comment(text: str) -> str:
+    lines: list[str] = []
+    for line in text.splitlines():
+        if not line.startswith("#"):
+            break
+        lines.append(line.lstrip("#").strip())
+    return "\n".join(lines).strip()
