@@ -1,6 +1,9 @@
 """What services tell while they work: frozen facts; only the command line draws them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -26,4 +29,85 @@ class Progress:
     note: str = ""
 
 
+@dataclass(frozen=True)
+class StepDone:
+    """Optimizer step `step` (from 1) of `steps` is done; numbers are the logged means."""
+
+    step: int
+    steps: int
+    loss: float | None
+
+
+@dataclass(frozen=True)
+class CheckpointSaved:
+    step: int
+    path: Path
+
+
+@dataclass(frozen=True)
+class Validated:
+    """Held-out losses by name, such as `full/online` and `masked/0.9999`."""
+
+    step: int
+    losses: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class PreviewSaved:
+    step: int
+    path: Path
+
+
+@dataclass(frozen=True)
+class TrainingDone:
+    """`seconds` and `images` count this start alone; `held_out` is the last held-out loss."""
+
+    run: Path
+    step: int
+    seconds: float
+    images: int
+    loss: float | None
+    held_out: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class EvaluationDone:
+    """The report as it was written to `path`."""
+
+    report: dict[str, Any]
+    path: Path
+
+
 Event = object
+
+
+@dataclass(frozen=True)
+class CacheDone:
+    """A latent cache is whole. `skipped` is (relative path, reason); `bytes` is all its files.
+
+    `unchanged`: it was whole before, and only its checksums were compared. `path` is a str, as
+    in every event, so that it can go into JSON.
+    """
+
+    path: str
+    count: int
+    class_names: tuple[str, ...]
+    class_counts: tuple[int, ...]
+    codec: str
+    image_size: int
+    latent_shape: tuple[int, int, int]
+    modes: dict[str, int]
+    enlarged: int
+    skipped: tuple[tuple[str, str], ...]
+    bytes: int
+    digest: str
+    unchanged: bool
+
+
+@dataclass(frozen=True)
+class CacheShareDone:
+    """One process of several has written its share; the first one writes the manifest."""
+
+    path: str
+    rank: int
+    shards: int

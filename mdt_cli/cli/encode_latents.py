@@ -1,0 +1,138 @@
+"""`mdt encode-latents`: images to a latent cache."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mdt_cli.cli.options import Device, Json
+from mdt_cli.cli.output import emit, emit_json, human_bytes, talk, warn
+from mdt_cli.cli.progress import Bar
+
+SHOWN_SKIPPED, SHOWN_CLASSES = 10, 20
+
+
+def encode_latents(
+    images: Annotated[
+        Path,
+        typer.Argument(
+            help="A folder (of class folders, or flat), zip, WebDataset tars, EDM2 zip, Hugging "
+            "Face parquet folder; or features of fast-DiT or LightningDiT, which are converted."
+        ),
+    ],
+    cache: Annotated[Path, typer.Argument(help="The folder for the cache.")],
+    codec: Annotated[
+        str | None,
+        typer.Option(
+            help="pixels, or a diffusers autoencoder: a folder or a Hugging Face id.",
+            show_default="pixels",
+        ),
+    ] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(
+            help="Side of the square the images are cropped to, in pixels. Say 32 for CIFAR.",
+            show_default="256",
+        ),
+    ] = None,
+    flip: Annotated[
+        bool, typer.Option("--flip", help="Encode every image mirrored as well.")
+    ] = False,
+    dtype: Annotated[str, typer.Option(help="float16, bfloat16 or float32.")] = "float16",
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Processes that decode; 0 decodes in the main one.", show_default="one per core"
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(help="Only so many images, evenly spread.", show_default="all"),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Images the codec sees at once.")] = 32,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Fail at the first unreadable image.")
+    ] = False,
+    unconditional: Annotated[
+        bool, typer.Option("--unconditional", help="Leave all class labels out.")
+    ] = False,
+    shard_size: Annotated[
+        int | None,
+        typer.Option(help="Rows per file.", show_default="up to 2048, at most 128 MiB"),
+    ] = None,
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """Encode images into a latent cache; the same command again goes on where it stopped.
+
+    Example: mdt encode-latents photos cache --codec stabilityai/sd-vae-ft-ema --size 256 --flip
+    """
+    from mdt_cli.services.encode_latents import EncodeRequest
+    from mdt_cli.services.encode_latents import encode_latents as service
+    from mdt_cli.services.events import CacheDone, Note, Progress, Warned
+
+    request = EncodeRequest(
+        images=images,
+        cache=cache,
+        codec=codec,
+        size=size,
+        flip=flip,
+        dtype=dtype,
+        workers=workers,
+        limit=limit,
+        batch_size=batch_size,
+        strict=strict,
+        unconditional=unconditional,
+        shard_size=shard_size,
+        device=device,
+    )
+    done = None
+    with Bar("encoding", "images") as bar:
+        for event in service(request):
+            match event:
+                case Progress():
+                    bar.update(event.done, event.total, event.note)
+                case Note():
+                    talk(event.text)
+                case Warned():
+                    warn(event.text)
+                case CacheDone():
+                    done = event
+    if done is None:
+        return
+    if done.unchanged:
+        talk(f"{done.path} is whole and up to date: nothing to do")
+    for name, reason in done.skipped[:SHOWN_SKIPPED]:
+        warn(f"skipped {name}: {reason}")
+    if len(done.skipped) > SHOWN_SKIPPED:
+        rest = len(done.skipped) - SHOWN_SKIPPED
+        warn(f"{rest} more were skipped; all are listed in {done.path}/manifest.json")
+    if json:
+        emit_json(
+            {
+                "path": done.path,
+                "count": done.count,
+                "classes": dict(zip(done.class_names, done.class_counts, strict=True)),
+                "codec": done.codec,
+                "image_size": done.image_size,
+                "latent_shape": list(done.latent_shape),
+                "modes": done.modes,
+                "enlarged": done.enlarged,
+                "skipped": [{"name": name, "reason": reason} for name, reason in done.skipped],
+                "bytes": done.bytes,
+                "digest": done.digest,
+                "unchanged": done.unchanged,
+            }
+        )
+        return
+    shape = "x".join(str(side) for side in done.latent_shape)
+    emit(f"{done.path}: {done.count} rows of {shape} ({done.codec}), {human_bytes(done.bytes)}")
+    if done.class_names:
+        pairs = list(zip(done.class_names, done.class_counts, strict=True))
+        listed = ", ".join(f"{name} {count}" for name, count in pairs[:SHOWN_CLASSES])
+        more = ", ..." if len(pairs) > SHOWN_CLASSES else ""
+        emit(f"{len(pairs)} classes: {listed}{more}")
+    else:
+        emit("no classes: for unconditional training")
+    if done.skipped:
+        emit(f"{len(done.skipped)} skipped")

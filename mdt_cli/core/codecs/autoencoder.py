@@ -1,0 +1,245 @@
+"""Any diffusers autoencoder as a codec: its own shift and scale applied, its weights identified."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mdt_cli.errors import MdtError
+
+NAME = "autoencoder"
+KINDS = ("AutoencoderKL", "AutoencoderTiny", "VQModel", "AutoencoderDC")
+CONFIG = "config.json"
+# Folders of a pipeline in which its autoencoder may lie.
+SUBFOLDERS = ("vae", "vqvae", "vqgan", "movq")
+
+
+class AutoencoderCodec:
+    """latents = (z - shift) * scale, per channel; made by `load` or `reload`."""
+
+    name = NAME
+
+    def __init__(
+        self,
+        model: nn.Module,
+        kind: str,
+        id: str,
+        digest: str,
+        shift: list[float],
+        scale: list[float],
+    ) -> None:
+        self._model: Any = model
+        self._kind, self._id, self._digest = kind, id, digest
+        self._device = next(model.parameters()).device
+        self._dtype = next(model.parameters()).dtype
+        self._shift, self._scale = shift, scale
+        mean, std = self._moments(torch.zeros(1, 3, 64, 64))
+        self._channels, self._downsampling = mean.shape[1], 64 // mean.shape[2]
+        self._stochastic = std is not None
+        if len(shift) == 1:
+            self._shift, self._scale = shift * self._channels, scale * self._channels
+
+    def latent_shape(self, image_size: int) -> tuple[int, int, int]:
+        if image_size % self._downsampling:
+            raise MdtError(
+                f"images of {image_size} pixels do not fit {self._id}, which divides them "
+                f"by {self._downsampling}",
+                f"set --size to a multiple of {self._downsampling}",
+            )
+        side = image_size // self._downsampling
+        return (self._channels, side, side)
+
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        mean, std = self._moments(images)
+        shift, scale = self._per_channel(self._shift), self._per_channel(self._scale)
+        return (mean - shift) * scale, None if std is None else std * scale.abs()
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor) -> Tensor:
+        shift, scale = self._per_channel(self._shift), self._per_channel(self._scale)
+        z = latents.to(self._device, torch.float32) / scale + shift
+        images: Tensor = self._model.decode(z.to(self._dtype)).sample
+        return images.float()
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "name": NAME,
+            "kind": self._kind,
+            "id": self._id,
+            "weights_sha256": self._digest,
+            "shift": self._shift,
+            "scale": self._scale,
+            "downsampling": self._downsampling,
+            "stochastic": self._stochastic,
+        }
+
+    @torch.inference_mode()
+    def _moments(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The latents before shift and scale, float32, and their spread where there is one."""
+        encoded = self._model.encode(images.to(self._device, self._dtype))
+        match self._kind:
+            case "AutoencoderKL":
+                # diffusers clamps the logarithm of the variance to -30..20.
+                posterior = encoded.latent_dist
+                return posterior.mean.float(), posterior.std.float()
+            case "AutoencoderDC":
+                return encoded.latent.float(), None
+            case _:
+                # VQModel: latents before quantisation; its decoder quantises.
+                return encoded.latents.float(), None
+
+    def _per_channel(self, values: list[float]) -> Tensor:
+        return torch.tensor(values, device=self._device)[:, None, None]
+
+
+def load(
+    id_or_folder: str, device: torch.device, dtype: torch.dtype = torch.float32
+) -> AutoencoderCodec:
+    """Load an autoencoder from a folder or by its Hugging Face id.
+
+    Raises MdtError where it cannot be found or reached, or is of a kind that we do not know.
+    """
+    model, kind, place = _model(id_or_folder)
+    shift, scale = _normalisation(model.config, place)
+    digest = weights_digest(model)
+    model = model.eval().requires_grad_(False).to(device, dtype)
+    return AutoencoderCodec(model, kind, place, digest, shift, scale)
+
+
+def reload(
+    facts: Mapping[str, Any],
+    device: torch.device,
+    override: str | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> AutoencoderCodec:
+    """The autoencoder that a cache names, with the shift and scale that the cache was made with.
+
+    `override` is another place of the same weights; other weights are an MdtError.
+    """
+    place = override or facts.get("id")
+    if place is None:
+        raise MdtError(
+            "the cache does not say which autoencoder its latents are from",
+            "name it with --codec (a Hugging Face id or a folder)",
+        )
+    model, kind, place = _model(str(place))
+    digest, expected = weights_digest(model), facts.get("weights_sha256")
+    if expected is not None and digest != expected:
+        raise MdtError(
+            f"the autoencoder at {place} is not the one the latents were made with: "
+            f"its weights are {digest[:12]}, the cache's {expected[:12]}",
+            "name the right one with --codec (a Hugging Face id or a folder)",
+        )
+    model = model.eval().requires_grad_(False).to(device, dtype)
+    return AutoencoderCodec(model, kind, place, digest, list(facts["shift"]), list(facts["scale"]))
+
+
+def weights_digest(model: nn.Module) -> str:
+    """SHA-256 over names, shapes and float32 values: the same for every file format."""
+    state = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        state.update(f"{name} {list(tensor.shape)}\n".encode())
+        state.update(tensor.detach().float().cpu().contiguous().numpy())
+    return state.hexdigest()
+
+
+def _model(id_or_folder: str) -> tuple[Any, str, str]:
+    """The autoencoder in float32 on the CPU, its class name, and its id or absolute folder."""
+    folder = Path(id_or_folder).expanduser()
+    if folder.is_dir():
+        place, inside = str(folder.resolve()), [None if (folder / CONFIG).is_file() else ""]
+        if inside == [""]:
+            inside = [name for name in SUBFOLDERS if (folder / name / CONFIG).is_file()]
+        if not inside:
+            raise MdtError(
+                f"{folder} holds no autoencoder: it has no {CONFIG}",
+                "give a folder that diffusers saved an autoencoder or a pipeline to",
+            )
+        return _loaded(place, inside[0])
+    if id_or_folder.startswith((".", "/", "~")) or id_or_folder.count("/") != 1:
+        raise MdtError(
+            f'no such codec: "{id_or_folder}" is neither pixels nor a folder nor a Hugging Face id',
+            "write pixels, the path of a folder, or owner/name",
+        )
+    return _loaded(id_or_folder, _hub_subfolder(id_or_folder))
+
+
+def _hub_subfolder(id: str) -> str | None:
+    """Where a repository keeps its autoencoder: at its root, or as a part of a pipeline."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+
+    for subfolder in (None, *SUBFOLDERS):
+        try:
+            hf_hub_download(id, CONFIG, subfolder=subfolder)
+        except LocalEntryNotFoundError as error:
+            raise _unreachable(id, error) from error
+        except EntryNotFoundError:
+            continue
+        except (OSError, ValueError, HfHubHTTPError) as error:
+            raise _unreachable(id, error) from error
+        return subfolder
+    raise MdtError(f"{id} holds no autoencoder: it has no {CONFIG}", "name another repository")
+
+
+def _loaded(place: str, subfolder: str | None) -> tuple[Any, str, str]:
+    import diffusers
+
+    where = f"{place}/{subfolder}" if subfolder else place
+    try:
+        config = diffusers.AutoencoderKL.load_config(place, subfolder=subfolder)
+    except (OSError, ValueError, json.JSONDecodeError) as error:
+        raise MdtError(f"the {CONFIG} of {where} cannot be read: {_first_line(error)}") from error
+    kind = config.get("_class_name") if isinstance(config, dict) else None
+    classes: dict[str, Any] = {
+        "AutoencoderKL": diffusers.AutoencoderKL,
+        "AutoencoderTiny": diffusers.AutoencoderTiny,
+        "VQModel": diffusers.VQModel,
+        "AutoencoderDC": diffusers.AutoencoderDC,
+    }
+    if kind not in classes:
+        raise MdtError(
+            f"{where} is of the kind {kind}, which is no codec here",
+            f"expected one of {', '.join(KINDS)}",
+        )
+    try:
+        model = classes[kind].from_pretrained(
+            place, subfolder=subfolder, torch_dtype=torch.float32, low_cpu_mem_usage=False
+        )
+    except (OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
+        raise MdtError(
+            f"the autoencoder {where} cannot be loaded: {_first_line(error)}",
+            "check that its folder holds config.json and diffusion_pytorch_model.safetensors",
+        ) from error
+    return model, kind, place
+
+
+def _normalisation(config: Any, place: str) -> tuple[list[float], list[float]]:
+    """(shift, scale), each of one value or one per channel, from what the config says.
+
+    `latents_mean` and `latents_std` go with `scaling_factor`; `shift_factor` is subtracted.
+    """
+    factor = config.get("scaling_factor")
+    factor = 1.0 if factor is None else float(factor)
+    mean, std = config.get("latents_mean"), config.get("latents_std")
+    if mean is not None and std is not None:
+        return [float(m) for m in mean], [factor / float(s) for s in std]
+    if factor == 0:
+        raise MdtError(f"the {CONFIG} of {place} has scaling_factor 0", "correct it")
+    return [float(config.get("shift_factor") or 0.0)], [factor]
+
+
+def _unreachable(id: str, error: Exception) -> MdtError:
+    return MdtError(
+        f"the autoencoder {id} is not in the local Hugging Face cache and could not be fetched: "
+        f"{_first_line(error)}",
+        "go online, or give the path of a folder that holds it; `--codec pixels` needs no weights",
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -1,0 +1,62 @@
+"""What a codec is, and which one a user's word or a cache's facts mean."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from mdt_cli.core.codecs import pixels
+from mdt_cli.errors import MdtError
+
+
+class Codec(Protocol):
+    """Images float32 [B,3,S,S] in [-1,1] to latents [B,C,H,W] and back.
+
+    Latents are after the codec's own shift and scale. `encode` gives the mean and the standard
+    deviation of the posterior, None for a deterministic codec. `facts` names the codec so that
+    `codec_from_facts` finds it again.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    def latent_shape(self, image_size: int) -> tuple[int, int, int]: ...
+
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor | None]: ...
+
+    def decode(self, latents: Tensor) -> Tensor: ...
+
+    def facts(self) -> dict[str, Any]: ...
+
+
+def open_codec(name: str, device: torch.device) -> Codec:
+    """`pixels`, or a diffusers autoencoder by Hugging Face id or folder."""
+    if name == pixels.NAME:
+        return pixels.PixelCodec()
+    from mdt_cli.core.codecs import autoencoder
+
+    return autoencoder.load(name, device)
+
+
+def codec_from_facts(
+    facts: Mapping[str, Any], device: torch.device, override: str | None = None
+) -> Codec:
+    """The codec that made a cache; `override` is another place (id or folder) of the same weights.
+
+    Raises MdtError where it cannot be found, or where its weights are not those of the cache.
+    """
+    if facts["name"] == pixels.NAME:
+        if override not in (None, pixels.NAME):
+            raise MdtError(
+                f"the latents are pixels; they cannot be decoded by {override}", "leave out --codec"
+            )
+        return pixels.PixelCodec()
+    if override == pixels.NAME:
+        raise MdtError(
+            f"the latents are not pixels but those of {facts['id'] or 'an autoencoder'}",
+            "leave out --codec, or name the autoencoder",
+        )
+    from mdt_cli.core.codecs import autoencoder
+
+    return autoencoder.reload(facts, device, override)

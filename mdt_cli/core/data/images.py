@@ -1,0 +1,123 @@
+"""From the bytes of any picture to a square of RGB pixels, the same on every machine."""
+
+import warnings
+from dataclasses import dataclass
+from io import BytesIO
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+Pixels = npt.NDArray[np.uint8]
+
+SUFFIXES = frozenset(
+    ".jpg .jpeg .jpe .jfif .png .bmp .gif .tif .tiff .webp .avif .ppm .pgm .pbm .pnm .tga".split()
+)
+# More than this, before or after resizing, is taken for a decompression bomb (Pillow's own limit).
+MAX_PIXELS = 89_478_485
+# What transparent pixels are laid over.
+BACKGROUND = "white"
+
+
+class Unreadable(Exception):
+    """A picture that cannot be used, with the reason as its text."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """`pixels` uint8 [3,S,S]; `mode` as stored (RGB, L, CMYK, ...); `enlarged` if it was smaller."""
+
+    pixels: Pixels
+    mode: str
+    enlarged: bool
+
+
+def read_picture(data: bytes, size: int) -> Picture:
+    """Decode, turn upright, lay over white, and crop to `size`. Raises Unreadable with a reason."""
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of large images, odd EXIF and the like; MAX_PIXELS below decides.
+            warnings.simplefilter("ignore")
+            with Image.open(BytesIO(data)) as image:
+                _refuse_bomb(image.width, image.height)
+                mode, upright = image.mode, as_rgb(image)
+            enlarged = min(upright.size) < size
+            pixels = np.asarray(centre_crop(upright, size))
+    except Unreadable:
+        raise
+    except Image.DecompressionBombError as error:
+        raise Unreadable(f"decompression bomb: more than {MAX_PIXELS} pixels") from error
+    # Pillow's plugins let many kinds of exception through for a broken file; a picture that
+    # cannot be decoded is listed with its reason, whatever it was.
+    except Exception as error:  # noqa: BLE001
+        raise Unreadable(_reason(error)) from error
+    return Picture(np.ascontiguousarray(pixels.transpose(2, 0, 1)), mode, enlarged)
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """The picture upright in RGB: EXIF rotation applied, deep grey scaled, alpha laid over white."""
+    image.load()
+    image = _upright(image)
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I"):
+        return _from_integers(image)
+    if image.mode == "F":
+        return _from_floats(image)
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        over = image.convert("RGBA")
+        under = Image.new("RGBA", over.size, BACKGROUND)
+        return Image.alpha_composite(under, over).convert("RGB")
+    return image.convert("RGB")
+
+
+def centre_crop(image: Image.Image, size: int) -> Image.Image:
+    """The square crop of ADM (Dhariwal & Nichol 2021): halve by boxes, then bicubic, then crop.
+
+    A smaller picture is enlarged until its short side is `size`.
+    """
+    while min(image.size) >= 2 * size:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    scale = size / min(image.size)
+    width, height = round(image.width * scale), round(image.height * scale)
+    if (width, height) != image.size:
+        _refuse_bomb(width, height)
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = (width - size) // 2, (height - size) // 2
+    if (width, height) == (size, size):
+        return image
+    return image.crop((left, top, left + size, top + size))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    # The pixels were decoded; an EXIF block nobody can parse says nothing about their rotation.
+    except Exception:  # noqa: BLE001
+        return image
+
+
+def _from_integers(image: Image.Image) -> Image.Image:
+    """16-bit grey: all of 0..65535 is scaled to 0..255 (Pillow's own conversion would clip)."""
+    values = np.asarray(image).astype(np.int64)
+    if values.min() < 0 or values.max() > 65535:
+        raise Unreadable("32-bit integer pixels outside 0..65535: their range is not known")
+    return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
+
+
+def _from_floats(image: Image.Image) -> Image.Image:
+    values = np.asarray(image)
+    if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
+        raise Unreadable("floating-point pixels outside 0..1: their range is not known")
+    return Image.fromarray(np.rint(values * 255).astype(np.uint8)).convert("RGB")
+
+
+def _refuse_bomb(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise Unreadable(f"decompression bomb: {width}x{height} is more than {MAX_PIXELS} pixels")
+
+
+def _reason(error: Exception) -> str:
+    if type(error).__name__ == "UnidentifiedImageError":
+        return "not an image that Pillow can read"
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
