@@ -4,8 +4,8 @@ from typing import assert_never
 
 import torch
 
-from mdt_cli.config.model import Model
 from mdt_cli.config.masking import ConstantRatio, Masking, UniformRatio
+from mdt_cli.config.model import Model
 from mdt_cli.config.objective import Edm as EdmTable
 from mdt_cli.config.objective import Epsilon as EpsilonTable
 from mdt_cli.config.objective import Flow as FlowTable

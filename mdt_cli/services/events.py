@@ -75,7 +75,7 @@ class EvaluationDone:
     """The report as it was written to `path`."""
 
     report: dict[str, Any]
-    path: Path
+    path: str
 
 
 Event = object

@@ -1,4 +1,4 @@
-"""Signals that wait for a safe moment, and the device the work runs on."""
+"""Signals that wait for a safe moment, and the device and processes the work runs on."""
 
 import signal
 from collections.abc import Iterator
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from types import FrameType
 
 import torch
+from accelerate import Accelerator
 
 from mdt_cli.errors import MdtError, Stopped
 
@@ -52,3 +53,22 @@ def pick_device(asked: str | None) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise MdtError(f"{asked} was asked for, but torch sees no CUDA GPU", "use --device cpu")
     return device
+
+
+def check_precision(precision: str, device: str | None) -> None:
+    """MdtError where this machine would be slower, not faster, at the precision asked for."""
+    if precision == "no" or pick_device(device).type == "cuda":
+        return
+    has = torch.cpu.get_capabilities()
+    fast = precision == "bf16" and any(has.get(k) for k in ("avx512_bf16", "amx_bf16", "bf16"))
+    if not fast:
+        raise MdtError(
+            f"training.precision {precision} on this CPU would be 8 to 100 times slower than "
+            "float32: it has no instructions for it",
+            "leave training.precision at no, or train on a GPU",
+        )
+
+
+def make_accelerator(precision: str, device: str | None) -> Accelerator:
+    """Processes and mixed precision by Accelerate; the device as `pick_device` says."""
+    return Accelerator(cpu=pick_device(device).type == "cpu", mixed_precision=precision)

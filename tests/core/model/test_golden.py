@@ -6,7 +6,7 @@ import torch
 from mdt_cli.config.run import RunConfig
 from mdt_cli.core.objectives.epsilon import Epsilon
 from mdt_cli.core.objectives.step import View, ViewDraw, view_loss
-# from mdt_cli.core.sampling.guidance import guided, power_cosine_scale
+from mdt_cli.core.sampling.guidance import constant, guided, power_cosine
 from mdt_cli.services.build import build_network
 from tests.golden.synthetic import fill_synthetically, latents, subset, values
 
@@ -74,20 +74,20 @@ def test_forward(networks, name, keep, mean, std, first, last) -> None:
 @pytest.mark.parametrize(("name", "scale", "power", "mean", "std", "first", "last"), GUIDED)
 @torch.no_grad()
 def test_guided(networks, name, scale, power, mean, std, first, last) -> None:
-    x, t = latents(1), torch.tensor([10, 900])
+    def branch(label: int):
+        return lambda x, t: networks[name](x, t, torch.tensor([label]))
 
-    def branch(label: list[int]):
-        return lambda x, t: networks[name](x, t, torch.tensor(label))
-
-    def scale_at(t):
-        return scale if power is None else power_cosine_scale(t / 1000, scale, power)
-
-    conditional, null = branch([3, 7])(x, t), branch([1000, 1000])(x, t)
-    merged = guided(branch([3, 7]), branch([1000, 1000]), scale_at, "first3")(x, t)
-    # Official code returns both halves: the guided channels are shared, the rest is each half's.
-    rest = torch.cat([merged[:, :3], null[:, 3:]], 1)
-    torch.testing.assert_close(merged[:, 3:], conditional[:, 3:])
-    check(torch.cat([merged, rest]), mean, std, first, last)
+    at = constant(scale) if power is None else power_cosine(scale, power, lambda t: t / 1000)
+    halves = ([], [])
+    # The scale is a function of one time; official code takes each sample's own.
+    for x, time, label in zip(latents(1).split(1), (10, 900), (3, 7), strict=True):
+        t = torch.tensor([time])
+        merged = guided(branch(label), branch(1000), at, "first3")(x, t)
+        torch.testing.assert_close(merged[:, 3:], branch(label)(x, t)[:, 3:])
+        halves[0].append(merged)
+        # Official code returns both halves: guided channels are shared, the rest is each half's.
+        halves[1].append(torch.cat([merged[:, :3], branch(1000)(x, t)[:, 3:]], 1))
+    check(torch.cat(halves[0] + halves[1]), mean, std, first, last)
 
 
 LOSSES = [

@@ -1,0 +1,51 @@
+"""`mdt pretrain`: train from fresh weights."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mdt_cli.cli.options import Device, DryRun, Json, Preset, Set
+
+Cache = Annotated[Path, typer.Argument(help="Latent cache made by mdt encode-latents.")]
+Run = Annotated[Path, typer.Argument(help="Folder of the run; made, or gone on with.")]
+Fresh = Annotated[
+    int,
+    typer.Option("--fresh", count=True, help="Start over; give it twice to delete what is there."),
+]
+
+
+def pretrain(
+    cache: Cache,
+    run: Run,
+    preset: Preset = None,
+    assign: Set = None,
+    dry_run: DryRun = False,
+    fresh: Fresh = 0,
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """Train a masked diffusion transformer on a latent cache.
+
+    The same command again goes on from the newest checkpoint. Example:
+
+    mdt pretrain cache runs/first -p mdtv2 -p size/s --set training.steps=50000
+    """
+    from mdt_cli.cli.training import follow, show_plan
+    from mdt_cli.config.load import load
+    from mdt_cli.config.write import to_toml
+    from mdt_cli.errors import MdtError
+
+    if not preset and not assign:
+        raise MdtError(
+            "no preset was given", "choose one with -p, such as -p mdtv2; `mdt presets` lists them"
+        )
+    loaded = load(preset or [], assign or [])
+    if dry_run:
+        from mdt_cli.services.plan import plan
+
+        show_plan(plan(cache, loaded.config), to_toml(loaded), json)
+        return
+    from mdt_cli.services.pretrain import pretrain as service
+
+    follow(service(cache, run, loaded, fresh, device), json)

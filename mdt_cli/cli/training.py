@@ -1,0 +1,78 @@
+"""What `pretrain` and `finetune` show of a run."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from mdt_cli.cli.output import emit, emit_json, human_bytes, human_seconds, table, talk, warn
+from mdt_cli.cli.progress import Bar
+
+
+def follow(events: Iterator[Any], as_json: bool) -> None:
+    """Draw the events of a training run and end with its summary."""
+    from mdt_cli.services.events import (
+        CheckpointSaved,
+        Note,
+        PreviewSaved,
+        StepDone,
+        TrainingDone,
+        Validated,
+        Warned,
+    )
+
+    loss = ""
+    with Bar("training", "steps") as bar:
+        for event in events:
+            match event:
+                case StepDone():
+                    loss = f"loss {event.loss:.4f}" if event.loss is not None else loss
+                    bar.update(event.step, event.steps, loss)
+                case Validated():
+                    shown = ", ".join(f"{k} {v:.4f}" for k, v in event.losses.items())
+                    talk(f"step {event.step}: held-out loss {shown}")
+                case CheckpointSaved():
+                    talk(f"step {event.step}: saved {event.path}")
+                case PreviewSaved():
+                    talk(f"step {event.step}: drew {event.path}")
+                case Note():
+                    talk(event.text)
+                case Warned():
+                    warn(event.text)
+                case TrainingDone():
+                    done = event
+    if as_json:
+        emit_json(
+            {
+                "run": str(done.run),
+                "step": done.step,
+                "seconds": round(done.seconds, 3),
+                "images": done.images,
+                "loss": done.loss,
+                "held_out": dict(done.held_out),
+            }
+        )
+        return
+    if done.images:
+        rate = done.images / done.seconds
+        talk(f"{done.images:,} images in {human_seconds(done.seconds)}, {rate:.0f} images/s")
+    emit(str(done.run))
+
+
+def show_plan(plan: Any, config_toml: str, as_json: bool) -> None:
+    """The resolved configuration and what follows from it."""
+    if as_json:
+        emit_json({"config": plan.config, "derived": plan.derived()})
+        return
+    emit(config_toml)
+    rows = [
+        ("tokens", str(plan.tokens)),
+        ("tokens kept in masked passes", plan.kept),
+        ("parameters", f"{plan.parameters:,}"),
+        ("... of them only for masked training", f"{plan.training_only:,}"),
+        ("FLOPs per training image", f"{plan.train_flops / 1e9:.2f} GFLOP (2 x multiply-add)"),
+        ("FLOPs per network call", f"{plan.call_flops / 1e9:.2f} GFLOP"),
+        ("whole run", f"{plan.run_flops / 1e15:.3g} PFLOP, {plan.images:,} images"),
+        ("cache on disk", f"{human_bytes(plan.cache_bytes)}, {plan.cache_images:,} images"),
+        ("one checkpoint on disk", human_bytes(plan.checkpoint_bytes)),
+        ("all kept checkpoints", human_bytes(plan.kept_bytes)),
+    ]
+    table("What it takes", ("", ""), rows)

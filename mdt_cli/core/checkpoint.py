@@ -1,0 +1,215 @@
+"""Tensor files with a JSON header, and the checkpoint folders made of them. Nothing is a pickle."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mdt_cli.core.files import atomic_path, sha256_of, write_json
+from mdt_cli.errors import MdtError
+
+FORMAT = 1
+ONLINE = "online"
+WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
+
+
+def ema_file(decay: float) -> str:
+    return f"ema-{decay:g}.safetensors"
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a weights file says of itself: enough for every later stage.
+
+    config: the resolved run configuration. data: the facts of the latent cache. step: optimizer
+    steps behind the weights, earlier stages not counted. ema: a decay, or "online".
+    """
+
+    config: Mapping[str, Any]
+    data: Mapping[str, Any]
+    step: int
+    ema: str
+    stage: str
+
+    def metadata(self) -> dict[str, str]:
+        """As safetensors metadata, which maps strings to strings."""
+        return {
+            "format": "pt",
+            "mdt.format": str(FORMAT),
+            "mdt.config": json.dumps(self.config, ensure_ascii=False),
+            "mdt.data": json.dumps(self.data, ensure_ascii=False),
+            "mdt.step": str(self.step),
+            "mdt.ema": self.ema,
+            "mdt.stage": self.stage,
+        }
+
+
+def save_weights(path: Path, tensors: Mapping[str, Tensor], header: Header) -> None:
+    """Write contiguous CPU copies of `tensors`."""
+    _save(path, tensors, header.metadata())
+
+
+def _save(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    try:
+        save_file(plain, path, metadata)
+    except SafetensorError as error:
+        # The library reports a full disk or a forbidden path as its own error, errno in its text.
+        number = next((n for n in (28, 13, 30) if f"os error {n}" in str(error)), 5)
+        raise OSError(number, str(error)) from error
+
+
+def read_header(path: Path) -> Header:
+    """The header of a weights file. MdtError if it is no weights file of ours or cut short."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except FileNotFoundError as error:
+        raise MdtError(f"no such file: {path}") from error
+    except (SafetensorError, OSError) as error:
+        raise MdtError(f"{path} is not a whole safetensors file: {error}") from error
+    if "mdt.config" not in metadata:
+        raise MdtError(f"{path} was not written by mdt: it has no configuration in its header")
+    if metadata.get("mdt.format") != str(FORMAT):
+        raise MdtError(
+            f"{path} has weights format {metadata.get('mdt.format')}; this mdt reads {FORMAT}",
+            "use the mdt version that wrote it",
+        )
+    return Header(
+        config=json.loads(metadata["mdt.config"]),
+        data=json.loads(metadata["mdt.data"]),
+        step=int(metadata["mdt.step"]),
+        ema=metadata["mdt.ema"],
+        stage=metadata["mdt.stage"],
+    )
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a file, on the CPU. MdtError if it is cut short or holds NaN."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            # Cloned: the file may be replaced while a mapped tensor would still point into it.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise MdtError(f"{path} is not a whole safetensors file: {error}") from error
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise MdtError(f"{path}: {name} holds NaN or infinity", "use an earlier checkpoint")
+    return tensors
+
+
+def fit_report(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> list[str]:
+    """What keeps `theirs` from being loaded into `ours`, a line each; empty if nothing does."""
+    lines = [f"missing: {name}" for name in ours if name not in theirs]
+    lines += [f"unexpected: {name}" for name in theirs if name not in ours]
+    lines += [
+        f"{name} has shape {list(theirs[name].shape)}, wanted {list(tensor.shape)}"
+        for name, tensor in ours.items()
+        if name in theirs and theirs[name].shape != tensor.shape
+    ]
+    return lines
+
+
+@dataclass(frozen=True)
+class CheckpointState:
+    """All that a run needs besides its weights and the optimizer's tensors."""
+
+    step: int
+    images: int
+    bad_steps: int
+    scaler: Mapping[str, float] | None
+    run_id: str
+
+
+def write_checkpoint(
+    folder: Path,
+    header: Header,
+    weights: Mapping[str, Tensor],
+    emas: Mapping[float, Mapping[str, Tensor]],
+    optimizer: Mapping[str, Tensor],
+    state: CheckpointState,
+) -> None:
+    """Write a whole checkpoint folder, or nothing."""
+    with atomic_path(folder) as temporary:
+        temporary.mkdir()
+        save_weights(temporary / WEIGHTS, weights, header)
+        for decay, tensors in emas.items():
+            averaged = Header(header.config, header.data, header.step, f"{decay:g}", header.stage)
+            save_weights(temporary / ema_file(decay), tensors, averaged)
+        _save(temporary / OPTIMIZER, optimizer, {"format": "pt"})
+        files = {path.name: sha256_of(path) for path in sorted(temporary.iterdir())}
+        write_json(
+            temporary / STATE,
+            {
+                "format": FORMAT,
+                "step": state.step,
+                "images": state.images,
+                "bad_steps": state.bad_steps,
+                "scaler": state.scaler,
+                "run_id": state.run_id,
+                "rng": "streams of (seed, step, micro-batch); nothing to restore",
+                "files": files,
+            },
+        )
+
+
+def read_state(folder: Path) -> CheckpointState:
+    """Verify every file of a checkpoint against its digest. MdtError names the first that fails."""
+    path = folder / STATE
+    try:
+        state = json.loads(path.read_text("utf-8"))
+        files = state["files"]
+    except (OSError, ValueError, KeyError) as error:
+        raise MdtError(f"{path} cannot be read") from error
+    if state.get("format") != FORMAT:
+        raise MdtError(f"{path} has format {state.get('format')}; this mdt reads {FORMAT}")
+    for name, digest in files.items():
+        if not (folder / name).is_file() or sha256_of(folder / name) != digest:
+            raise MdtError(f"{folder / name} is missing or damaged")
+    return CheckpointState(
+        state["step"], state["images"], state["bad_steps"], state["scaler"], state["run_id"]
+    )
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """Checkpoint folders of a run, newest first."""
+    found = (run / "checkpoints").glob("step-*")
+    return sorted((path for path in found if path.is_dir()), key=step_of, reverse=True)
+
+
+def step_of(folder: Path) -> int:
+    digits = folder.name.removeprefix("step-")
+    return int(digits) if digits.isdigit() else -1
+
+
+def flatten_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimizer's tensors by "parameter index / name"; learning rates are not state."""
+    flat: dict[str, Tensor] = {}
+    for index, entries in optimizer.state_dict()["state"].items():
+        for name, value in entries.items():
+            flat[f"{index}/{name}"] = torch.as_tensor(value)
+    return flat
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, flat: Mapping[str, Tensor]) -> None:
+    """The inverse of `flatten_optimizer`."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in flat.items():
+        index, _, name = key.partition("/")
+        state.setdefault(int(index), {})[name] = tensor
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+
+def prune(folders: Sequence[Path], keep_last: int, keep_every: int) -> list[Path]:
+    """Which of these checkpoints, newest first, may go."""
+    return [
+        folder
+        for folder in folders[keep_last:]
+        if not (keep_every and step_of(folder) % keep_every == 0)
+    ]

@@ -1,0 +1,103 @@
+"""Train on from the weights of an earlier stage."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mdt_cli.config.load import Loaded, load
+from mdt_cli.core.checkpoint import fit_report, read_header, read_tensors
+from mdt_cli.core.data.latents import LatentCache
+from mdt_cli.errors import MdtError
+from mdt_cli.services.events import Event, Note
+from mdt_cli.services.trained import TRAINING_ONLY, find_weights, put_weights
+from mdt_cli.services.training_loop import TrainRequest, train
+
+
+def starting_config(
+    source: Path, ema: str | None, presets: Sequence[str], assignments: Sequence[str]
+) -> Loaded:
+    """The configuration in the weights, then presets, then assignments."""
+    header = read_header(find_weights(source, ema))
+    return load(presets, assignments, base=header.config, base_source=f"{source}")
+
+
+def finetune(
+    cache: Path,
+    run: Path,
+    source: Path,
+    ema: str | None,
+    loaded: Loaded,
+    fresh: int = 0,
+    device: str | None = None,
+) -> Iterator[Event]:
+    """Start `run` from the weights `ema` of `source`; a second call resumes `run`."""
+    file = find_weights(source, ema)
+    header = read_header(file)
+
+    def initial(network: torch.nn.Module, opened: LatentCache) -> Iterator[Event]:
+        check_same_data(header.data, opened, file)
+        yield Note(f"starting from {file} (step {header.step}, weights {header.ema})")
+        yield from put_stage_weights(network, read_tensors(file), file)
+
+    yield from train(TrainRequest(cache, run, loaded, "finetune", fresh, device, initial))
+
+
+def check_same_data(before: Mapping[str, Any], cache: LatentCache, source: Path) -> None:
+    """MdtError unless the cache has the codec, shape and classes that the weights know."""
+    now = cache.facts.header()
+    words = {
+        "codec": "another codec",
+        "latent_shape": "another latent shape",
+        "class_names": "other classes",
+    }
+    for key, what in words.items():
+        old, new = before[key], now[key]
+        if _plain(old) != _plain(new):
+            raise MdtError(
+                f"{source} was trained on {what} than the cache holds: {_short(old)} there, "
+                f"{_short(new)} in the cache",
+                "encode the images as for the first stage, or pretrain on this cache",
+            )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        # The same autoencoder may lie in another folder; its digest says that it is the same.
+        return {k: _plain(v) for k, v in value.items() if k != "id" or "digest" not in value}
+    return [_plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return str(value.get("id") or value.get("name"))
+    if isinstance(value, (list, tuple)) and len(value) > 4:
+        return f"{len(value)} ({', '.join(map(str, value[:4]))}, ...)"
+    return str(list(value) if isinstance(value, tuple) else value)
+
+
+def put_stage_weights(
+    network: torch.nn.Module, tensors: Mapping[str, Tensor], source: Path
+) -> Iterator[Event]:
+    """Load weights; parts that serve masked passes may come or go with the stage, and are named."""
+    ours = dict(network.named_parameters())
+    dropped = [k for k in tensors if k not in ours and k.startswith(TRAINING_ONLY)]
+    added = [k for k in ours if k not in tensors and k.startswith(TRAINING_ONLY)]
+    kept = {k: v for k, v in tensors.items() if k not in dropped}
+    whole = kept | {k: ours[k].detach() for k in added}
+    if fit_report(ours, whole):
+        put_weights(network, whole, source)
+    if dropped:
+        count = sum(tensors[k].numel() for k in dropped)
+        yield Note(f"dropped {count:,} parameters that this stage does not use: {_names(dropped)}")
+    if added:
+        count = sum(ours[k].numel() for k in added)
+        yield Note(f"added {count:,} fresh parameters that this stage needs: {_names(added)}")
+    put_weights(network, whole, source)
+
+
+def _names(keys: Sequence[str]) -> str:
+    parts = dict.fromkeys(".".join(key.split(".")[:2]) for key in keys)
+    return ", ".join(parts)

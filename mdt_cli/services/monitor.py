@@ -1,0 +1,148 @@
+"""What a run looks at while it trains: held-out loss and previews, from averaged weights."""
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+import torch
+
+from mdt_cli.config.sampling import NoGuidance
+from mdt_cli.core.codecs import codec_from_facts
+from mdt_cli.core.ema import Swapped
+from mdt_cli.core.objectives.step import View, draw_view, view_loss
+from mdt_cli.core.rng import stream
+from mdt_cli.errors import MdtError
+from mdt_cli.services import run_folder
+from mdt_cli.services.drawing import draw
+from mdt_cli.services.events import Event, PreviewSaved, Validated, Warned
+from mdt_cli.services.grids import labelled_grid
+from mdt_cli.services.train_data import posterior_draw
+
+if TYPE_CHECKING:
+    from mdt_cli.services.training_loop import Trainer
+
+
+class Monitor:
+    """Runs on the first process, with random streams of its own: the run's bits do not change."""
+
+    def __init__(self, trainer: "Trainer") -> None:
+        self._trainer = trainer
+        self._can_preview = True
+        self.held_out: Mapping[str, float] = {}
+
+    @property
+    def last_loss(self) -> float | None:
+        record = getattr(self._trainer, "last_record", None)
+        return None if record is None else record["loss"]
+
+    def after_step(self, done: bool) -> Iterator[Event]:
+        trainer, config = self._trainer, self._trainer.config
+        if not trainer.accelerator.is_main_process:
+            return
+        step = trainer.step
+        every = config.validation.every
+        if every and len(trainer.data.split.held_out) and (step % every == 0 or done):
+            self.held_out = self._held_out_losses()
+            record = {"step": step, **{f"held_out/{k}": v for k, v in self.held_out.items()}}
+            run_folder.append(trainer.request.run / run_folder.METRICS, record)
+            yield Validated(step, self.held_out)
+        if (
+            config.preview.every
+            and self._can_preview
+            and (step % config.preview.every == 0 or done)
+        ):
+            yield from self._preview()
+
+    def _held_out_losses(self) -> dict[str, float]:
+        """Mean loss per branch and weights, at times and noise that never change."""
+        trainer = self._trainer
+        losses: dict[str, float] = {}
+        kinds = dict.fromkeys(view.tokens for view in trainer.views)
+        views = {"full": View("all", "all", 1.0)}
+        if "kept" in kinds:
+            region = next(view.loss for view in trainer.views if view.tokens == "kept")
+            views["masked"] = View("kept", region, 1.0)
+        weights = {"online": None, **{f"{d:g}": ema.tensors for d, ema in trainer.emas.items()}}
+        trainer.network.eval()
+        for name, tensors in weights.items():
+            for branch, view in views.items():
+                if tensors is None:
+                    losses[f"{branch}/{name}"] = self._held_out_loss(view)
+                else:
+                    with Swapped(trainer.network, tensors):
+                        losses[f"{branch}/{name}"] = self._held_out_loss(view)
+        trainer.network.train()
+        return losses
+
+    @torch.no_grad()
+    def _held_out_loss(self, view: View) -> float:
+        trainer = self._trainer
+        rows = trainer.data.split.held_out
+        size = trainer.config.validation.batch_size
+        seed = trainer.config.training.seed
+        ratio = (trainer.data.mask_ratio.low + trainer.data.mask_ratio.high) / 2
+        total = 0.0
+        for start in range(0, len(rows), size):
+            part = rows[start : start + size]
+            generator = stream(seed, "held-out loss", start)
+            read = trainer.cache.read(part)
+            clean = posterior_draw(read, generator)
+            # Times spread evenly over their distribution, in an order unrelated to the rows.
+            share = (torch.randperm(len(part), generator=generator) + 0.5) / len(part)
+            drawn = draw_view(
+                view,
+                tuple(clean.shape),
+                read.label if trainer.data.conditional else None,
+                trainer.data.null_class,
+                0.0,
+                trainer.network.num_tokens,
+                ratio,
+                generator,
+            )
+            loss_B = view_loss(
+                trainer.network,
+                trainer.objective,
+                view,
+                drawn.to(trainer.device),
+                clean.to(trainer.device),
+                trainer.objective.quantile_time(share),
+                trainer.network.patch_size,
+            )
+            total += float(loss_B.sum())
+        return total / len(rows)
+
+    def _preview(self) -> Iterator[Event]:
+        trainer, preview = self._trainer, self._trainer.config.preview
+        facts = trainer.cache.facts
+        try:
+            codec = codec_from_facts(dict(facts.codec), trainer.device, None)
+        except MdtError as error:
+            self._can_preview = False
+            yield Warned(f"no previews: {error.message}")
+            return
+        if trainer.data.conditional:
+            classes = range(min(facts.num_classes, preview.max_classes))
+            labels = [k for k in classes for _ in range(preview.per_class)]
+            names = [facts.class_names[k] for k in classes]
+        else:
+            labels, names = [0] * (preview.per_class * 4), None
+        sampling = trainer.config.sampling.model_copy(update={"steps": preview.steps})
+        if not trainer.data.conditional:
+            sampling = sampling.model_copy(update={"guidance": NoGuidance()})
+        ema = next(iter(trainer.emas.values()))
+        trainer.network.eval()
+        with Swapped(trainer.network, ema.tensors), torch.no_grad():
+            latents = draw(
+                trainer.network,
+                trainer.objective,
+                sampling,
+                facts.latent_shape,
+                facts.num_classes if trainer.data.conditional else 0,
+                list(range(len(labels))),
+                labels if trainer.data.conditional else None,
+                trainer.device,
+            )
+            images = codec.decode(latents)
+        trainer.network.train()
+        path = trainer.request.run / "samples" / f"step-{trainer.step:07d}.png"
+        labelled_grid(path, images, names, preview.per_class, sampling.uint8)
+        yield PreviewSaved(trainer.step, path)

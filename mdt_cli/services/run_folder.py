@@ -1,0 +1,103 @@
+"""What lies in a run folder besides checkpoints: configuration, log, metrics."""
+
+import json
+import shutil
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mdt_cli.config.load import Loaded
+from mdt_cli.config.run import RunConfig
+from mdt_cli.config.write import to_toml
+from mdt_cli.core.checkpoint import checkpoints
+from mdt_cli.core.files import atomic_path, cannot_write
+from mdt_cli.errors import MdtError
+
+CONFIG, LOG, METRICS = "config.toml", "log.jsonl", "metrics.jsonl"
+# Keys that may change between two starts of one run: they steer it and do not define it.
+MAY_CHANGE = ("training.steps", "checkpoint", "log", "validation", "preview", "sampling")
+
+
+def prepare(run: Path, loaded: Loaded, stage: str, fresh: int) -> None:
+    """Make or check the folder. MdtError where it holds something else than this very run.
+
+    fresh: how often --fresh was given; twice removes what an existing run holds.
+    """
+    config = run / CONFIG
+    if run.exists() and not run.is_dir():
+        raise MdtError(f"{run} is a file; a run needs a folder")
+    if run.is_dir() and not config.is_file() and any(run.iterdir()):
+        raise MdtError(f"{run} is not empty and not a run", "choose another folder for the run")
+    if config.is_file() and fresh:
+        newest = next(iter(checkpoints(run)), None)
+        has = f"its newest checkpoint is {newest.name}" if newest else "it has no checkpoint"
+        if fresh < 2:
+            raise MdtError(
+                f"{run} already holds a run; {has}",
+                "give --fresh twice to delete it, or choose another folder",
+            )
+        for name in (CONFIG, LOG, METRICS):
+            (run / name).unlink(missing_ok=True)
+        for name in ("checkpoints", "samples", "tensorboard"):
+            shutil.rmtree(run / name, ignore_errors=True)
+    if config.is_file():
+        _check_same(config, loaded)
+    with atomic_path(config) as temporary:
+        temporary.write_text(f"# {stage}\n" + to_toml(loaded), "utf-8")
+
+
+def _check_same(path: Path, loaded: Loaded) -> None:
+    try:
+        before = RunConfig.model_validate(tomllib.loads(path.read_text("utf-8")))
+    except ValueError as error:
+        raise MdtError(f"{path} cannot be read: {error}", "choose another folder") from error
+    old, new = flat(before.model_dump(mode="json")), flat(loaded.config.model_dump(mode="json"))
+    differing = [
+        f"  {key}: {old.get(key, 'not set')} in the run, {new.get(key, 'not set')} now"
+        f"  (set by {loaded.source(key)})"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+        and not any(key == k or key.startswith(k + ".") for k in MAY_CHANGE)
+    ]
+    if differing:
+        raise MdtError(
+            f"{path.parent} holds a run with another configuration:\n" + "\n".join(differing),
+            "choose another folder, or give the same keys to go on with this run",
+        )
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables as dotted keys."""
+    result: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            result |= flat(value, f"{prefix}{key}.")
+        else:
+            result[prefix + key] = value
+    return result
+
+
+def rewind(path: Path, step: int) -> None:
+    """Drop the records after `step`: a resumed run writes them again."""
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text("utf-8").splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue  # the last line of a killed run may be cut short
+        if record.get("step", 0) <= step:
+            kept.append(line)
+    with atomic_path(path) as temporary:
+        temporary.write_text("".join(line + "\n" for line in kept), "utf-8")
+
+
+def append(path: Path, record: Mapping[str, Any]) -> None:
+    """Add one JSON line."""
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+    except OSError as error:
+        raise cannot_write(path, error) from error

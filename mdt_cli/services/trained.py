@@ -1,0 +1,149 @@
+"""From a path to a network that is ready to use: run folder, checkpoint folder or weights file."""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from mdt_cli.config.run import RunConfig
+from mdt_cli.core.checkpoint import (
+    ONLINE,
+    STATE,
+    WEIGHTS,
+    Header,
+    checkpoints,
+    ema_file,
+    fit_report,
+    read_header,
+    read_state,
+    read_tensors,
+)
+from mdt_cli.core.files import sha256_of
+from mdt_cli.core.model.transformer import Transformer
+from mdt_cli.core.objectives.base import Objective
+from mdt_cli.errors import MdtError
+from mdt_cli.services.build import build_network, build_objective
+
+# Parameters of these parts serve masked passes alone.
+TRAINING_ONLY = ("fill.", "interpolator.")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network in evaluation mode with all that its file says. `facts` are the cache's."""
+
+    path: Path
+    config: RunConfig
+    facts: Mapping[str, Any]
+    step: int
+    ema: str
+    digest: str
+    network: Transformer
+    objective: Objective
+
+
+def find_weights(path: Path, ema: str | None) -> Path:
+    """The weights file meant by a run, a checkpoint or a file.
+
+    ema: None for the first average, a decay such as "0.999", or "online". Raises MdtError.
+    """
+    if path.is_file():
+        if ema is not None and read_header(path).ema != ema:
+            raise MdtError(
+                f"{path} holds the weights {read_header(path).ema}, not {ema}",
+                "give the run or checkpoint folder instead",
+            )
+        return path
+    if not path.is_dir():
+        raise MdtError(f"no such run or weights: {path}")
+    if (path / STATE).is_file():
+        read_state(path)
+        return _in_checkpoint(path, ema)
+    found = checkpoints(path)
+    if not found:
+        if (path / "config.toml").is_file():
+            raise MdtError(
+                f"the run {path} has no checkpoint yet",
+                "wait for the first one, or lower checkpoint.every",
+            )
+        raise MdtError(
+            f"{path} is neither a run nor a checkpoint folder",
+            "expected a folder that mdt pretrain or mdt finetune made, or a .safetensors file",
+        )
+    for folder in found:
+        try:
+            read_state(folder)
+        except MdtError:
+            continue
+        return _in_checkpoint(folder, ema)
+    raise MdtError(f"no checkpoint of {path} is whole", "train on: mdt falls back by itself")
+
+
+def _in_checkpoint(folder: Path, ema: str | None) -> Path:
+    if ema == ONLINE:
+        return folder / WEIGHTS
+    if ema is None:
+        config = RunConfig.model_validate(read_header(folder / WEIGHTS).config)
+        return folder / ema_file(config.ema.decays[0])
+    have = sorted(file.stem.removeprefix("ema-") for file in folder.glob("ema-*.safetensors"))
+    if ema not in have:
+        near = difflib.get_close_matches(ema, [*have, ONLINE], n=1)
+        raise MdtError(
+            f"{folder} has no average {ema}",
+            f"there are {', '.join(have)} and online" + (f"; meant {near[0]}?" if near else ""),
+        )
+    return folder / f"ema-{ema}.safetensors"
+
+
+def read_config(path: Path, header: Header) -> RunConfig:
+    try:
+        return RunConfig.model_validate(header.config)
+    except ValidationError as error:
+        raise MdtError(
+            f"{path} holds a configuration that this mdt does not know: {error}",
+            "use the mdt version that wrote it",
+        ) from error
+
+
+def load_trained(path: Path, ema: str | None, device: torch.device) -> Trained:
+    """Read, check and build. Parts that only masked training uses are left out."""
+    file = find_weights(path, ema)
+    header = read_header(file)
+    config = read_config(file, header)
+    channels, height, width = header.data["latent_shape"]
+    with torch.random.fork_rng(devices=[]):
+        plain = config.model_copy(update={"masking": type(config.masking)()})
+        network = build_network(plain, (channels, height, width), header.data["num_classes"])
+    tensors = {
+        name: tensor
+        for name, tensor in read_tensors(file).items()
+        if not name.startswith(TRAINING_ONLY)
+    }
+    put_weights(network, tensors, file)
+    return Trained(
+        path=file,
+        config=config,
+        facts=header.data,
+        step=header.step,
+        ema=header.ema,
+        digest=sha256_of(file),
+        network=network.eval().requires_grad_(False).to(device),
+        objective=build_objective(config.objective),
+    )
+
+
+@torch.no_grad()
+def put_weights(network: torch.nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
+    """Copy weights into parameters of the same names. MdtError with a diff where they do not fit."""
+    ours = dict(network.named_parameters())
+    problems = fit_report(ours, tensors)
+    if problems:
+        shown = problems[:8] + ([f"... and {len(problems) - 8} more"] if len(problems) > 8 else [])
+        raise MdtError(f"{source} does not fit this network:\n  " + "\n  ".join(shown))
+    for name, parameter in ours.items():
+        parameter.copy_(tensors[name])
