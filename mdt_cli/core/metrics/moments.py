@@ -1,0 +1,132 @@
+"""Streaming mean and covariance in float64, and the files that keep them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mdt_cli.core.files import atomic_path, sha256_of
+from mdt_cli.core.metrics import arrays
+from mdt_cli.errors import MdtError
+
+# Rows are folded in by blocks of this many, whatever the batches were, so that the batch size
+# does not even change the rounding.
+BLOCK = 256
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """A Gaussian in feature space and, where the file says it, how it came to be."""
+
+    mu_D: Tensor  # float64
+    sigma_DD: Tensor  # float64
+    digest: str
+    extractor: str | None = None
+    resize: str | None = None
+    count: int | None = None
+    size: tuple[int, int] | None = None  # (height, width) of the images behind it
+    adm: bool = False  # one of the evaluation files of Dhariwal & Nichol 2021
+
+
+class Moments:
+    """Mean and covariance of rows that arrive in any batches; memory is one D x D matrix."""
+
+    def __init__(self, dimensions: int) -> None:
+        self.count = 0
+        self._mean_D = torch.zeros(dimensions, dtype=torch.float64)
+        self._scatter_DD = torch.zeros(dimensions, dimensions, dtype=torch.float64)
+        self._waiting: list[Tensor] = []
+        self._num_waiting = 0
+
+    def add(self, rows_ND: Tensor) -> None:
+        """Take in rows, in float64."""
+        self._waiting.append(rows_ND.to("cpu", torch.float64))
+        self._num_waiting += len(rows_ND)
+        if self._num_waiting >= BLOCK:
+            *blocks, rest = torch.cat(self._waiting).tensor_split(
+                range(BLOCK, self._num_waiting + 1, BLOCK)
+            )
+            for block in blocks:
+                self._merge(block)
+            self._waiting, self._num_waiting = [rest], len(rest)
+
+    def finish(self) -> tuple[Tensor, Tensor]:
+        """Mean [D] and unbiased covariance [D, D] of everything added."""
+        if self._num_waiting:
+            self._merge(torch.cat(self._waiting))
+            self._waiting, self._num_waiting = [], 0
+        return self._mean_D.clone(), self._scatter_DD / (self.count - 1)
+
+    def _merge(self, block_ND: Tensor) -> None:
+        """Fold one block in (Chan, Golub & LeVeque 1979, eq. 2.1, for vectors)."""
+        fresh, total = len(block_ND), self.count + len(block_ND)
+        mean_D = block_ND.mean(0)
+        centred_ND = block_ND - mean_D
+        shift_D = mean_D - self._mean_D
+        self._scatter_DD += centred_ND.T @ centred_ND
+        self._scatter_DD += torch.outer(shift_D, shift_D) * (self.count * fresh / total)
+        self._mean_D += shift_D * (fresh / total)
+        self.count = total
+
+
+def has_statistics(path: Path) -> bool:
+    """Whether `path` is an npz with a stored mean and covariance."""
+    return path.is_file() and path.suffix.lower() == ".npz" and {"mu", "sigma"} <= arrays.keys(path)
+
+
+def load_statistics(path: Path) -> Statistics:
+    """Stored `mu` and `sigma`: our own files, or those of other evaluation tools."""
+    held = arrays.keys(path)
+    names = {"mu", "sigma", "format", "extractor", "resize", "count", "digest", "size"}
+    stored = arrays.load(path, frozenset(names))
+    mu, sigma = stored["mu"], stored["sigma"]
+    if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)) or mu.dtype.kind != "f":
+        raise MdtError(
+            f"{path}: mu is {list(mu.shape)} and sigma {list(sigma.shape)}; expected [D] and [D, D]"
+        )
+    if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
+        raise MdtError(
+            f"{path} holds NaN or infinite statistics", "make them again from the reference images"
+        )
+    if "format" in stored and stored["format"].item() != FORMAT:
+        raise MdtError(
+            f"{path} has statistics format {stored['format'].item()}, this mdt reads {FORMAT}",
+            "make it again with --save-reference",
+        )
+    return Statistics(
+        mu_D=torch.from_numpy(mu.astype(np.float64)),
+        sigma_DD=torch.from_numpy(sigma.astype(np.float64)),
+        digest=_text(stored, "digest") or sha256_of(path),
+        extractor=_text(stored, "extractor"),
+        resize=_text(stored, "resize"),
+        count=int(stored["count"].item()) if "count" in stored else None,
+        size=(int(stored["size"][0]), int(stored["size"][1])) if "size" in stored else None,
+        adm={"arr_0", "mu_s", "sigma_s"} <= held,
+    )
+
+
+def save_statistics(path: Path, statistics: Statistics) -> None:
+    """Write statistics with everything that says what they may be compared with."""
+    if statistics.size is None or statistics.extractor is None or statistics.resize is None:
+        raise ValueError("statistics without their origin are not written")
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.savez(
+            file,
+            mu=statistics.mu_D.numpy(),
+            sigma=statistics.sigma_DD.numpy(),
+            format=np.array(FORMAT),
+            extractor=np.array(statistics.extractor),
+            resize=np.array(statistics.resize),
+            count=np.array(statistics.count),
+            digest=np.array(statistics.digest),
+            size=np.array(statistics.size),
+        )
+
+
+def _text(stored: dict[str, NDArray[Any]], name: str) -> str | None:
+    return str(stored[name].item()) if name in stored else None

@@ -1,0 +1,205 @@
+"""Score one set of images against another: features, metrics, and a report that can be trusted."""
+
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mdt_cli.config.evaluation import ExtractorName, MetricName
+from mdt_cli.core.files import write_json
+from mdt_cli.core.metrics.extraction import Extracted, extract
+from mdt_cli.core.metrics.features import Extractor, build_extractor
+from mdt_cli.core.metrics.images import ImageSet, open_images
+from mdt_cli.core.metrics.moments import save_statistics
+from mdt_cli.errors import MdtError
+from mdt_cli.services.evaluation_inputs import (
+    NEIGHBOURS,
+    EvaluateRequest,
+    Reference,
+    check_dimensions,
+    check_sets,
+    choose_extractor,
+    choose_metrics,
+    choose_resize,
+    open_reference,
+    times,
+    usable_statistics,
+)
+from mdt_cli.services.evaluation_report import REFERENCE_LIMIT, Scored, compute, report_of
+from mdt_cli.services.events import EvaluationDone, Event, Note, Progress, Warned
+from mdt_cli.services.runtime import pick_device
+
+__all__ = ["EvaluateRequest", "default_report", "evaluate", "score"]
+
+# Below this the estimated covariance of 2,048 features is singular, and FID mostly bias.
+FEW_IMAGES = 2048
+
+
+def evaluate(request: EvaluateRequest) -> Iterator[Event]:
+    """Score `samples` against `reference`; the last event is `EvaluationDone`.
+
+    Everything that can be known from headers is checked before the first image is decoded.
+    """
+    if request.batch_size < 1:
+        raise MdtError(f"--batch-size is {request.batch_size}", "give 1 or more")
+    target = request.out or default_report(request.samples)
+    for file in (target, request.save_reference):
+        _check_writable(file)
+    samples = open_images(request.samples)
+    reference = open_reference(request.reference)
+    name = yield from choose_extractor(request, reference)
+    resize = choose_resize(request, name, reference)
+    metrics = yield from choose_metrics(request, reference)
+    reference = usable_statistics(reference, name, resize, metrics)
+    check_sets(samples, reference, metrics, request)
+
+    device = pick_device(request.device)
+    extractor = build_extractor(name, device, request.weights, resize)
+    check_dimensions(reference, extractor)
+    yield from _talk_first(samples, reference, extractor, metrics)
+
+    keep = bool({"is", "precision", "recall", "kid"} & set(metrics))
+    keep_reference = bool({"precision", "recall", "kid"} & set(metrics))
+    needs_images = (
+        keep_reference
+        or request.save_reference is not None
+        or ("fid" in metrics and reference.statistics is None)
+    )
+    total = samples.count
+    if needs_images and reference.images is not None:
+        total += reference.images.count
+    of_samples = yield from _extract(
+        samples, extractor, device, request.batch_size, keep, (0, total, "samples")
+    )
+    of_reference: Extracted | None = None
+    if needs_images and reference.images is not None:
+        of_reference = yield from _extract(
+            reference.images,
+            extractor,
+            device,
+            request.batch_size,
+            keep_reference,
+            (samples.count, total, "reference"),
+        )
+        if request.save_reference is not None:
+            save_statistics(request.save_reference, of_reference.statistics)
+            yield Note(f"statistics of the reference are in {request.save_reference}")
+
+    scored = Scored(
+        samples=samples,
+        of_samples=of_samples,
+        reference_path=reference.path,
+        reference_images=reference.images,
+        of_reference=of_reference,
+        statistics=reference.statistics,
+        extractor=extractor,
+        device=_device_name(device),
+    )
+    if of_reference and of_reference.statistics.digest == of_samples.statistics.digest:
+        yield Warned("samples and reference are the same images")
+    yield Note("computing " + ", ".join(metrics))
+    report = report_of(scored, compute(scored, metrics, NEIGHBOURS, device))
+    write_json(target, report)
+    yield EvaluationDone(report, str(target))
+
+
+def score(
+    samples: Path,
+    reference: Path,
+    extractor: ExtractorName | None = None,
+    metrics: tuple[MetricName, ...] | None = None,
+    out: Path | None = None,
+) -> dict[str, Any]:
+    """The report alone, for callers that show no progress."""
+    request = EvaluateRequest(samples, reference, metrics, extractor, out=out)
+    for event in evaluate(request):
+        if isinstance(event, EvaluationDone):
+            return event.report
+    raise AssertionError("evaluate ends with EvaluationDone")
+
+
+def default_report(samples: Path) -> Path:
+    """`report.json` in a folder of samples, `NAME.report.json` beside a file."""
+    if samples.is_dir():
+        return samples / "report.json"
+    return samples.with_name(samples.stem + ".report.json")
+
+
+def _talk_first(
+    samples: ImageSet,
+    reference: Reference,
+    extractor: Extractor,
+    metrics: tuple[MetricName, ...],
+) -> Iterator[Event]:
+    """What the person should know before waiting."""
+    side = extractor.input_size
+    if side is not None and max(samples.size) < side:
+        yield Note(
+            f"{times(samples.size)} images are enlarged to {side}x{side} for {extractor.name}"
+        )
+    if samples.jpegs:
+        yield Warned(
+            f"{samples.jpegs:,} samples are JPEG: its artefacts move every score; sample to PNG"
+        )
+    held = reference.statistics
+    if held is not None and held.extractor is None and not held.adm:
+        yield Warned(
+            f"{reference.path} does not say which resizing made it; {extractor.resize} is assumed"
+        )
+    few = [
+        f"{count:,} {what}"
+        for what, count in (
+            ("samples", samples.count),
+            ("reference images", reference.count),
+        )
+        if count is not None and count < FEW_IMAGES
+    ]
+    if "fid" in metrics and few:
+        yield Warned(
+            f"{' and '.join(few)} are few for a Fréchet distance, which is biased upwards below "
+            f"{FEW_IMAGES:,}: compare only with the same counts (published: 50,000)"
+        )
+    images = reference.images
+    if {"precision", "recall"} & set(metrics) and images and images.count > REFERENCE_LIMIT:
+        yield Note(f"precision and recall use {REFERENCE_LIMIT:,} of the reference images")
+
+
+def _extract(
+    images: ImageSet,
+    extractor: Extractor,
+    device: torch.device,
+    batch_size: int,
+    keep: bool,
+    place: tuple[int, int, str],
+) -> Generator[Event, None, Extracted]:
+    """Run one extraction, telling its part of the whole."""
+    before, total, what = place
+    work = extract(images, extractor, device, batch_size, keep)
+    try:
+        while True:
+            try:
+                done = next(work)
+            except StopIteration as finished:
+                extracted: Extracted = finished.value
+                return extracted
+            yield Progress(before + done, total, what)
+    finally:
+        work.close()
+
+
+def _check_writable(target: Path | None) -> None:
+    """Fail now rather than after an hour of features."""
+    if target is None:
+        return
+    if target.is_dir():
+        raise MdtError(f"cannot write {target}: it is a folder", "name a file")
+    folder = target.parent
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir():
+        raise MdtError(f"cannot write {target}: {folder} is not a folder", "choose another place")
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
