@@ -1,0 +1,103 @@
+"""The noise levels a sampler visits, the same three numbers for every objective.
+
+In the variable y = x / scale every process here follows one equation, dy/dtau = (y - D) / tau
+(Karras et al. 2022, eq. 1 and 3; Lipman et al. 2023): EDM with scale 1 and tau = sigma, DDPM with
+scale = sqrt(abar) and tau = sigma / scale, rectified flow with scale 1 and tau = t.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# (x [B, C, H, W], t [B]) -> clean estimate [B, C, H, W]; the label is bound by the caller.
+Denoise = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Level:
+    """One stop: the state is y = x / scale, its noise is `tau`, the network is told `t`."""
+
+    tau: float
+    scale: float
+    t: float | int
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The stops from noise to image. The last has tau 0 and the network is never asked there."""
+
+    stops: tuple[Level, ...]
+    # Standard normal noise times this is the state y at the first stop.
+    start: float
+    # Rectified flow: x = (1 - t) clean + t noise; tau is t, not the noise-to-signal ratio.
+    straight: bool = False
+
+    @property
+    def steps(self) -> int:
+        return len(self.stops) - 1
+
+
+def estimate_at(denoise: Denoise, y: Tensor, level: Level) -> Tensor:
+    """The clean estimate in float64; the network reads float32 latents and one time per sample."""
+    t_B = torch.full((y.shape[0],), level.t, device=y.device)
+    return denoise((level.scale * y).float(), t_B).double()
+
+
+def karras_sigmas(
+    steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
+) -> Tensor:
+    """[steps + 1] float64: `steps` falling noise levels, then 0 (Karras et al. 2022, eq. 5)."""
+    if steps == 1:
+        return torch.tensor([sigma_max, 0.0], dtype=torch.float64)
+    share = torch.arange(steps, dtype=torch.float64) / (steps - 1)
+    high, low = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
+    return torch.cat([(high + share * (low - high)) ** rho, share.new_zeros(1)])
+
+
+def respaced_indices(num_timesteps: int, steps: int) -> Tensor:
+    """[steps] rising training indices, first and last included (Nichol & Dhariwal 2021, sec. 4).
+
+    One step alone visits the noisiest index. Raises ValueError for more steps than indices.
+    """
+    if not 1 <= steps <= num_timesteps:
+        raise ValueError(f"{steps} steps do not fit {num_timesteps} training times")
+    if steps == 1:
+        return torch.tensor([num_timesteps - 1])
+    share = torch.arange(steps, dtype=torch.float64) * (num_timesteps - 1) / (steps - 1)
+    return share.round().long()
+
+
+def respaced_betas(alphas_cumprod: Tensor, indices: Tensor) -> Tensor:
+    """Betas of the shorter chain whose cumulative products match those at `indices`; float64."""
+    kept = alphas_cumprod.double()[indices]
+    return 1 - kept / torch.cat([kept.new_ones(1), kept[:-1]])
+
+
+def flow_times(steps: int) -> Tensor:
+    """[steps + 1] float64: evenly from 1 (noise) to 0 (image)."""
+    return torch.arange(steps, -1, -1, dtype=torch.float64) / steps
+
+
+def edm_levels(
+    steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
+) -> Levels:
+    sigmas: list[float] = karras_sigmas(steps, sigma_min, sigma_max, rho).tolist()
+    return Levels(tuple(Level(sigma, 1.0, sigma) for sigma in sigmas), start=sigmas[0])
+
+
+def flow_levels(steps: int) -> Levels:
+    times: list[float] = flow_times(steps).tolist()
+    return Levels(tuple(Level(t, 1.0, t) for t in times), start=1.0, straight=True)
+
+
+def ddpm_levels(alphas_cumprod: Tensor, steps: int) -> Levels:
+    """Respaced training times of a variance-preserving chain; `t` is the original index."""
+    indices: list[int] = respaced_indices(len(alphas_cumprod), steps).flip(0).tolist()
+    table: list[float] = alphas_cumprod.double().tolist()
+    stops = [
+        Level(((1 - table[index]) / table[index]) ** 0.5, table[index] ** 0.5, index)
+        for index in indices
+    ]
+    return Levels((*stops, Level(0.0, 1.0, 0)), start=1 / stops[0].scale)

@@ -1,0 +1,33 @@
+"""Euler and Heun for the probability-flow equation dy/dtau = (y - D) / tau.
+
+The state is float64, the network float32. Axes: B batch, C channels, H W latent size.
+"""
+
+from torch import Tensor
+
+from mdt_cli.core.sampling.noise_levels import Denoise, Levels, estimate_at
+
+
+def euler(denoise: Denoise, noise_BCHW: Tensor, levels: Levels) -> Tensor:
+    """One network call a step. On DDPM levels this is DDIM with eta 0 (Song et al. 2021)."""
+    y = noise_BCHW.double() * levels.start
+    for here, after in zip(levels.stops, levels.stops[1:], strict=False):
+        slope = (y - estimate_at(denoise, y, here)) / here.tau
+        y = y + (after.tau - here.tau) * slope
+    return y
+
+
+def heun(denoise: Denoise, noise_BCHW: Tensor, levels: Levels) -> Tensor:
+    """Second order, 2 steps - 1 network calls: the last step stays Euler.
+
+    Karras et al. 2022, algorithm 1.
+    """
+    y = noise_BCHW.double() * levels.start
+    for here, after in zip(levels.stops, levels.stops[1:], strict=False):
+        slope = (y - estimate_at(denoise, y, here)) / here.tau
+        trial = y + (after.tau - here.tau) * slope
+        if after.tau > 0:
+            trial_slope = (trial - estimate_at(denoise, trial, after)) / after.tau
+            trial = y + (after.tau - here.tau) * (slope + trial_slope) / 2
+        y = trial
+    return y
