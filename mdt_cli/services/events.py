@@ -111,3 +111,35 @@ class CacheShareDone:
     path: str
     rank: int
     shards: int
+
+
+@dataclass(frozen=True)
+class ExportDone:
+    """A model was exported. `parity` is the largest difference of its answers from ours."""
+
+    path: str
+    format: str
+    parity: float
+    parameters: int
+    step: int
+    ema: str
+    bytes: int
+    files: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SamplesDone:
+    """Samples are whole at `path` (a folder, or the npz in it); `drawn` of `count` are new.
+
+    `settings` is what decides the pictures, as in `samples.json`.
+    """
+
+    path: str
+    grid: str | None
+    count: int
+    drawn: int
+    seconds: float
+    weights: str
+    ema: str
+    step: int
+    settings: dict[str, Any]

@@ -1,0 +1,284 @@
+"""From weights to pictures: one batch at a time, resumable, shared among processes."""
+
+import os
+import time
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mdt_cli.config.sampling import NoGuidance, Sampling
+from mdt_cli.core.codecs.codec import codec_from_facts
+from mdt_cli.core.sampling.pixels import to_uint8
+from mdt_cli.core.sampling.seeds import SeededNoise, drawn_labels
+from mdt_cli.errors import MdtError
+from mdt_cli.services.drawing import build_sampler, num_classes_of
+from mdt_cli.services.events import Event, Note, Progress, SamplesDone, Warned
+from mdt_cli.services.grids import save_grid, square
+from mdt_cli.services.runtime import Stop, deferred_signals, pick_device
+from mdt_cli.services.sample_choices import parse_classes, parse_seeds, with_choices
+from mdt_cli.services.sample_files import GRID, Job, Pixels, PngFolder
+from mdt_cli.services.sample_npz import NpzFolder
+from mdt_cli.services.trained import Trained, load_trained
+
+FORMATS = ("png", "npz")
+GO_ON = "Finished images are kept: run the same command again to go on."
+# A decoder needs far more memory for an image than the network does.
+DECODED_AT_ONCE = 16
+SECONDS_BETWEEN_LOOKS = 0.5
+GRID_ROWS, GRID_COLUMNS = 50, 10
+
+
+@dataclass(frozen=True)
+class SampleRequest:
+    """What `mdt sample` was asked for; None means: as the run's `[sampling]` says."""
+
+    weights: Path
+    out: Path
+    seeds: str = "0-63"
+    classes: str | None = None
+    steps: int | None = None
+    solver: str | None = None
+    guidance: float | None = None
+    format: str = "png"
+    grid: bool = False
+    batch_size: int = 64
+    ema: str | None = None
+    codec: str | None = None
+    device: str | None = None
+
+
+def sample(request: SampleRequest) -> Iterator[Event]:
+    """Draw what is missing in the folder; the last event of the first process is `SamplesDone`.
+
+    Batches are dealt to the processes of a launcher in turn. Nobody waits at a barrier: the first
+    process looks until all files are there, then writes what comes last.
+    """
+    seeds = parse_seeds(request.seeds)
+    if request.format not in FORMATS:
+        raise MdtError(f"--format {request.format}: no such format", "it is png or npz")
+    if request.batch_size < 1:
+        raise MdtError(f"--batch-size {request.batch_size} is not above 0")
+    rank, processes = (int(os.environ.get(k, d)) for k, d in (("RANK", "0"), ("WORLD_SIZE", "1")))
+    device = _own_device(request.device)
+    trained = load_trained(request.weights, request.ema, device)
+    sampling = with_choices(
+        trained.config.sampling, request.steps, request.solver, request.guidance
+    )
+    sampling = yield from _possible_guidance(request, trained, sampling)
+    draw_batch = _Drawing(request, trained, sampling, device)
+    job = _job(request, trained, sampling, seeds)
+    folder = PngFolder(request.out, job) if request.format == "png" else NpzFolder(request.out, job)
+    folder.check()
+
+    started = time.monotonic()
+    mine = range(rank, job.num_batches, processes)
+    missing = {batch: folder.missing(batch) for batch in mine}
+    total = sum(len(job.batch(batch)) for batch in mine)
+    done = total - sum(len(positions) for positions in missing.values())
+    share = "" if processes == 1 else f"share of process 1 of {processes}"
+    drawn = 0
+    yield Progress(done, total, share)
+    with deferred_signals() as stop:
+        if any(missing.values()):
+            folder.begin()
+        for batch, positions in missing.items():
+            stop.raise_if_asked(GO_ON)
+            if not positions:
+                continue
+            images = draw_batch(job, job.batch(batch))
+            folder.write(positions, images)
+            drawn += len(positions)
+            done += len(positions)
+            yield Progress(done, total, share)
+        stop.raise_if_asked(GO_ON)
+        if rank != 0:
+            return
+        yield from _wait_for_others(folder, job, processes, stop)
+    path = folder.finish(_facts(trained, request))
+    grid = None
+    if request.grid:
+        grid = yield from _grid(request, job, folder)
+    yield SamplesDone(
+        path=str(path),
+        grid=None if grid is None else str(grid),
+        count=len(seeds),
+        drawn=drawn,
+        seconds=time.monotonic() - started,
+        weights=str(trained.path),
+        ema=trained.ema,
+        step=trained.step,
+        settings=dict(job.settings),
+    )
+
+
+class _Drawing:
+    """Seeds of a batch to bytes of images."""
+
+    def __init__(
+        self, request: SampleRequest, trained: Trained, sampling: Sampling, device: torch.device
+    ) -> None:
+        self._sampler = build_sampler(trained, sampling)
+        self._codec = codec_from_facts(trained.facts["codec"], device, request.codec)
+        channels, height, width = trained.facts["latent_shape"]
+        self._shape = (channels, height, width)
+        self._num_classes = num_classes_of(trained)
+        self._rule, self._device = sampling.uint8, device
+
+    def __call__(self, job: Job, positions: range) -> Mapping[int, Pixels]:
+        seeds = [job.seeds[position] for position in positions]
+        noise = SeededNoise(seeds, self._shape, self._num_classes)
+        y_B = None
+        if job.labels is not None:
+            y_B = torch.tensor([job.labels[k] for k in positions], device=self._device)
+        try:
+            latents = self._sampler(
+                noise.start().to(self._device), y_B, lambda: noise.step().to(self._device)
+            )
+            parts = [self._codec.decode(part) for part in latents.split(DECODED_AT_ONCE)]
+        except torch.OutOfMemoryError as error:
+            raise MdtError(
+                f"a batch of {job.batch_size} images does not fit the memory of {self._device}",
+                f"try --batch-size {max(1, job.batch_size // 2)}",
+            ) from error
+        decoded = torch.cat(parts)
+        _check_finite(decoded, seeds)
+        return dict(zip(positions, to_uint8(decoded, self._rule).numpy(), strict=True))
+
+
+def _check_finite(images: Tensor, seeds: list[int]) -> None:
+    good_B = images.isfinite().flatten(1).all(1).tolist()
+    if not all(good_B):
+        raise MdtError(
+            f"seed {seeds[good_B.index(False)]} gave values that are not numbers",
+            "the weights have diverged: use an earlier checkpoint, or another solver",
+        )
+
+
+def _own_device(asked: str | None) -> torch.device:
+    device = pick_device(asked)
+    if device.type == "cuda" and device.index is None and "LOCAL_RANK" in os.environ:
+        return torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+    return device
+
+
+def _possible_guidance(
+    request: SampleRequest, trained: Trained, sampling: Sampling
+) -> Generator[Event, None, Sampling]:
+    """The sampling with guidance that this network can follow; says what was left out."""
+    if isinstance(sampling.guidance, NoGuidance):
+        return sampling
+    if not num_classes_of(trained):
+        if request.guidance is not None:
+            raise MdtError(
+                f"--guidance {request.guidance:g}: this network was trained without classes, "
+                "and guidance compares with and without one",
+                "leave out --guidance",
+            )
+        yield Note("the network has no classes: sampling.guidance is left out")
+        return sampling.model_copy(update={"guidance": NoGuidance()})
+    if trained.config.data.class_dropout == 0:
+        yield Warned(
+            "the network was trained with data.class_dropout 0, so it never saw the null class "
+            "that guidance compares with; expect odd pictures, or use --guidance 1"
+        )
+    return sampling
+
+
+def _job(request: SampleRequest, trained: Trained, sampling: Sampling, seeds: list[int]) -> Job:
+    num_classes = num_classes_of(trained)
+    names = [str(name) for name in trained.facts.get("class_names") or []][:num_classes]
+    if len(names) != num_classes:
+        names = [str(index) for index in range(num_classes)]
+    classes = None if request.classes is None else parse_classes(request.classes, names)
+    if classes is not None:
+        labels: list[int] | None = [classes[seed % len(classes)] for seed in seeds]
+    else:
+        labels = drawn_labels(seeds, num_classes) if num_classes else None
+    settings = {
+        "weights": trained.digest,
+        "ema": trained.ema,
+        "step": trained.step,
+        "objective": trained.objective.kind,
+        "sampler": _sampler_facts(sampling, trained.objective.kind),
+        "guidance": sampling.guidance.model_dump(mode="json"),
+        "uint8": sampling.uint8,
+        "codec": _codec_facts(trained.facts["codec"]),
+        "image_size": int(trained.facts["image_size"]),
+        "precision": "float32",
+    }
+    return Job(settings, seeds, labels, names, request.batch_size, int(trained.facts["image_size"]))
+
+
+def _sampler_facts(sampling: Sampling, objective: str) -> dict[str, Any]:
+    """The keys of `[sampling]` that this solver reads."""
+    facts: dict[str, Any] = {"solver": sampling.solver, "steps": sampling.steps}
+    if sampling.solver == "ddim":
+        facts["eta"] = sampling.eta
+    if objective == "edm":
+        facts |= {key: getattr(sampling, key) for key in ("sigma_min", "sigma_max", "rho")}
+    return facts
+
+
+def _codec_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: facts[key] for key in ("name", "id", "weights_sha256") if key in facts}
+
+
+def _facts(trained: Trained, request: SampleRequest) -> dict[str, Any]:
+    """What `samples.json` says beyond the settings; it may differ between two same jobs."""
+    return {
+        "weights_path": str(trained.path),
+        "classes": request.classes if request.classes is not None else "drawn from each seed",
+        "class_names": list(trained.facts.get("class_names") or []),
+        "torch": torch.__version__,
+    }
+
+
+def _wait_for_others(
+    folder: PngFolder | NpzFolder, job: Job, processes: int, stop: Stop
+) -> Iterator[Event]:
+    """Look at the files of the other processes until all are whole."""
+    if processes == 1:
+        return
+    others = [batch for batch in range(job.num_batches) if batch % processes]
+    while others:
+        stop.raise_if_asked(GO_ON)
+        others = [batch for batch in others if folder.missing(batch)]
+        absent = sum(len(job.batch(batch)) for batch in others)
+        yield Progress(len(job.seeds) - absent, len(job.seeds), "all processes")
+        if others:
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def _grid(
+    request: SampleRequest, job: Job, folder: PngFolder | NpzFolder
+) -> Generator[Event, None, Path]:
+    """`grid.png` beside the samples: a row per class asked for, else the first in a square."""
+    path = request.out / GRID
+    if request.classes is None or job.labels is None:
+        shown = range(min(len(job.seeds), GRID_COLUMNS**2))
+        images = folder.images(shown)
+        save_grid(path, square([images[position] for position in shown]), None)
+        if len(shown) < len(job.seeds):
+            yield Note(f"the grid shows the first {len(shown)} of {len(job.seeds)} images")
+        return path
+    rows: dict[int, list[int]] = {}
+    for position, label in enumerate(job.labels):
+        if label in rows or len(rows) < GRID_ROWS:
+            rows.setdefault(label, [])
+            if len(rows[label]) < GRID_COLUMNS:
+                rows[label].append(position)
+    found = folder.images({position for row in rows.values() for position in row})
+    ordered = sorted(rows)
+    save_grid(
+        path,
+        [[found[position] for position in rows[label]] for label in ordered],
+        [job.class_names[label] for label in ordered],
+    )
+    count = sum(len(row) for row in rows.values())
+    if count < len(job.seeds):
+        yield Note(f"the grid shows {count} of {len(job.seeds)} images, {len(rows)} classes")
+    return path
