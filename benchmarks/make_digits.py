@@ -1,4 +1,4 @@
-"""Make mdt_cli/assets/digits.zip from scikit-learn's copy of the UCI digits; the same every time."""
+"""Make mdt_cli/assets/digits.zip from scikit-learn's copy of the UCI digits, byte for byte."""
 
 import io
 import zipfile

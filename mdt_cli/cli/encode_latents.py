@@ -1,5 +1,6 @@
 """`mdt encode-latents`: images to a latent cache."""
 
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -60,6 +61,10 @@ def encode_latents(
         int | None,
         typer.Option(help="Rows per file.", show_default="up to 2048, at most 128 MiB"),
     ] = None,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Only compare the checksums of a finished cache."),
+    ] = False,
     device: Device = None,
     json: Json = False,
 ) -> None:
@@ -85,10 +90,11 @@ def encode_latents(
         unconditional=unconditional,
         shard_size=shard_size,
         device=device,
+        verify=verify,
     )
     done = None
-    with Bar("encoding", "images") as bar:
-        for event in service(request):
+    with Bar("encoding", "images") as bar, closing(service(request)) as events:
+        for event in events:
             match event:
                 case Progress():
                     bar.update(event.done, event.total, event.note)
@@ -101,7 +107,7 @@ def encode_latents(
     if done is None:
         return
     if done.unchanged:
-        talk(f"{done.path} is whole and up to date: nothing to do")
+        talk(f"{done.path} is whole, every checksum matches: nothing to do")
     for name, reason in done.skipped[:SHOWN_SKIPPED]:
         warn(f"skipped {name}: {reason}")
     if len(done.skipped) > SHOWN_SKIPPED:

@@ -1,7 +1,7 @@
 """The first stage: images of any layout to a latent cache."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,17 +12,21 @@ from torch import Tensor
 
 from mdt_cli.core.codecs.codec import Codec, open_codec
 from mdt_cli.core.data import shards
-from mdt_cli.core.data.decoding import Decoded, Decoders
+from mdt_cli.core.data.decoding import Decoded, Decoders, picture_sizes
+from mdt_cli.core.data.features import find_features
+from mdt_cli.core.data.items import Source, limited
 from mdt_cli.core.data.shards import DTYPES, FLIP, MEAN, PIXELS, STD, Content
-from mdt_cli.core.data.sources import Source, limited, open_source
+from mdt_cli.core.data.sources import open_source
 from mdt_cli.errors import MdtError
-from mdt_cli.services import latent_cache
+from mdt_cli.services import cache_plan, latent_cache
+from mdt_cli.services.convert_caches import convert
 from mdt_cli.services.events import Event, Note, Warned
-from mdt_cli.services.latent_cache import Counted, Share
+from mdt_cli.services.latent_cache import Counted, Share, printable, stored
 from mdt_cli.services.runtime import pick_device
 
 CROP = "upright (EXIF), alpha over white, halved by box, bicubic, centre square"
 DEFAULT_SIZE = 256
+LOOKED_AT = 8
 
 
 @dataclass(frozen=True)
@@ -42,13 +46,22 @@ class EncodeRequest:
     unconditional: bool = False
     shard_size: int | None = None
     device: str | None = None
+    # Only compare the checksums of a finished cache; `images` is not looked at.
+    verify: bool = False
 
 
-def encode_latents(request: EncodeRequest) -> Iterator[Event]:
+def encode_latents(request: EncodeRequest) -> Generator[Event, None, None]:
     """Encode, or go on encoding; the last event is CacheDone."""
     _check(request)
     share = Share.from_environment()
+    if request.verify:
+        yield from latent_cache.verify(request.cache)
+        return
     shards.begun(request.cache)
+    features = find_features(request.images)
+    if features is not None:
+        yield from convert(request, features)
+        return
     source = limited(open_source(request.images, labelled=not request.unconditional), request.limit)
     if len(source.classes) == 1:
         raise MdtError(
@@ -56,11 +69,12 @@ def encode_latents(request: EncodeRequest) -> Iterator[Event]:
             "there is nothing to condition on",
             "pass --unconditional to leave the class out, or add a second class",
         )
-    yield from _tell(source)
     size = request.size or DEFAULT_SIZE
+    yield from _tell(source)
+    yield from _tell_small(source, size)
     codec = open_codec(request.codec or PIXELS, _device(request.device))
     facts, shape = codec.facts(), codec.latent_shape(size)
-    plan = latent_cache.make_plan(
+    plan = cache_plan.make_plan(
         codec=facts,
         image_size=size,
         latent_shape=shape,
@@ -74,11 +88,11 @@ def encode_latents(request: EncodeRequest) -> Iterator[Event]:
         shard_rows=request.shard_size,
         crop=CROP,
     )
-    total = latent_cache.estimate(plan)
+    total = cache_plan.estimate(plan)
     yield Note(f"the cache will take about {total / 2**20:.1f} MiB in {request.cache}")
     workers = (os.cpu_count() or 1) if request.workers is None else request.workers
 
-    def produce(spans: Sequence[range]) -> Iterator[Counted]:
+    def produce(spans: Sequence[range]) -> Generator[Counted, None, None]:
         with Decoders(source.reader, size, workers if spans else 0) as decoders:
             pictures = decoders.decode(source.places, spans)
             for span in spans:
@@ -143,28 +157,10 @@ def _latents(
     out = {}
     for suffix in ("", FLIP) if request.flip else ("",):
         mean, std = codec.encode(images.flip(-1) if suffix else images)
-        out[MEAN + suffix] = _stored(mean, request.dtype, names)
+        out[MEAN + suffix] = stored(mean, request.dtype, names)
         if std is not None:
-            out[STD + suffix] = _stored(std, request.dtype, names)
+            out[STD + suffix] = stored(std, request.dtype, names)
     return out
-
-
-def _stored(values: Tensor, dtype: str, names: Sequence[str]) -> Tensor:
-    """`values` on the CPU in the cache's dtype. Raises MdtError where that loses a value."""
-    values = values.cpu()
-    stored = values.to(DTYPES[dtype])
-    if not bool(torch.isfinite(stored).all()):
-        bad = int((~torch.isfinite(stored)).flatten(1).any(1).nonzero()[0])
-        if bool(torch.isfinite(values[bad]).all()):
-            raise MdtError(
-                f"a latent of {printable(names[bad])} is too large for {dtype}",
-                "run again with --dtype float32 and a new folder",
-            )
-        raise MdtError(
-            f"the codec makes NaN or infinity of {printable(names[bad])}",
-            "its weights or its scale are broken: try another codec",
-        )
-    return stored
 
 
 def _check(request: EncodeRequest) -> None:
@@ -192,14 +188,20 @@ def _tell(source: Source) -> Iterator[Event]:
     )
 
 
+def _tell_small(source: Source, size: int) -> Iterator[Event]:
+    """A warning before hours of work, if a few of the images say that `size` is a mistake."""
+    few = source.places[:: max(1, len(source) // LOOKED_AT)]
+    sizes = picture_sizes(source.reader, few)
+    if sizes and all(min(side) < size for side in sizes):
+        width, height = sizes[0]
+        yield Warned(
+            f"the images are small ({width}x{height} and the like); --size {size} enlarges them"
+        )
+
+
 def _device(asked: str | None) -> torch.device:
     """The device of this process: with several GPUs and processes, one each."""
     device = pick_device(asked)
     if device.type == "cuda" and device.index is None and "LOCAL_RANK" in os.environ:
         return torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     return device
-
-
-def printable(name: str) -> str:
-    """A file name that is no valid Unicode, written so that JSON and terminals take it."""
-    return name.encode("utf-8", "backslashreplace").decode()

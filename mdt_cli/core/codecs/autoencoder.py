@@ -3,6 +3,8 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,7 @@ class AutoencoderCodec:
         self._model: Any = model
         self._kind, self._id, self._digest = kind, id, digest
         self._device = next(model.parameters()).device
+        self._on_cpu = self._device.type == "cpu"
         self._dtype = next(model.parameters()).dtype
         self._shift, self._scale = shift, scale
         mean, std = self._moments(torch.zeros(1, 3, 64, 64))
@@ -54,7 +57,7 @@ class AutoencoderCodec:
         return (self._channels, side, side)
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        mean, std = self._moments(images)
+        mean, std = self._one_by_one(images) if self._on_cpu else self._moments(images)
         shift, scale = self._per_channel(self._shift), self._per_channel(self._scale)
         return (mean - shift) * scale, None if std is None else std * scale.abs()
 
@@ -76,6 +79,30 @@ class AutoencoderCodec:
             "downsampling": self._downsampling,
             "stochastic": self._stochastic,
         }
+
+    def _one_by_one(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Each image on its own in one thread, several images at a time.
+
+        A convolution shared out among threads rounds differently for every number of them; this
+        way a cache has the same bytes on any machine shape, and it is no slower.
+        """
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            with ThreadPoolExecutor(threads) as pool:
+                done = list(pool.map(self._moments, images.split(1)))
+        finally:
+            torch.set_num_threads(threads)
+        spread = [std for _, std in done if std is not None]
+        return torch.cat([mean for mean, _ in done]), torch.cat(spread) if spread else None
+
+    def save(self, folder: Path) -> None:
+        """Write the autoencoder as diffusers does, without the place it was loaded from."""
+        self._model.save_pretrained(folder)
+        path = folder / CONFIG
+        config = json.loads(path.read_text("utf-8"))
+        config.pop("_name_or_path", None)
+        path.write_text(json.dumps(config, indent=2) + "\n", "utf-8")
 
     @torch.inference_mode()
     def _moments(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -106,8 +133,7 @@ def load(
     model, kind, place = _model(id_or_folder)
     shift, scale = _normalisation(model.config, place)
     digest = weights_digest(model)
-    model = model.eval().requires_grad_(False).to(device, dtype)
-    return AutoencoderCodec(model, kind, place, digest, shift, scale)
+    return AutoencoderCodec(_placed(model, device, dtype), kind, place, digest, shift, scale)
 
 
 def reload(
@@ -134,8 +160,14 @@ def reload(
             f"its weights are {digest[:12]}, the cache's {expected[:12]}",
             "name the right one with --codec (a Hugging Face id or a folder)",
         )
-    model = model.eval().requires_grad_(False).to(device, dtype)
-    return AutoencoderCodec(model, kind, place, digest, list(facts["shift"]), list(facts["scale"]))
+    model, shift, scale = _placed(model, device, dtype), list(facts["shift"]), list(facts["scale"])
+    return AutoencoderCodec(model, kind, place, digest, shift, scale)
+
+
+def _placed(model: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    model = model.eval().requires_grad_(False).to(device)
+    # diffusers warns of every cast, even of one that changes nothing.
+    return model if dtype == torch.float32 else model.to(dtype)
 
 
 def weights_digest(model: nn.Module) -> str:
@@ -149,6 +181,8 @@ def weights_digest(model: nn.Module) -> str:
 
 def _model(id_or_folder: str) -> tuple[Any, str, str]:
     """The autoencoder in float32 on the CPU, its class name, and its id or absolute folder."""
+    from huggingface_hub import try_to_load_from_cache
+
     folder = Path(id_or_folder).expanduser()
     if folder.is_dir():
         place, inside = str(folder.resolve()), [None if (folder / CONFIG).is_file() else ""]
@@ -159,13 +193,19 @@ def _model(id_or_folder: str) -> tuple[Any, str, str]:
                 f"{folder} holds no autoencoder: it has no {CONFIG}",
                 "give a folder that diffusers saved an autoencoder or a pipeline to",
             )
-        return _loaded(place, inside[0])
+        return _loaded(place, inside[0], local=True)
     if id_or_folder.startswith((".", "/", "~")) or id_or_folder.count("/") != 1:
         raise MdtError(
             f'no such codec: "{id_or_folder}" is neither pixels nor a folder nor a Hugging Face id',
             "write pixels, the path of a folder, or owner/name",
         )
-    return _loaded(id_or_folder, _hub_subfolder(id_or_folder))
+    for subfolder in (None, *SUBFOLDERS):
+        # What is in the local cache is used without asking the network.
+        name = f"{subfolder}/{CONFIG}" if subfolder else CONFIG
+        if isinstance(try_to_load_from_cache(id_or_folder, name), str):
+            with suppress(MdtError):
+                return _loaded(id_or_folder, subfolder, local=True)
+    return _loaded(id_or_folder, _hub_subfolder(id_or_folder), local=False)
 
 
 def _hub_subfolder(id: str) -> str | None:
@@ -186,12 +226,14 @@ def _hub_subfolder(id: str) -> str | None:
     raise MdtError(f"{id} holds no autoencoder: it has no {CONFIG}", "name another repository")
 
 
-def _loaded(place: str, subfolder: str | None) -> tuple[Any, str, str]:
+def _loaded(place: str, subfolder: str | None, local: bool) -> tuple[Any, str, str]:
     import diffusers
 
     where = f"{place}/{subfolder}" if subfolder else place
     try:
-        config = diffusers.AutoencoderKL.load_config(place, subfolder=subfolder)
+        config = diffusers.AutoencoderKL.load_config(
+            place, subfolder=subfolder, local_files_only=local
+        )
     except (OSError, ValueError, json.JSONDecodeError) as error:
         raise MdtError(f"the {CONFIG} of {where} cannot be read: {_first_line(error)}") from error
     kind = config.get("_class_name") if isinstance(config, dict) else None
@@ -208,7 +250,11 @@ def _loaded(place: str, subfolder: str | None) -> tuple[Any, str, str]:
         )
     try:
         model = classes[kind].from_pretrained(
-            place, subfolder=subfolder, torch_dtype=torch.float32, low_cpu_mem_usage=False
+            place,
+            subfolder=subfolder,
+            torch_dtype=torch.float32,
+            low_cpu_mem_usage=False,
+            local_files_only=local,
         )
     except (OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
         raise MdtError(

@@ -8,12 +8,15 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from mdt_cli.core.data.images import Pixels, Unreadable, read_picture
+from mdt_cli.core.data.images import Pixels, UnreadableError, read_picture
 from mdt_cli.core.data.readers import Reader
 from mdt_cli.errors import MdtError
 
@@ -36,11 +39,13 @@ class Decoded:
 def decode(reader: Reader, first: int, places: Sequence[Any], size: int) -> Decoded:
     """Read the pictures at `places`; the first of them has index `first`."""
     pixels = np.empty((len(places), 3, size, size), np.uint8)
-    kept, skipped, modes, enlarged = [], [], Counter[str](), 0
+    kept: list[int] = []
+    skipped: list[tuple[int, str]] = []
+    modes, enlarged = Counter[str](), 0
     for index, place in enumerate(places, first):
         try:
             picture = read_picture(reader.read(place), size)
-        except (Unreadable, OSError) as error:
+        except (UnreadableError, OSError) as error:
             skipped.append((index, str(error)))
             continue
         pixels[len(kept)] = picture.pixels
@@ -48,6 +53,17 @@ def decode(reader: Reader, first: int, places: Sequence[Any], size: int) -> Deco
         modes[picture.mode] += 1
         enlarged += picture.enlarged
     return Decoded(pixels[: len(kept)], tuple(kept), tuple(skipped), dict(modes), enlarged)
+
+
+def picture_sizes(reader: Reader, places: Sequence[Any]) -> list[tuple[int, int]]:
+    """(width, height) from the headers of those pictures that have one."""
+    sizes = []
+    for place in places:
+        # A broken picture is reported when its turn comes.
+        with suppress(Exception), Image.open(BytesIO(reader.read(place))) as image:
+            sizes.append(image.size)
+    reader.close()
+    return sizes
 
 
 class Decoders:
@@ -77,6 +93,7 @@ class Decoders:
     def __exit__(self, *error: object) -> None:
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
+        self._reader.close()
 
     def decode(self, places: Sequence[Any], spans: Sequence[range]) -> Iterator[Decoded]:
         """The pictures of all `spans` of `places`, span by span, in order."""

@@ -10,22 +10,22 @@ from PIL import Image, ImageOps
 
 Pixels = npt.NDArray[np.uint8]
 
-SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .bmp .gif .tif .tiff .webp .avif .ppm .pgm .pbm .pnm .tga".split()
-)
+JPEGS = (".jpg", ".jpeg", ".jpe", ".jfif")
+PLAIN = (".bmp", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".tif", ".tiff")
+SUFFIXES = frozenset({*JPEGS, *PLAIN, ".png", ".gif", ".webp", ".avif"})
 # More than this, before or after resizing, is taken for a decompression bomb (Pillow's own limit).
 MAX_PIXELS = 89_478_485
 # What transparent pixels are laid over.
 BACKGROUND = "white"
 
 
-class Unreadable(Exception):
+class UnreadableError(Exception):
     """A picture that cannot be used, with the reason as its text."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """`pixels` uint8 [3,S,S]; `mode` as stored (RGB, L, CMYK, ...); `enlarged` if it was smaller."""
+    """`pixels` uint8 [3,S,S]; `mode` as stored (RGB, L, ...); `enlarged` if it was smaller."""
 
     pixels: Pixels
     mode: str
@@ -33,7 +33,7 @@ class Picture:
 
 
 def read_picture(data: bytes, size: int) -> Picture:
-    """Decode, turn upright, lay over white, and crop to `size`. Raises Unreadable with a reason."""
+    """Decode, turn upright, lay over white, crop to `size`. Raises UnreadableError."""
     try:
         with warnings.catch_warnings():
             # Pillow warns of large images, odd EXIF and the like; MAX_PIXELS below decides.
@@ -43,19 +43,19 @@ def read_picture(data: bytes, size: int) -> Picture:
                 mode, upright = image.mode, as_rgb(image)
             enlarged = min(upright.size) < size
             pixels = np.asarray(centre_crop(upright, size))
-    except Unreadable:
+    except UnreadableError:
         raise
     except Image.DecompressionBombError as error:
-        raise Unreadable(f"decompression bomb: more than {MAX_PIXELS} pixels") from error
+        raise UnreadableError(f"decompression bomb: more than {MAX_PIXELS} pixels") from error
     # Pillow's plugins let many kinds of exception through for a broken file; a picture that
     # cannot be decoded is listed with its reason, whatever it was.
-    except Exception as error:  # noqa: BLE001
-        raise Unreadable(_reason(error)) from error
+    except Exception as error:
+        raise UnreadableError(_reason(error)) from error
     return Picture(np.ascontiguousarray(pixels.transpose(2, 0, 1)), mode, enlarged)
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """The picture upright in RGB: EXIF rotation applied, deep grey scaled, alpha laid over white."""
+    """The picture upright in RGB: turned by EXIF, deep grey scaled, alpha laid over white."""
     image.load()
     image = _upright(image)
     if image.mode == "RGB" and "transparency" not in image.info:
@@ -101,20 +101,22 @@ def _from_integers(image: Image.Image) -> Image.Image:
     """16-bit grey: all of 0..65535 is scaled to 0..255 (Pillow's own conversion would clip)."""
     values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > 65535:
-        raise Unreadable("32-bit integer pixels outside 0..65535: their range is not known")
+        raise UnreadableError("32-bit integer pixels outside 0..65535: their range is not known")
     return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
 
 
 def _from_floats(image: Image.Image) -> Image.Image:
     values = np.asarray(image)
     if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
-        raise Unreadable("floating-point pixels outside 0..1: their range is not known")
+        raise UnreadableError("floating-point pixels outside 0..1: their range is not known")
     return Image.fromarray(np.rint(values * 255).astype(np.uint8)).convert("RGB")
 
 
 def _refuse_bomb(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
-        raise Unreadable(f"decompression bomb: {width}x{height} is more than {MAX_PIXELS} pixels")
+        raise UnreadableError(
+            f"decompression bomb: {width}x{height} is more than {MAX_PIXELS} pixels"
+        )
 
 
 def _reason(error: Exception) -> str:

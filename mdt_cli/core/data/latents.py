@@ -116,7 +116,7 @@ class LatentCache:
         """
         if flip is not None and not self.facts.flip and bool(flip.any()):
             raise ValueError("flipped rows of a cache that was encoded without --flip")
-        if rows.numel() and not (0 <= int(rows.min()) and int(rows.max()) < len(self)):
+        if rows.numel() and (int(rows.min()) < 0 or int(rows.max()) >= len(self)):
             raise ValueError(f"rows outside 0..{len(self) - 1}")
         pixels = self.facts.codec["name"] == PIXELS
         mean = torch.empty(len(rows), *self.facts.latent_shape)
@@ -276,7 +276,7 @@ def _shard(folder: Path, entry: dict[str, Any], facts: CacheFacts) -> _ShardFile
         "U8" if PIXELS in names else {"float16": "F16", "bfloat16": "BF16"}.get(facts.dtype, "F32")
     )
     expected: dict[str, tuple[str, tuple[int, ...]]] = {"label": ("I64", (rows,))}
-    expected |= {name: (kind, (rows, *facts.latent_shape)) for name in names}
+    expected |= dict.fromkeys(names, (kind, (rows, *facts.latent_shape)))
     places = {}
     for name, (kind, shape) in expected.items():
         found = header.get(name)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from mdt_cli.core.data.images import Unreadable
+from mdt_cli.core.data.images import UnreadableError
 
 STORED, DEFLATED = 0, 8
 # One picture larger than this when unpacked is taken for a bomb.
@@ -16,7 +16,10 @@ class Reader(Protocol):
     """Picklable; each worker process has its own copy and opens files on first use."""
 
     def read(self, place: Any) -> bytes:
-        """The bytes at a place of this source. Raises OSError or Unreadable with a reason."""
+        """The bytes at a place of this source. Raises OSError or UnreadableError with a reason."""
+
+    def close(self) -> None:
+        """Let go of what is open; reading again opens it again."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +31,11 @@ class FolderReader:
     def read(self, place: str) -> bytes:
         path = self.root / place
         if path.stat().st_size > MAX_BYTES:
-            raise Unreadable(f"larger than {MAX_BYTES} bytes")
+            raise UnreadableError(f"larger than {MAX_BYTES} bytes")
         return path.read_bytes()
+
+    def close(self) -> None:
+        pass
 
 
 @dataclass(frozen=True)
@@ -53,26 +59,26 @@ class ArchiveReader:
 
     def read(self, place: Extent) -> bytes:
         if place.size > MAX_BYTES:
-            raise Unreadable(f"larger than {MAX_BYTES} bytes")
+            raise UnreadableError(f"larger than {MAX_BYTES} bytes")
         file = self._file(place.archive)
         file.seek(place.offset)
         if place.crc is not None:
             # A zip entry: a local header of 30 bytes, a name and extras of their own lengths.
             head = file.read(30)
             if head[:4] != b"PK\x03\x04":
-                raise Unreadable("the zip is damaged here")
+                raise UnreadableError("the zip is damaged here")
             name, extra = int.from_bytes(head[26:28], "little"), int.from_bytes(head[28:], "little")
             file.seek(place.offset + 30 + name + extra)
         data = file.read(place.stored)
         if len(data) < place.stored:
-            raise Unreadable("the archive ends in the middle of it")
+            raise UnreadableError("the archive ends in the middle of it")
         if place.method == DEFLATED:
             try:
                 data = zlib.decompressobj(-15).decompress(data, place.size or 1)
             except zlib.error as error:
-                raise Unreadable(f"cannot be unpacked: {error}") from error
+                raise UnreadableError(f"cannot be unpacked: {error}") from error
         if place.crc is not None and zlib.crc32(data) != place.crc:
-            raise Unreadable("the zip's checksum does not match")
+            raise UnreadableError("the zip's checksum does not match")
         return data
 
     def _file(self, archive: int) -> BinaryIO:
@@ -107,5 +113,8 @@ class ParquetReader:
         cell = self._group[1][row].as_py()
         data = cell.get("bytes") if isinstance(cell, dict) else cell
         if not isinstance(data, bytes):
-            raise Unreadable("the row holds no image bytes")
+            raise UnreadableError("the row holds no image bytes")
         return data
+
+    def close(self) -> None:
+        self._group = None

@@ -8,6 +8,7 @@ may write any of them.
 import json
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -172,6 +173,17 @@ def write_manifest(
         "versions": dict(versions),
     }
     write_json(folder / MANIFEST, manifest)
+    _remove_records(folder)
+
+
+def abandon(folder: Path) -> None:
+    """Remove a begun cache of which no shard came about, and its folder with it."""
+    _remove_records(folder)
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def _remove_records(folder: Path) -> None:
     for leftover in [*folder.glob("shard-*.json"), *folder.glob(f"{TEMPORARY}*"), folder / PLAN]:
         leftover.unlink(missing_ok=True)
 

@@ -1,60 +1,21 @@
-"""A set of images of any layout as one sorted list of items that worker processes can read."""
+"""What a path is (folder, zip, tar, parquet, EDM2), and the images in it."""
 
-import hashlib
 import json
 import os
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from mdt_cli.core.data import labels
-from mdt_cli.core.data.images import SUFFIXES
-from mdt_cli.core.data.readers import DEFLATED, STORED, ArchiveReader, Extent, FolderReader, Reader
+from mdt_cli.core.data.items import Found, Source, kept, make_source, no_images
+from mdt_cli.core.data.parquet import from_parquet
+from mdt_cli.core.data.readers import DEFLATED, STORED, ArchiveReader, Extent, FolderReader
+from mdt_cli.core.data.webdataset import from_tars
 from mdt_cli.errors import MdtError
 
 EDM_LABELS = "dataset.json"
-
-
-@dataclass(frozen=True)
-class Source:
-    """Items in the order of their relative paths.
-
-    `places` are what `reader` understands, `stamps` what tells that an item changed (its size,
-    and its checksum where the archive has one). `classes` is empty for unlabelled images.
-    """
-
-    kind: str
-    reader: Reader
-    names: list[str]
-    places: list[Any]
-    stamps: list[str]
-    labels: list[int]
-    classes: tuple[str, ...]
-    ignored: dict[str, int]
-    notes: tuple[str, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    @property
-    def digest(self) -> str:
-        """Names, stamps and labels of all items, hashed: another digest is another set."""
-        state = hashlib.sha256(json.dumps(self.classes).encode())
-        for name, stamp, label in zip(self.names, self.stamps, self.labels, strict=True):
-            state.update(f"{name}\0{stamp}\0{label}\n".encode("utf-8", "surrogateescape"))
-        return state.hexdigest()
-
-
-@dataclass(frozen=True)
-class Found:
-    """One file of a folder or archive, before it is known whether it is an image."""
-
-    name: str
-    place: Any
-    stamp: str
 
 
 def open_source(path: Path, labelled: bool = True) -> Source:
@@ -69,56 +30,12 @@ def open_source(path: Path, labelled: bool = True) -> Source:
     if zipfile.is_zipfile(path):
         return _from_zip(path, labelled)
     if path.suffix == ".tar":
-        from mdt_cli.core.data.webdataset import from_tars
-
         return from_tars([path], path.parent, labelled)
     if path.suffix == ".parquet":
-        from mdt_cli.core.data.parquet import from_parquet
-
         return from_parquet([path], path.parent, labelled)
     raise MdtError(
         f"{path} is neither a folder nor a zip, tar or parquet file",
         "unpack it, or give the folder that holds it",
-    )
-
-
-def limited(source: Source, limit: int | None) -> Source:
-    """At most `limit` items, spread evenly over the sorted list, so that every class has its share."""
-    if limit is None or limit >= len(source):
-        return source
-    if limit < 1:
-        raise MdtError(f"--limit {limit} leaves no image", "give a number from 1")
-    chosen = [k * len(source) // limit for k in range(limit)]
-    return replace(
-        source,
-        names=[source.names[k] for k in chosen],
-        places=[source.places[k] for k in chosen],
-        stamps=[source.stamps[k] for k in chosen],
-        labels=[source.labels[k] for k in chosen],
-    )
-
-
-def is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in SUFFIXES
-
-
-def kept(found: Iterable[Found], ignored: Counter[str]) -> Iterator[Found]:
-    """Those that are images by their suffix; the others are counted by why they are not."""
-    for item in found:
-        parts = item.name.split("/")
-        if "__MACOSX" in parts or any(part.startswith(".") for part in parts):
-            ignored["hidden"] += 1
-        elif is_image(item.name):
-            yield item
-        else:
-            ignored[os.path.splitext(item.name)[1].lower() or "no suffix"] += 1
-
-
-def no_images(path: Path, ignored: Counter[str]) -> MdtError:
-    others = ", ".join(f"{count} {suffix}" for suffix, count in sorted(ignored.items())[:5])
-    return MdtError(
-        f"{path} holds no images" + (f" (found {others})" if others else ""),
-        f"expected files such as {', '.join(sorted(SUFFIXES)[:8])}",
     )
 
 
@@ -130,12 +47,8 @@ def _open_folder(path: Path, labelled: bool) -> Source:
     ignored: Counter[str] = Counter()
     images = sorted(kept(found, ignored), key=lambda item: item.name)
     if not images and tars:
-        from mdt_cli.core.data.webdataset import from_tars
-
         return from_tars(sorted(tars), path, labelled)
     if not images and tables:
-        from mdt_cli.core.data.parquet import from_parquet
-
         return from_parquet(sorted(tables), path, labelled)
     if not images:
         if any(name.name.startswith("img-mean-std-") for name in names):
@@ -148,10 +61,10 @@ def _open_folder(path: Path, labelled: bool) -> Source:
     reader = FolderReader(path)
     notes: tuple[str, ...] = ()
     if not labelled:
-        return _source("folder", reader, images, None, ignored)
+        return make_source("folder", reader, images, None, ignored)
     if listing.is_file():
         found_labels = _edm_labels(listing.read_bytes(), images, path)
-        return _source("edm2-folder", reader, images, found_labels, ignored)
+        return make_source("edm2-folder", reader, images, found_labels, ignored)
     found_labels = labels.from_folders([item.name for item in images], str(path))
     classes = found_labels[1]
     empty = sorted(
@@ -161,7 +74,7 @@ def _open_folder(path: Path, labelled: bool) -> Source:
     )
     if empty:
         notes = (f"folders without images, left out of the classes: {', '.join(empty[:10])}",)
-    return _source("folder", reader, images, found_labels, ignored, notes)
+    return make_source("folder", reader, images, found_labels, ignored, notes)
 
 
 def _walk(root: Path, prefix: str, above: frozenset[str] = frozenset()) -> Iterator[Found]:
@@ -228,10 +141,10 @@ def _from_zip(path: Path, labelled: bool) -> Source:
     if listing is not None:
         ignored[".json"] -= 1
         found_labels = _edm_labels(listing, images, path) if labelled else None
-        return _source("edm2-zip", ArchiveReader((path,)), images, found_labels, +ignored)
+        return make_source("edm2-zip", ArchiveReader((path,)), images, found_labels, +ignored)
     images, notes = _without_wrapper(images)
     found_labels = labels.from_folders([i.name for i in images], str(path)) if labelled else None
-    return _source("zip", ArchiveReader((path,)), images, found_labels, ignored, notes)
+    return make_source("zip", ArchiveReader((path,)), images, found_labels, ignored, notes)
 
 
 def _without_wrapper(images: list[Found]) -> tuple[list[Found], tuple[str, ...]]:
@@ -256,25 +169,3 @@ def _edm_labels(
             'expected {"labels": [["00000/img00000000.png", 0], ...]} or {"labels": null}',
         ) from error
     return labels.from_values([by_name.get(item.name) for item in images], None, where)
-
-
-def _source(
-    kind: str,
-    reader: Reader,
-    images: list[Found],
-    found_labels: tuple[list[int], tuple[str, ...]] | None,
-    ignored: Counter[str],
-    notes: tuple[str, ...] = (),
-) -> Source:
-    numbers, classes = found_labels or ([0] * len(images), ())
-    return Source(
-        kind=kind,
-        reader=reader,
-        names=[item.name for item in images],
-        places=[item.place for item in images],
-        stamps=[item.stamp for item in images],
-        labels=numbers,
-        classes=classes,
-        ignored=dict(ignored),
-        notes=notes,
-    )
