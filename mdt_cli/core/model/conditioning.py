@@ -22,7 +22,7 @@ class TimeEmbedding(nn.Module):
         k = torch.arange(FREQUENCIES, dtype=torch.float32, device=t_B.device)
         angle = t_B.float()[:, None] * torch.exp(-math.log(MAX_PERIOD) * k / FREQUENCIES)
         waves = torch.cat([angle.cos(), angle.sin()], dim=1)
-        return self.fc2(F.silu(self.fc1(waves)))
+        return self.fc2(F.silu(self.fc1(waves.to(self.fc1.weight.dtype))))
 
 
 class LabelEmbedding(nn.Module):

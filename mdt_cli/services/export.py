@@ -1,0 +1,162 @@
+"""From a run or weights to a model that others can load, checked before it is let out."""
+
+import difflib
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mdt_cli.core.checkpoint import read_header, save_weights
+from mdt_cli.core.codecs.codec import Codec, codec_from_facts
+from mdt_cli.core.files import atomic_path
+from mdt_cli.errors import MdtError
+from mdt_cli.services import export_diffusers, export_dit, parity
+from mdt_cli.services.events import Event, ExportDone, Note, Warned
+from mdt_cli.services.model_card import Card, find_report, is_of_other_weights, render
+from mdt_cli.services.trained import Trained, load_trained
+
+FORMATS = ("diffusers", "safetensors", "diffusers-dit")
+CARD = "README.md"
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """`ema` and `codec` as in sampling; `report` is shown in the card of a folder."""
+
+    source: Path
+    out: Path
+    format: str = "diffusers"
+    ema: str | None = None
+    codec: str | None = None
+    license: str | None = None
+    report: Path | None = None
+
+
+def export(request: ExportRequest) -> Iterator[Event]:
+    """Write the model, or nothing; ends with ExportDone. Raises MdtError."""
+    if request.format not in FORMATS:
+        near = difflib.get_close_matches(request.format, FORMATS, n=1)
+        meant = f"; did you mean {near[0]}?" if near else ""
+        raise MdtError(f"--format: no {request.format}{meant}", f"there are: {', '.join(FORMATS)}")
+    if request.out.exists():
+        raise MdtError(f"{request.out} exists already", "choose another name, or remove it first")
+    trained = load_trained(request.source, request.ema, CPU)
+    match request.format:
+        case "safetensors":
+            difference = _safetensors(request, trained)
+        case "diffusers":
+            difference = yield from _diffusers(request, trained)
+        case _:
+            difference = yield from _dit(request, trained)
+    files = [path for path in sorted(request.out.rglob("*")) if path.is_file()] or [request.out]
+    yield ExportDone(
+        path=str(request.out),
+        format=request.format,
+        parity=difference,
+        parameters=sum(p.numel() for p in trained.network.parameters()),
+        step=trained.step,
+        ema=trained.ema,
+        bytes=sum(path.stat().st_size for path in files),
+        files=tuple(path.relative_to(request.out).as_posix() for path in files),
+    )
+
+
+def _safetensors(request: ExportRequest, trained: Trained) -> float:
+    with atomic_path(request.out) as temporary:
+        tensors = dict(trained.network.named_parameters())
+        save_weights(temporary, tensors, read_header(trained.path))
+        again = load_trained(temporary, None, CPU)
+        difference = parity.largest_difference(
+            trained.network, again.network, parity.fixed_inputs(trained)
+        )
+        parity.require_parity(difference, "the written file")
+    return difference
+
+
+def _diffusers(request: ExportRequest, trained: Trained) -> Generator[Event, None, float]:
+    codec = _codec(request, trained)
+    yield from _note_license(request)
+    report = yield from _report(request, trained)
+    with atomic_path(request.out) as temporary:
+        temporary.mkdir()
+        export_diffusers.write_folder(temporary, trained, codec)
+        inputs = parity.fixed_inputs(trained)
+        difference = export_diffusers.difference(temporary, trained, inputs)
+        parity.require_parity(difference, "the exported network")
+        card = Card(
+            title=_title(request),
+            usage=export_diffusers.usage(trained),
+            parity=(
+                "The network of this folder was loaded with diffusers and compared with the "
+                f"trained one on {parity.IMAGES} fixed inputs: largest difference "
+                f"{difference:.2g}. The same seed gives the same picture as `mdt sample`."
+            ),
+            license=request.license,
+            report=report,
+        )
+        (temporary / CARD).write_text(render(card, trained), "utf-8")
+    return difference
+
+
+def _dit(request: ExportRequest, trained: Trained) -> Generator[Event, None, float]:
+    export_dit.require_plain_dit(trained)
+    codec = _codec(request, trained)
+    export_dit.require_autoencoder_kl(codec)
+    yield from _note_license(request)
+    report = yield from _report(request, trained)
+    with atomic_path(request.out) as temporary:
+        temporary.mkdir()
+        export_dit.write_folder(temporary, trained, codec)
+        inputs = parity.fixed_inputs(trained)
+        difference = export_diffusers.difference(temporary, trained, inputs)
+        parity.require_parity(difference, "the exported network")
+        plain = export_dit.plain_difference(temporary, trained, inputs)
+        yield Note(
+            "diffusers' own DiTTransformer2DModel spaces the frequencies of its time embedding "
+            f"differently: loaded without the folder's code, answers differ by up to {plain:.2g}"
+        )
+        card = Card(
+            title=_title(request),
+            usage=export_dit.usage(trained),
+            parity=(
+                "The network of this folder was loaded with diffusers and compared with the "
+                f"trained one on {parity.IMAGES} fixed inputs: largest difference "
+                f"{difference:.2g}; without `trust_remote_code`, as diffusers' unchanged "
+                f"DiTTransformer2DModel: {plain:.2g}."
+            ),
+            caveats=export_dit.caveats(trained),
+            license=request.license,
+            report=report,
+        )
+        (temporary / CARD).write_text(render(card, trained), "utf-8")
+    return difference
+
+
+def _codec(request: ExportRequest, trained: Trained) -> Codec:
+    return codec_from_facts(trained.facts["codec"], CPU, request.codec)
+
+
+def _note_license(request: ExportRequest) -> Iterator[Event]:
+    if request.license is None:
+        yield Note('the card says "license: unknown"; give --license to name yours')
+
+
+def _report(
+    request: ExportRequest, trained: Trained
+) -> Generator[Event, None, Mapping[str, Any] | None]:
+    """The report for the card; one that merely lies there must be of these very weights."""
+    report = find_report(trained.path, request.report)
+    if report is None or not is_of_other_weights(report, trained):
+        return report
+    if request.report is None:
+        yield Note("the report in the run folder is of other weights and is not shown in the card")
+        return None
+    yield Warned(f"{request.report} is of other weights; the card says so")
+    return report
+
+
+def _title(request: ExportRequest) -> str:
+    return request.out.resolve().name

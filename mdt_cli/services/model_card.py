@@ -1,0 +1,185 @@
+"""README.md of an exported model: what it is, how to use it, where it comes from, its scores."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mdt_cli import __version__
+from mdt_cli.config.load import load
+from mdt_cli.config.write import to_toml
+from mdt_cli.errors import MdtError
+from mdt_cli.services.trained import Trained
+
+UNKNOWN_LICENSE = "unknown"
+SHOWN_CLASSES = 50
+REPORT = "report.json"
+# From a weights file up to the run folder: run/checkpoints/step-0000001/ema-0.99.safetensors.
+LEVELS_TO_RUN = 3
+
+
+@dataclass(frozen=True)
+class Card:
+    """What differs between the formats: how to load, what was checked, what a reader must know."""
+
+    title: str
+    usage: str
+    parity: str
+    caveats: tuple[str, ...] = ()
+    license: str | None = None
+    report: Mapping[str, Any] | None = None
+
+
+def render(card: Card, trained: Trained) -> str:
+    tags = ["diffusion", "transformer", "masked-diffusion-transformer", "image-generation"]
+    tags.append("class-conditional" if trained.network.label is not None else "unconditional")
+    front = [
+        "---",
+        f"license: {json.dumps(card.license or UNKNOWN_LICENSE)}",
+        "library_name: diffusers",
+        "pipeline_tag: unconditional-image-generation",
+        "tags:",
+        *(f"- {tag}" for tag in tags),
+        "---",
+    ]
+    parts = [
+        "\n".join(front),
+        f"# {card.title}",
+        _summary(trained),
+        "## Use\n\n" + _fenced("python", card.usage),
+    ]
+    if card.caveats:
+        lines = "\n".join(f"- {caveat}" for caveat in card.caveats)
+        parts.append(f"## What differs from sampling with mdt\n\n{lines}")
+    parts += [
+        f"## Check\n\n{card.parity}",
+        "## Data\n\n" + _data(trained.facts),
+        "## Scores\n\n" + _scores(card.report, trained),
+        "## Configuration\n\n" + _fenced("toml", config_toml(trained)),
+        f"Made by mdt {__version__} from weights with SHA-256 `{trained.digest}`.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def config_toml(trained: Trained) -> str:
+    """The training configuration, every key."""
+    loaded = load([], [], trained.config.model_dump(mode="json"), "the trained weights")
+    return to_toml(loaded).strip()
+
+
+def _summary(trained: Trained) -> str:
+    shape = "x".join(str(side) for side in trained.facts["latent_shape"])
+    parameters = sum(p.numel() for p in trained.network.parameters())
+    classes = trained.facts["num_classes"] if trained.network.label is not None else 0
+    kind = f"{classes} classes" if classes else "no classes"
+    weights = "last weights" if trained.ema == "online" else f"averaged weights ({trained.ema})"
+    return (
+        f"A denoising transformer with {parameters:,} parameters for images of "
+        f"{trained.facts['image_size']} x {trained.facts['image_size']} pixels, {kind}. "
+        f"It works on {shape} latents ({codec_name(trained.facts)}), was trained with the "
+        f"{trained.config.objective.kind} objective and holds the {weights} of step "
+        f"{trained.step:,}."
+    )
+
+
+def codec_name(facts: Mapping[str, Any]) -> str:
+    """A name without the folders of the machine that it was found on."""
+    codec = facts["codec"]
+    name = str(codec.get("id") or codec["name"])
+    return Path(name).name if Path(name).is_absolute() else name
+
+
+def class_names(trained: Trained) -> tuple[str, ...]:
+    if trained.network.label is None:
+        return ()
+    return tuple(trained.facts["class_names"])
+
+
+def _data(facts: Mapping[str, Any]) -> str:
+    names = list(facts["class_names"])
+    shown = ", ".join(names[:SHOWN_CLASSES])
+    if len(names) > SHOWN_CLASSES:
+        shown += f" and {len(names) - SHOWN_CLASSES} more"
+    rows = [
+        ("images", f"{facts['count']:,}" if "count" in facts else "not recorded"),
+        ("image size", str(facts["image_size"])),
+        ("classes", shown or "none"),
+        ("codec", codec_name(facts)),
+        ("codec weights", facts["codec"].get("weights_sha256") or "none"),
+        ("latent shape", "x".join(str(side) for side in facts["latent_shape"])),
+        ("cache digest", str(facts.get("digest", "not recorded"))),
+    ]
+    return _table(("fact", "value"), rows)
+
+
+def _scores(report: Mapping[str, Any] | None, trained: Trained) -> str:
+    if report is None:
+        return "Not evaluated."
+    rows = [
+        (
+            name,
+            f"{metric['value']:.5g}",
+            f"{metric['samples']:,}",
+            "-" if metric["reference"] is None else f"{metric['reference']:,}",
+            str(metric["extractor"]),
+        )
+        for name, metric in report["metrics"].items()
+    ]
+    parts = [_table(("metric", "value", "samples", "reference", "extractor"), rows)]
+    parts.append(f"Comparability: {report['comparability']['verdict']}.")
+    provenance = _provenance(report)
+    if "sampler" in provenance:
+        drawn = {"sampler": provenance["sampler"], "guidance": provenance.get("guidance")}
+        parts.append(f"The scored samples were drawn with `{json.dumps(drawn)}`.")
+    if is_of_other_weights(report, trained):
+        parts.append(
+            "The scored samples were drawn from another weights file, with SHA-256 "
+            f"`{provenance['weights']}`."
+        )
+    return "\n\n".join(parts)
+
+
+def is_of_other_weights(report: Mapping[str, Any], trained: Trained) -> bool:
+    """Whether the report says that its samples are not from the file that is exported."""
+    return bool(_provenance(report).get("weights", trained.digest) != trained.digest)
+
+
+def _provenance(report: Mapping[str, Any]) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = report.get("samples", {}).get("provenance", {})
+    return found
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines
+    )
+
+
+def _fenced(language: str, text: str) -> str:
+    return f"```{language}\n{text.strip()}\n```"
+
+
+def find_report(weights: Path, given: Path | None) -> Mapping[str, Any] | None:
+    """The report that was given, or one that lies in the run folder.
+
+    MdtError where it is no report.
+    """
+    path = given
+    if path is None:
+        folders = list(weights.resolve().parents)[:LEVELS_TO_RUN]
+        path = next((f / REPORT for f in folders if (f / REPORT).is_file()), None)
+    elif path.is_dir():
+        path = path / REPORT
+    if path is None:
+        return None
+    try:
+        report = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise MdtError(f"the report {path} cannot be read: {error}") from error
+    if not isinstance(report, dict) or not {"metrics", "comparability"} <= report.keys():
+        raise MdtError(
+            f"{path} is not a report of mdt evaluate", "give the report.json that it wrote"
+        )
+    return report

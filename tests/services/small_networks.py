@@ -1,0 +1,55 @@
+"""Weights files of tiny networks with random, nowhere zero, parameters."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mdt_cli.config.load import load
+from mdt_cli.core.checkpoint import Header, save_weights
+from mdt_cli.services.build import build_network
+
+TINY = ("model.hidden_size=32", "model.num_heads=2")
+PIXELS = {"name": "pixels"}
+NAMES = ("cat", "dog", "owl")
+
+MDTV2 = (
+    ("mdtv2",),
+    (*TINY, "model.depth=6", "model.decoder_depth=2", "masking.restore_at=-2", "sampling.steps=4"),
+)
+DIGITS = (("digits",), (*TINY, "model.depth=2", "sampling.steps=3"))
+DIT = (("dit",), (*TINY, "model.depth=3", "sampling.steps=5"))
+EDM = (
+    ("dit",),
+    (*TINY, "model.depth=2", "objective.kind=edm", "sampling.solver=heun", "sampling.steps=3"),
+)
+
+
+def weights_file(
+    path: Path,
+    recipe: tuple[tuple[str, ...], tuple[str, ...]],
+    latent_shape: tuple[int, int, int] = (3, 8, 8),
+    names: tuple[str, ...] = NAMES,
+    codec: dict[str, Any] = PIXELS,
+    image_size: int = 8,
+) -> Path:
+    """Write weights as training does, the parts of masked training included."""
+    config = load(*recipe).config
+    network = build_network(config, latent_shape, len(names))
+    generator = torch.Generator().manual_seed(1)
+    tensors = {
+        name: torch.randn(p.shape, generator=generator) * 0.3 / max(1, p.shape[-1]) ** 0.5
+        for name, p in network.named_parameters()
+    }
+    facts = {
+        "codec": codec,
+        "latent_shape": list(latent_shape),
+        "image_size": image_size,
+        "num_classes": len(names),
+        "class_names": list(names),
+        "count": 12,
+        "digest": "0" * 64,
+    }
+    header = Header(config.model_dump(mode="json"), facts, 7, "0.99", "pretrain")
+    save_weights(path, tensors, header)
+    return path
