@@ -143,3 +143,29 @@ class SamplesDone:
     ema: str
     step: int
     settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class StageStarted:
+    """A stage of the quickstart begins; `command` does the same by hand."""
+
+    stage: str
+    command: str
+
+
+@dataclass(frozen=True)
+class StageDone:
+    """`images` were encoded, trained on, drawn or scored; 0 where nothing was left to do."""
+
+    stage: str
+    seconds: float
+    images: int
+    path: str
+
+
+@dataclass(frozen=True)
+class QuickstartDone:
+    """Every stage is done; `scores` are the metrics of the evaluation."""
+
+    stages: tuple[StageDone, ...]
+    scores: Mapping[str, float]

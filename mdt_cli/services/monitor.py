@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from mdt_cli.config.sampling import NoGuidance
-from mdt_cli.core.codecs import codec_from_facts
+from mdt_cli.core.codecs.codec import codec_from_facts
 from mdt_cli.core.ema import Swapped
 from mdt_cli.core.objectives.step import View, draw_view, view_loss
 from mdt_cli.core.rng import stream

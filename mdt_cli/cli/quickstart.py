@@ -1,0 +1,94 @@
+"""`mdt quickstart`: the whole chain on the embedded digits."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mdt_cli.cli.options import Device, Json
+from mdt_cli.cli.output import emit, emit_json, human_seconds, table, talk, warn
+from mdt_cli.cli.progress import Bar
+
+Out = Annotated[Path, typer.Argument(help="Folder for everything the chain makes.")]
+
+UNITS = {"pretrain": "steps", "finetune": "steps"}
+
+
+def quickstart(
+    out: Out = Path("mdt-quickstart"), device: Device = None, json: Json = False
+) -> None:
+    """Train, sample, score and export a small model of handwritten digits, on a laptop CPU.
+
+    It runs the six stages that you would run on your own images and prints their commands.
+    """
+    from mdt_cli.services.events import (
+        Note,
+        PreviewSaved,
+        Progress,
+        QuickstartDone,
+        StageStarted,
+        StepDone,
+        Validated,
+        Warned,
+    )
+    from mdt_cli.services.quickstart import quickstart as service
+
+    commands: list[str] = []
+    bar: Bar | None = None
+    loss = ""
+    try:
+        for event in service(out, device):
+            match event:
+                case StageStarted():
+                    if bar is not None:
+                        bar.__exit__(None, None, None)
+                    commands.append(event.command)
+                    talk(f"\n[{len(commands)}/6] {event.command}")
+                    bar = Bar(event.stage, UNITS.get(event.stage, "images")).__enter__()
+                case StepDone():
+                    loss = f"loss {event.loss:.4f}" if event.loss is not None else loss
+                    assert bar is not None
+                    bar.update(event.step, event.steps, loss)
+                case Progress():
+                    assert bar is not None
+                    bar.update(event.done, event.total, event.note)
+                case Validated():
+                    shown = ", ".join(f"{k} {v:.4f}" for k, v in event.losses.items())
+                    talk(f"step {event.step}: held-out loss {shown}")
+                case PreviewSaved():
+                    talk(f"step {event.step}: drew {event.path}")
+                case Note():
+                    talk(event.text)
+                case Warned():
+                    warn(event.text)
+                case QuickstartDone():
+                    done = event
+    finally:
+        if bar is not None:
+            bar.__exit__(None, None, None)
+    if json:
+        emit_json(
+            {
+                "stages": [vars(stage) for stage in done.stages],
+                "scores": dict(done.scores),
+                "commands": commands,
+            }
+        )
+        return
+    _summary(done, commands)
+
+
+def _summary(done: Any, commands: list[str]) -> None:
+    rows = []
+    for stage in done.stages:
+        rate = f"{stage.images / stage.seconds:,.0f}" if stage.images and stage.seconds else ""
+        rows.append((stage.stage, human_seconds(stage.seconds), rate, stage.path))
+    total = sum(stage.seconds for stage in done.stages)
+    rows.append(("all", human_seconds(total), "", ""))
+    table("Quickstart", ("stage", "time", "images/s", "result"), rows)
+    if done.scores:
+        shown = [(name, f"{value:.4g}") for name, value in done.scores.items()]
+        table("Scores of the samples against the digits", ("metric", "value"), shown)
+    emit("The same by hand; put your own pictures in the place of the zip:")
+    for command in commands:
+        emit(f"  {command}")

@@ -1,0 +1,69 @@
+"""Learning rate, mask ratio and averages at the places that matter."""
+
+import math
+
+import pytest
+import torch
+
+from mdt_cli.core.ema import Ema, Swapped
+from mdt_cli.core.rng import stream
+from mdt_cli.core.schedules import MaskRatio, lr_factor
+
+
+def test_warmup_never_starts_at_zero_and_then_holds() -> None:
+    factors = [lr_factor(step, 100, 4, "constant", 0.0) for step in range(8)]
+    assert factors == pytest.approx([0.2, 0.4, 0.6, 0.8, 1, 1, 1, 1])
+
+
+def test_cosine_ends_where_it_was_told() -> None:
+    assert lr_factor(99, 100, 0, "cosine", 0.1) == pytest.approx(0.1)
+    assert lr_factor(0, 101, 0, "cosine", 0.0) == pytest.approx(1)
+    assert lr_factor(50, 101, 0, "cosine", 0.0) == pytest.approx(0.5)
+
+
+def test_ratio_is_constant_or_uniform() -> None:
+    assert MaskRatio(0.3, 0.3).draw(stream(0)) == 0.3
+    drawn = [MaskRatio(0.3, 0.5).draw(stream(k)) for k in range(500)]
+    assert min(drawn) >= 0.3
+    assert max(drawn) < 0.5
+    assert sum(drawn) / 500 == pytest.approx(0.4, abs=4 * 0.2 / math.sqrt(12 * 500))
+
+
+def test_average_is_the_recurrence() -> None:
+    network = torch.nn.Linear(1, 1, bias=False)
+    with torch.no_grad():
+        network.weight.fill_(1.0)
+    ema = Ema(network, 0.9, warmup=False)
+    for step, value in enumerate((2.0, 3.0), start=1):
+        with torch.no_grad():
+            network.weight.fill_(value)
+        ema.update(network, step)
+    assert ema.tensors["weight"].item() == pytest.approx(0.9 * (0.9 * 1 + 0.1 * 2) + 0.1 * 3)
+
+
+def test_warmup_lets_a_young_average_follow() -> None:
+    network = torch.nn.Linear(1, 1, bias=False)
+    slow, quick = Ema(network, 0.9999, warmup=False), Ema(network, 0.9999, warmup=True)
+    with torch.no_grad():
+        network.weight.fill_(5.0)
+    for step in range(1, 60):
+        slow.update(network, step)
+        quick.update(network, step)
+    assert abs(quick.tensors["weight"].item() - 5) < 0.01
+    assert abs(slow.tensors["weight"].item() - 5) > 1
+
+
+def test_swapped_puts_the_own_weights_back() -> None:
+    network = torch.nn.Linear(2, 2)
+    own = network.weight.detach().clone()
+    other = {name: torch.zeros_like(p) for name, p in network.named_parameters()}
+    with Swapped(network, other):
+        assert network.weight.abs().sum() == 0
+    assert torch.equal(network.weight, own)
+
+
+def test_streams_depend_on_every_part_of_the_key() -> None:
+    first = torch.rand(4, generator=stream(1, 2, "x"))
+    assert torch.equal(first, torch.rand(4, generator=stream(1, 2, "x")))
+    for key in ((1, 2, "y"), (2, 1, "x"), (12, "x"), (1, 2, 0, "x")):
+        assert not torch.equal(first, torch.rand(4, generator=stream(*key)))

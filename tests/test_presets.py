@@ -1,0 +1,45 @@
+"""Every preset and every preset x size loads, says what it is, and builds."""
+
+import pytest
+import torch
+
+from mdt_cli.config import presets
+from mdt_cli.config.load import load
+from mdt_cli.services.build import build_network, build_objective, build_views
+
+NAMES = presets.names()
+SIZES = [name for name in NAMES if name.startswith("size/")]
+RECIPES = ["dit", "mdt", "mdtv2"]
+OVERLAYS = ["unmasked", "cifar10"]
+
+
+def test_nothing_is_missing() -> None:
+    assert {*RECIPES, *OVERLAYS, "digits", "digits-finetune", "size/tiny", "size/xl"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_opens_with_what_it_is(name: str) -> None:
+    preset = presets.read(name)
+    assert len(preset.about) > 40
+    if not name.startswith("size/"):
+        for word in ("Command:", "Verified:", "Expected"):
+            assert word in preset.about
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_sizes_hold_only_model_keys(name: str) -> None:
+    assert list(presets.read(name).keys) == ["model"]
+
+
+@pytest.mark.parametrize("overlay", [None, *OVERLAYS])
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_builds_at_every_size(recipe: str, size: str, overlay: str | None) -> None:
+    names = [recipe, size] + ([overlay] if overlay else [])
+    config = load(names, []).config
+    with torch.device("meta"):
+        network = build_network(config, (4, 32, 32), 10)
+    assert build_views(config.masking)
+    assert build_objective(config.objective).out_multiplier == 2
+    has_fill = overlay != "unmasked" and recipe != "dit"
+    assert (network.fill is not None) == has_fill
