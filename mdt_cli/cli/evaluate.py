@@ -54,8 +54,9 @@ def evaluate(
         typer.Option("--save-reference", help="Write the reference's statistics for next time."),
     ] = None,
     batch_size: Annotated[
-        int, typer.Option("--batch-size", help="Images per pass; does not change the numbers.")
-    ] = 64,
+        int | None,
+        typer.Option("--batch-size", help="Images per pass; does not change the numbers."),
+    ] = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:

@@ -34,6 +34,8 @@ __all__ = ["EvaluateRequest", "default_report", "evaluate", "score"]
 
 # Below this the estimated covariance of 2,048 features is singular, and FID mostly bias.
 FEW_IMAGES = 2048
+# On a CPU larger batches only cost page faults: 64 takes twice the time of 4 per image.
+CPU_BATCH, GPU_BATCH = 4, 64
 
 
 def evaluate(request: EvaluateRequest) -> Iterator[Event]:
@@ -41,7 +43,7 @@ def evaluate(request: EvaluateRequest) -> Iterator[Event]:
 
     Everything that can be known from headers is checked before the first image is decoded.
     """
-    if request.batch_size < 1:
+    if request.batch_size is not None and request.batch_size < 1:
         raise MdtError(f"--batch-size is {request.batch_size}", "give 1 or more")
     target = request.out or default_report(request.samples)
     for file in (target, request.save_reference):
@@ -55,6 +57,7 @@ def evaluate(request: EvaluateRequest) -> Iterator[Event]:
     check_sets(samples, reference, metrics, request)
 
     device = pick_device(request.device)
+    batch_size = request.batch_size or (GPU_BATCH if device.type == "cuda" else CPU_BATCH)
     extractor = build_extractor(name, device, request.weights, resize)
     check_dimensions(reference, extractor)
     yield from _talk_first(samples, reference, extractor, metrics)
@@ -70,7 +73,7 @@ def evaluate(request: EvaluateRequest) -> Iterator[Event]:
     if needs_images and reference.images is not None:
         total += reference.images.count
     of_samples = yield from _extract(
-        samples, extractor, device, request.batch_size, keep, (0, total, "samples")
+        samples, extractor, device, batch_size, keep, (0, total, "samples")
     )
     of_reference: Extracted | None = None
     if needs_images and reference.images is not None:
@@ -78,7 +81,7 @@ def evaluate(request: EvaluateRequest) -> Iterator[Event]:
             reference.images,
             extractor,
             device,
-            request.batch_size,
+            batch_size,
             keep_reference,
             (samples.count, total, "reference"),
         )

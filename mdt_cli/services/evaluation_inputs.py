@@ -37,7 +37,7 @@ class EvaluateRequest:
     resize: ResizeName | None = None
     out: Path | None = None
     save_reference: Path | None = None
-    batch_size: int = 64
+    batch_size: int | None = None
     device: str | None = None
 
 

@@ -5,6 +5,7 @@ Axes: B images, H W pixels, D features, C classes. Pixels are 0..255.
 
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,10 +64,13 @@ def extract_batch(extractor: Extractor, images_B3HW: Tensor) -> Tensor:
     """
     alone = len(images_B3HW) == 1
     batch = images_B3HW.repeat(2, 1, 1, 1) if alone else images_B3HW
-    cudnn = torch.backends.cudnn
-    with torch.inference_mode(), cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+    with torch.inference_mode(), _exact() if batch.is_cuda else nullcontext():
         features_BD = extractor.features(batch).float().cpu()
     return features_BD[:1] if alone else features_BD
+
+
+def _exact() -> AbstractContextManager[None]:
+    return torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
 
 
 def _inception(device: torch.device, file: Path, resize: str) -> Extractor:

@@ -49,7 +49,7 @@ class Moments:
         self._num_waiting += len(rows_ND)
         if self._num_waiting >= BLOCK:
             *blocks, rest = torch.cat(self._waiting).tensor_split(
-                range(BLOCK, self._num_waiting + 1, BLOCK)
+                tuple(range(BLOCK, self._num_waiting + 1, BLOCK))
             )
             for block in blocks:
                 self._merge(block)
