@@ -110,7 +110,9 @@ def _open_folder(path: Path) -> ImageSet:
     found = [
         file
         for file in sorted(path.rglob("*"))
-        if file.suffix.lower() in EXTENSIONS and not file.name.startswith(".") and file.is_file()
+        if file.suffix.lower() in EXTENSIONS
+        and not any(part.startswith(".") for part in file.relative_to(path).parts)
+        and file.is_file()
     ]
     if provenance is not None:
         found = [file for file in found if re.fullmatch(r"\d+", file.stem)]

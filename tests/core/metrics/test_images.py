@@ -1,0 +1,157 @@
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mdt_cli.core.metrics.images import ImageSet, decode, open_images, pixel_digest, read_raw
+from mdt_cli.errors import MdtError
+from tests.pictures import array, encoded, png, write_folder
+
+
+def pixels(images: ImageSet) -> list[np.ndarray]:
+    return [decode(images, name, raw) for name, raw in read_raw(images)]
+
+
+def write_zip(path: Path, files: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return path
+
+
+def test_folder_zip_and_npz_give_the_same_pixels(tmp_path: Path) -> None:
+    files = {f"{'ba'[i % 2]}/{i}.png": png(i, 12, 10) for i in range(6)}
+    folder = open_images(write_folder(tmp_path / "folder", files))
+    zipped = open_images(write_zip(tmp_path / "images.zip", files))
+    stacked = np.stack([array(i, 12, 10) for i in (1, 3, 5, 0, 2, 4)])
+    np.savez_compressed(tmp_path / "images.npz", arr_0=stacked, arr_1=np.arange(6))
+    packed = open_images(tmp_path / "images.npz")
+    for images, kind in ((folder, "folder"), (zipped, "zip"), (packed, "npz")):
+        assert (images.kind, images.count, images.size) == (kind, 6, (10, 12))
+        np.testing.assert_array_equal(np.stack(pixels(images)), stacked)
+
+
+def test_hidden_files_and_other_files_are_no_images(tmp_path: Path) -> None:
+    files = {"a.png": png(0), ".tmp-b.png": png(1), ".thumbs/c.png": png(2), "notes.txt": b"x"}
+    assert open_images(write_folder(tmp_path, files)).names == ("a.png",)
+    archive = write_zip(tmp_path / "x.zip", {"a.png": png(0), "__MACOSX/a.png": b"junk"})
+    assert open_images(archive).names == ("a.png",)
+
+
+def test_a_sample_folder_is_its_numbered_images_and_their_provenance(tmp_path: Path) -> None:
+    files = {"000000.png": png(0), "000001.png": png(1), "grid.png": png(2, 64, 64)}
+    write_folder(tmp_path, {**files, "samples.json": json.dumps({"steps": 25}).encode()})
+    images = open_images(tmp_path)
+    assert (images.kind, images.count, images.provenance) == ("sample folder", 2, {"steps": 25})
+    (tmp_path / "samples.json").write_text("{")
+    with pytest.raises(MdtError, match=r"samples.json is not readable JSON"):
+        open_images(tmp_path)
+
+
+def test_a_sample_folder_may_hold_an_npz(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"grid.png": png(2, 64, 64), "samples.json": b"{}"})
+    np.savez(tmp_path / "samples_3x8x8x3.npz", arr_0=np.zeros((3, 8, 8, 3), np.uint8))
+    images = open_images(tmp_path)
+    assert (images.kind, images.path, images.count) == ("sample folder", tmp_path, 3)
+    assert len(pixels(images)) == 3
+
+
+def test_grey_palette_and_alpha_become_rgb(tmp_path: Path) -> None:
+    grey = Image.fromarray(array(0, channels=1))
+    colour = Image.fromarray(array(1))
+    clear = colour.copy()
+    clear.putalpha(128)
+    files = {
+        "a.png": encoded(grey),
+        "b.png": encoded(colour.convert("P")),
+        "c.png": encoded(clear),
+    }
+    shown = pixels(open_images(write_folder(tmp_path, files)))
+    assert all(image.shape == (16, 16, 3) and image.dtype == np.uint8 for image in shown)
+    np.testing.assert_array_equal(shown[0], np.repeat(array(0, channels=1)[..., None], 3, 2))
+    np.testing.assert_array_equal(shown[2], array(1))
+
+
+def test_a_grey_npz_becomes_rgb(tmp_path: Path) -> None:
+    grey = np.arange(32, dtype=np.uint8).reshape(2, 4, 4, 1)
+    np.savez(tmp_path / "g.npz", arr_0=grey)
+    np.testing.assert_array_equal(pixels(open_images(tmp_path / "g.npz"))[1], grey[1].repeat(3, 2))
+
+
+def test_sixteen_bits_are_refused(tmp_path: Path) -> None:
+    deep = Image.fromarray(np.full((4, 4), 60000, np.uint16))
+    images = open_images(write_folder(tmp_path, {"a.png": encoded(deep)}))
+    with pytest.raises(MdtError, match=r"a.png has more than 8 bits per channel"):
+        pixels(images)
+
+
+def test_missing_empty_and_foreign_paths(tmp_path: Path) -> None:
+    with pytest.raises(MdtError, match="does not exist"):
+        open_images(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(MdtError, match="empty holds no images"):
+        open_images(tmp_path / "empty")
+    with pytest.raises(MdtError, match=r"empty.zip holds no images"):
+        open_images(write_zip(tmp_path / "empty.zip", {"readme.txt": b""}))
+    (tmp_path / "text.txt").write_text("hello")
+    with pytest.raises(MdtError, match="neither a folder, a zip nor an npz"):
+        open_images(tmp_path / "text.txt")
+    whole = write_zip(tmp_path / "cut.zip", {"a.png": png(0)}).read_bytes()
+    (tmp_path / "cut.zip").write_bytes(whole[:100])
+    with pytest.raises(MdtError, match="not a readable zip"):
+        open_images(tmp_path / "cut.zip")
+
+
+def test_mixed_sizes_are_listed(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"a.png": png(0), "b.png": png(1), "c.png": png(2, 8, 9)})
+    with pytest.raises(MdtError, match=r"different sizes: 2 of 16x16 \(a.png\), 1 of 8x9 \(c.png"):
+        open_images(tmp_path)
+
+
+def test_one_broken_png_is_named(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"a.png": png(0), "b.png": b"not a picture"})
+    with pytest.raises(MdtError, match=r"b.png cannot be read: it is in no image format"):
+        open_images(tmp_path)
+    (tmp_path / "b.png").write_bytes(png(1, 16, 16)[:-60])
+    images = open_images(tmp_path)
+    with pytest.raises(MdtError, match=r"b.png cannot be read"):
+        pixels(images)
+
+
+def test_broken_npz_files_are_named(tmp_path: Path) -> None:
+    file = tmp_path / "s.npz"
+    np.savez(file, arr_0=np.zeros((4, 8, 8, 3), np.float32))
+    with pytest.raises(MdtError, match=r"arr_0 is float32 \[4, 8, 8, 3\]"):
+        open_images(file)
+    np.savez(file, arr_0=np.zeros((0, 8, 8, 3), np.uint8))
+    with pytest.raises(MdtError, match="holds no images"):
+        open_images(file)
+    np.savez(file, images=np.zeros(3))
+    with pytest.raises(MdtError, match=r"has no arr_0 \(it holds images\)"):
+        open_images(file)
+    np.savez(file, arr_0=np.asfortranarray(np.zeros((4, 8, 8, 3), np.uint8)))
+    with pytest.raises(MdtError, match="column by column"):
+        open_images(file)
+    np.savez(file, arr_0=np.zeros((40, 8, 8, 3), np.uint8))
+    file.write_bytes(file.read_bytes()[:3000])
+    with pytest.raises(MdtError, match="not a readable npz"):
+        open_images(file)
+
+
+def test_an_npz_with_fewer_rows_than_promised(tmp_path: Path) -> None:
+    np.savez(tmp_path / "whole.npz", arr_0=np.ones((4, 8, 8, 3), np.uint8))
+    with zipfile.ZipFile(tmp_path / "whole.npz") as archive:
+        data = archive.read("arr_0.npy")
+    short = open_images(write_zip(tmp_path / "short.npz", {"arr_0.npy": data[:-200]}))
+    with pytest.raises(MdtError, match=r"ends after [23] of 4 rows"):
+        pixels(short)
+
+
+def test_the_digest_sees_pixels_and_shape_only() -> None:
+    assert pixel_digest(array(0)) == pixel_digest(np.asfortranarray(array(0)))
+    assert pixel_digest(array(0)) != pixel_digest(array(1))
+    flat = np.zeros((2, 8, 3), np.uint8)
+    assert pixel_digest(flat) != pixel_digest(flat.reshape(4, 4, 3))

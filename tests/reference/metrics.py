@@ -1,0 +1,66 @@
+"""The metrics once more, as slowly and as plainly as their definitions."""
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import linalg
+
+Rows = NDArray[np.float64]
+
+
+def frechet_by_sqrtm(x: Rows, y: Rows) -> float:
+    """The distance of two sets of rows through scipy's matrix square root (full rank only)."""
+    s, t = np.cov(x, rowvar=False), np.cov(y, rowvar=False)
+    cross = linalg.sqrtm(s @ t)
+    gap = x.mean(0) - y.mean(0)
+    return float(gap @ gap + np.trace(s) + np.trace(t) - 2 * np.trace(cross).real)
+
+
+def frechet_by_nuclear_norm(x: Rows, y: Rows) -> float:
+    """The same from centred rows alone, exact for any rank: no covariance is ever rooted."""
+    gap = x.mean(0) - y.mean(0)
+    a = (x - x.mean(0)) / np.sqrt(len(x) - 1)
+    b = (y - y.mean(0)) / np.sqrt(len(y) - 1)
+    cross = np.linalg.svd(a @ b.T, compute_uv=False).sum()
+    return float(gap @ gap + (a**2).sum() + (b**2).sum() - 2 * cross)
+
+
+def kernel_distance(x: Rows, y: Rows) -> float:
+    """Unbiased squared MMD, pair by pair."""
+
+    def k(a: Rows, b: Rows) -> float:
+        return float((a @ b / len(a) + 1) ** 3)
+
+    n, m = len(x), len(y)
+    xx = sum(k(x[i], x[j]) for i in range(n) for j in range(n) if i != j) / (n * (n - 1))
+    yy = sum(k(y[i], y[j]) for i in range(m) for j in range(m) if i != j) / (m * (m - 1))
+    xy = sum(k(a, b) for a in x for b in y) / (n * m)
+    return xx + yy - 2 * xy
+
+
+def jackknife(x: Rows, y: Rows) -> float:
+    """Standard error of `kernel_distance` by really leaving out each row in turn."""
+    without_x = [kernel_distance(np.delete(x, i, 0), y) for i in range(len(x))]
+    without_y = [kernel_distance(x, np.delete(y, j, 0)) for j in range(len(y))]
+    parts = [(len(w) - 1) * np.var(w) for w in (without_x, without_y)]
+    return float(np.sqrt(sum(parts)))
+
+
+def share_inside(points: Rows, centres: Rows, k: int) -> float:
+    """Share of points within the k-NN ball of some centre, distance by distance."""
+
+    def distance(a: Rows, b: Rows) -> float:
+        return float(np.sqrt(((a - b) ** 2).sum()))
+
+    radii = [
+        sorted(distance(c, other) for j, other in enumerate(centres) if j != i)[k - 1]
+        for i, c in enumerate(centres)
+    ]
+    inside = [any(distance(p, c) <= r for c, r in zip(centres, radii, strict=True)) for p in points]
+    return float(np.mean(inside))
+
+
+def inception_score(probabilities: Rows) -> float:
+    """exp of the mean KL divergence of each row from the mean row."""
+    mean = probabilities.mean(0)
+    divergences = [(p * (np.log(p) - np.log(mean))).sum() for p in probabilities]
+    return float(np.exp(np.mean(divergences)))
