@@ -59,10 +59,25 @@ def _save(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
         save_file(plain, path, metadata)
+        _sort_metadata(path)
     except SafetensorError as error:
         # The library reports a full disk or a forbidden path as its own error, errno in its text.
         number = next((n for n in (28, 13, 30) if f"os error {n}" in str(error)), 5)
         raise OSError(number, str(error)) from error
+
+
+def _sort_metadata(path: Path) -> None:
+    """Put the metadata in order: safetensors writes it in a random one, and equal weights with
+    equal headers should be equal files."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        ordered = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(ordered) > length:
+            raise ValueError(f"{path}: a sorted header of {len(ordered)} bytes, not {length}")
+        file.seek(8)
+        file.write(ordered.ljust(length))
 
 
 def read_header(path: Path) -> Header:
