@@ -1,0 +1,282 @@
+"""What any artifact is, told from its own files. Loads torch only where tensors are looked at."""
+
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mdt_cli.errors import MdtError
+
+CACHE_FORMAT = "mdt-latents"
+PNG_TEXT = "mdt"
+# Headers of so many images, evenly spread, are read for the range of sizes.
+IMAGES_READ = 200
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """`facts` is JSON; `config` is the resolved configuration as TOML, where there is one."""
+
+    path: Path
+    kind: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    config: str | None = None
+
+
+def inspect(path: Path) -> Inspected:
+    """Raises MdtError where `path` is missing, damaged, or nothing that we know."""
+    if path.is_dir():
+        return _folder(path)
+    if path.is_file():
+        return _file(path)
+    raise MdtError(f"no such file or folder: {path}")
+
+
+def _folder(path: Path) -> Inspected:
+    if (path / "model_index.json").is_file():
+        return _exported(path)
+    manifest = path / "manifest.json"
+    if manifest.is_file() and (found := read(manifest)).get("format") == CACHE_FORMAT:
+        return _cache(path, found)
+    if (path / "plan.json").is_file():
+        return _begun_cache(path, read(path / "plan.json"))
+    if (path / "state.json").is_file():
+        from mdt_cli.services.inspect_weights import checkpoint
+
+        return checkpoint(path)
+    if (path / "config.toml").is_file():
+        from mdt_cli.services.inspect_weights import run
+
+        return run(path)
+    if (path / "samples.json").is_file():
+        return _samples(path, read(path / "samples.json"))
+    if (path / "config.json").is_file() and "_class_name" in read(path / "config.json"):
+        return _component(path)
+    return _images(path)
+
+
+def _file(path: Path) -> Inspected:
+    match path.suffix.lower():
+        case ".safetensors":
+            from mdt_cli.services.inspect_weights import weights
+
+            return weights(path)
+        case ".npz":
+            return _npz(path)
+        case ".json":
+            return _json(path)
+        case ".toml":
+            return _toml(path)
+        case ".zip" | ".tar" | ".parquet":
+            return _images(path)
+        case _:
+            return _picture(path)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A JSON object. MdtError where the file holds none."""
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise MdtError(f"{path} cannot be read: {error}") from error
+    if not isinstance(found, dict):
+        raise MdtError(f"{path} holds no JSON object")
+    return found
+
+
+def _cache(path: Path, manifest: Mapping[str, Any]) -> Inspected:
+    damaged = [
+        entry["file"]
+        for entry in manifest["shards"]
+        if entry["file"] is not None and not _has_size(path / entry["file"], entry["bytes"])
+    ]
+    keys = ("version", "count", "image_size", "latent_shape", "dtype", "flip", "stochastic", "crop")
+    return Inspected(
+        path,
+        "latent cache",
+        {
+            **{key: manifest.get(key) for key in keys},
+            "codec": manifest["codec"],
+            "classes": {entry["name"]: entry["count"] for entry in manifest["classes"]},
+            "latent_mean": manifest["latent_mean"],
+            "latent_std": manifest["latent_std"],
+            "source": manifest["source"],
+            "modes": manifest["modes"],
+            "skipped": manifest["skipped"],
+            "shards": len(manifest["shards"]),
+            "bytes": sum(entry["bytes"] for entry in manifest["shards"]),
+            "missing or cut short": damaged,
+            "versions": manifest["versions"],
+        },
+    )
+
+
+def _has_size(path: Path, size: int) -> bool:
+    return path.is_file() and path.stat().st_size == size
+
+
+def _begun_cache(path: Path, plan: Mapping[str, Any]) -> Inspected:
+    items, rows = plan["source"]["items"], plan["shard_rows"]
+    return Inspected(
+        path,
+        "latent cache, unfinished",
+        {
+            **{key: plan.get(key) for key in ("image_size", "latent_shape", "dtype", "codec")},
+            "source": plan["source"],
+            "shards done": len(list(path.glob("shard-*.json"))),
+            "shards": -(-items // rows),
+            "to finish": "run the same mdt encode-latents again",
+        },
+    )
+
+
+def _samples(path: Path, samples: Mapping[str, Any]) -> Inspected:
+    pictures = sum(1 for _ in path.glob("[0-9]*.png"))
+    facts = {**samples, "png files": pictures, "npz files": [p.name for p in path.glob("*.npz")]}
+    if (path / "report.json").is_file():
+        facts["scores"] = _scores(read(path / "report.json"))
+    return Inspected(path, "sample folder", facts)
+
+
+def _scores(report: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: metric["value"] for name, metric in report["metrics"].items()}
+
+
+def _exported(path: Path) -> Inspected:
+    index = read(path / "model_index.json")
+    parts = {
+        name: f"{entry[0]}.{entry[1]}"
+        for name, entry in index.items()
+        if isinstance(entry, list) and not name.startswith("_") and entry[0] is not None
+    }
+    name = index.get("_class_name")
+    facts = {
+        "pipeline": name[1] if isinstance(name, list) else name,
+        "parts": parts,
+        **{key: index[key] for key in ("objective", "sampling", "codec") if key in index},
+        "classes": list(index.get("id2label", {}).values()),
+        "bytes": sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
+    }
+    return Inspected(path, "diffusers folder", facts)
+
+
+def _component(path: Path) -> Inspected:
+    config = read(path / "config.json")
+    return Inspected(path, f"diffusers component, {config['_class_name']}", config)
+
+
+def _json(path: Path) -> Inspected:
+    found = read(path)
+    if {"metrics", "comparability"} <= found.keys():
+        facts = {
+            "scores": _scores(found),
+            "comparability": found["comparability"]["verdict"],
+            "samples": found["samples"]["path"],
+            "reference": found["reference"]["path"],
+            "extractor": found["extractor"]["id"],
+        }
+        return Inspected(path, "report", facts)
+    for name in ("manifest.json", "plan.json", "state.json", "samples.json", "model_index.json"):
+        if path.name == name:
+            return _folder(path.parent)
+    raise _unknown(path)
+
+
+def _toml(path: Path) -> Inspected:
+    text = path.read_text("utf-8", errors="replace")
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise MdtError(f"{path} is no TOML: {error}") from error
+    return Inspected(path, "configuration", tables, text)
+
+
+def _npz(path: Path) -> Inspected:
+    from mdt_cli.core.metrics.arrays import RowFile, keys
+
+    arrays: dict[str, Any] = {}
+    for name in sorted(keys(path)):
+        try:
+            with RowFile(path, name) as rows:
+                arrays[name] = {"shape": list(rows.shape), "dtype": str(rows.dtype)}
+        except MdtError as error:
+            arrays[name] = {"shape": [], "fault": error.message}
+    has_images = "arr_0" in arrays and len(arrays["arr_0"]["shape"]) == 4
+    kinds = [
+        ("reference images and statistics", has_images and "mu" in arrays),
+        ("sample array", has_images),
+        ("reference statistics", {"mu", "sigma"} <= arrays.keys()),
+    ]
+    kind = next((kind for kind, fits in kinds if fits), "npz file")
+    beside = path.parent / "samples.json"
+    facts = {"arrays": arrays}
+    if kind == "sample array" and beside.is_file():
+        facts["samples.json"] = read(beside)
+    return Inspected(path, kind, facts)
+
+
+def _images(path: Path) -> Inspected:
+    from mdt_cli.core.data.images import UnreadableError
+    from mdt_cli.core.data.sources import open_source
+
+    try:
+        source = open_source(path)
+    except MdtError as error:
+        message = f"{path} is nothing that mdt made, and its images cannot be listed: "
+        raise MdtError(message + error.message, error.hint) from error
+    sizes: list[tuple[int, int]] = []
+    unreadable: list[str] = []
+    step = max(1, len(source) // IMAGES_READ)
+    for name, place in list(zip(source.names, source.places, strict=True))[::step]:
+        try:
+            sizes.append(_size(source.reader.read(place)))
+        except (UnreadableError, OSError, SyntaxError, ValueError):
+            unreadable.append(name)
+    source.reader.close()
+    counts = {name: source.labels.count(k) for k, name in enumerate(source.classes)}
+    facts: dict[str, Any] = {"layout": source.kind, "count": len(source), "classes": counts}
+    if sizes:
+        widths, heights = zip(*sizes, strict=True)
+        facts["width"] = [min(widths), max(widths)]
+        facts["height"] = [min(heights), max(heights)]
+    facts |= {"looked at": len(sizes) + len(unreadable), "unreadable": unreadable}
+    return Inspected(path, "images", facts | {"ignored files": dict(source.ignored)})
+
+
+def _size(data: bytes) -> tuple[int, int]:
+    from io import BytesIO
+
+    from PIL import Image
+
+    with Image.open(BytesIO(data)) as image:
+        return image.size
+
+
+def _picture(path: Path) -> Inspected:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            facts: dict[str, Any] = {
+                "format": image.format,
+                "size": list(image.size),
+                "mode": image.mode,
+            }
+            made = image.info.get(PNG_TEXT)
+    except (UnidentifiedImageError, OSError, ValueError) as error:
+        raise _unknown(path) from error
+    if made is None:
+        return Inspected(path, "picture", facts)
+    try:
+        return Inspected(path, "sample", facts | {"made by": json.loads(made)})
+    except ValueError:
+        return Inspected(path, "picture", facts)
+
+
+def _unknown(path: Path) -> MdtError:
+    return MdtError(
+        f"{path} is nothing that mdt knows",
+        "it reads caches, runs, checkpoints, weights, samples, reports, model folders and images",
+    )
