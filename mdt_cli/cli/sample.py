@@ -108,7 +108,8 @@ def sample(
             }
         )
         return
-    kept = f", {done.count - done.drawn} were there" if done.drawn < done.count else ""
+    where = "were there" if done.processes == 1 else "were there or drawn by other processes"
+    kept = f", {done.count - done.drawn} {where}" if done.drawn < done.count else ""
     rate = f"{done.drawn} drawn in {human_seconds(done.seconds)}" if done.drawn else "none drawn"
     emit(f"{done.path}: {done.count} images, {rate}{kept}")
     sampler, guide = done.settings["sampler"], done.settings["guidance"]

@@ -82,7 +82,7 @@ def sampler_of(
 ) -> Sampler:
     """As `build_sampler`, for a network that is being trained."""
     check_fits(sampling, objective)
-    scale, channels = _guidance(sampling, objective)
+    scale, channels = guidance_of(sampling, objective)
     levels = _levels(sampling, objective)
 
     def labelled(x: Tensor, t_B: Tensor, y_B: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -160,7 +160,8 @@ def _levels(sampling: Sampling, objective: Objective) -> Levels:
             raise ValueError(f"no noise levels for the objective {objective.kind}")
 
 
-def _guidance(sampling: Sampling, objective: Objective) -> tuple[Scale | None, Channels]:
+def guidance_of(sampling: Sampling, objective: Objective) -> tuple[Scale | None, Channels]:
+    """The scale at every time, None where there is no guidance, and the channels it acts on."""
     guidance = sampling.guidance
     match guidance:
         case NoGuidance():

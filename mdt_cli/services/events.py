@@ -129,15 +129,16 @@ class ExportDone:
 
 @dataclass(frozen=True)
 class SamplesDone:
-    """Samples are whole at `path` (a folder, or the npz in it); `drawn` of `count` are new.
+    """Samples are whole at `path` (a folder, or the npz in it).
 
-    `settings` is what decides the pictures, as in `samples.json`.
+    This process drew `drawn` of `count`. `settings` decides the pictures, as in `samples.json`.
     """
 
     path: str
     grid: str | None
     count: int
     drawn: int
+    processes: int
     seconds: float
     weights: str
     ema: str

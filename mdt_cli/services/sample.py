@@ -107,6 +107,7 @@ def sample(request: SampleRequest) -> Iterator[Event]:
         grid=None if grid is None else str(grid),
         count=len(seeds),
         drawn=drawn,
+        processes=processes,
         seconds=time.monotonic() - started,
         weights=str(trained.path),
         ema=trained.ema,

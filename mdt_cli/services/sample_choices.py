@@ -65,7 +65,7 @@ def _one_class(word: str, names: Sequence[str]) -> list[int]:
         return [names.index(word[1:])]
     if word.startswith("#") and word[1:].isdigit():
         return [_index(int(word[1:]), names)]
-    if word.isdigit():
+    if word.isdigit() and (word not in names or int(word) < len(names)):
         if word in names and names.index(word) != int(word):
             raise MdtError(
                 f"--classes: {word} is an index and also the name of class {names.index(word)}",

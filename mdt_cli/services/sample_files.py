@@ -24,6 +24,8 @@ FORMAT = 1
 MANIFEST, GRID, REPORT = "samples.json", "grid.png", "report.json"
 # Key of the PNG text chunk that says how the picture came to be.
 TEXT = "mdt"
+# The last chunk of every PNG; Pillow's check stops before its checksum.
+END = b"\0\0\0\0IEND\xaeB`\x82"
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
 LONGEST_SHOWN = 70
 OTHER_FOLDER = "choose another folder, or give the same settings to go on with this one"
@@ -162,7 +164,7 @@ class PngFolder:
             raise MdtError(f"{path} was not made by mdt sample", "choose another folder")
         same_settings(path, text, json.loads(json.dumps(self._text(position))))
         side = self._job.image_size
-        return size == (side, side) and mode == "RGB"
+        return size == (side, side) and mode == "RGB" and data.endswith(END)
 
 
 def file_name(seed: int) -> str:

@@ -62,6 +62,8 @@ def test_interval_is_closed_and_1_outside():
     assert scale(0.5) == 2.0
     assert scale(0.75) == 2.0
     assert scale(0.76) == 1
+    edges = interval(2.0, 0.5, 3.0, lambda t: t)
+    assert [edges(t) for t in (0.499, 0.5, 3.0, 3.001)] == [1, 2, 2, 1]
 
 
 def labelled(seen):
