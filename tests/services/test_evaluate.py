@@ -1,0 +1,264 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mdt_cli.core.metrics import weights
+from mdt_cli.errors import MdtError
+from mdt_cli.services import evaluation_report
+from mdt_cli.services.evaluate import EvaluateRequest, evaluate, score
+from mdt_cli.services.events import EvaluationDone, Event, Note, Progress, Warned
+from tests.core.metrics.stand_in import write_stand_in
+from tests.pictures import array, encoded, png, write_folder
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+@pytest.fixture(autouse=True)
+def _no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def inception(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    file = tmp_path / "stand-in.pt"
+    monkeypatch.setattr(weights, "INCEPTION_SHA256", write_stand_in(file))
+    return file
+
+
+@pytest.fixture
+def sets(tmp_path: Path) -> tuple[Path, Path]:
+    samples = write_folder(tmp_path / "samples", {f"{i:06d}.png": png(i) for i in range(7)})
+    reference = write_folder(tmp_path / "real", {f"c/{i}.png": png(50 + i) for i in range(6)})
+    return samples, reference
+
+
+def run(request: EvaluateRequest) -> tuple[dict[str, Any], list[Event]]:
+    events = list(evaluate(replace(request, device="cpu")))
+    assert isinstance(events[-1], EvaluationDone)
+    return events[-1].report, events
+
+
+def told(events: list[Event], kind: type[Note] | type[Warned]) -> str:
+    return "\n".join(event.text for event in events if isinstance(event, kind))
+
+
+def test_all_metrics_by_inception_with_report_and_stamp(
+    sets: tuple[Path, Path], inception: Path
+) -> None:
+    report, events = run(EvaluateRequest(*sets, weights=inception))
+    assert list(report["metrics"]) == ["fid", "is", "precision", "recall", "kid"]
+    for metric in report["metrics"].values():
+        assert (metric["extractor"], metric["resize"]) == ("inception", "clean")
+        assert metric["samples"] == 7
+        assert metric["comparable_with"] == []
+    assert report["metrics"]["recall"]["reference"] == 6
+    assert report["extractor"]["weights_sha256"] == weights.INCEPTION_SHA256
+    assert len(report["reference"]["digest"]) == 64
+    assert report["comparability"]["verdict"] == (
+        "not comparable with published tables: 7 samples were scored, not 50,000"
+    )
+    assert "resizing is clean" in report["comparability"]["adm_tables"]["why_not"][1]
+    assert json.loads((sets[0] / "report.json").read_text()) == report
+    steps = [event for event in events if isinstance(event, Progress)]
+    assert [step.total for step in steps] == [13] * len(steps)
+    assert (steps[-1].done, steps[-1].note) == (13, "reference")
+    assert "7 samples and 6 reference images are few" in told(events, Warned)
+    assert "16x16 images are enlarged to 299x299" in told(events, Note)
+
+
+def test_without_weights_the_default_says_why_and_names_its_numbers(
+    sets: tuple[Path, Path],
+) -> None:
+    report, events = run(EvaluateRequest(*sets))
+    assert list(report["metrics"]) == [
+        "fd_efficientnet_lite0",
+        "is_efficientnet_lite0",
+        "precision_efficientnet_lite0",
+        "recall_efficientnet_lite0",
+        "kid_efficientnet_lite0",
+    ]
+    assert "not comparable with published FID" in told(events, Note)
+    assert "not inception" in report["comparability"]["verdict"]
+
+
+def test_a_set_against_itself_is_perfect_and_told(sets: tuple[Path, Path], inception: Path) -> None:
+    report, events = run(EvaluateRequest(sets[0], sets[0], weights=inception))
+    assert report["metrics"]["fid"]["value"] == pytest.approx(0, abs=1e-9)
+    assert report["metrics"]["precision"]["value"] == report["metrics"]["recall"]["value"] == 1
+    assert "the same images" in told(events, Warned)
+
+
+def test_batch_size_changes_no_byte_of_the_report(
+    sets: tuple[Path, Path], inception: Path, tmp_path: Path
+) -> None:
+    written = []
+    for batch_size in (1, 3, 64):
+        out = tmp_path / f"{batch_size}.json"
+        run(EvaluateRequest(*sets, weights=inception, batch_size=batch_size, out=out))
+        written.append(out.read_bytes())
+    assert written[0] == written[1] == written[2]
+
+
+def test_npz_and_folder_score_the_same(
+    sets: tuple[Path, Path], inception: Path, tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "s.npz", arr_0=np.stack([array(i) for i in (3, 1, 0, 2, 6, 5, 4)]))
+    of_folder, _ = run(EvaluateRequest(*sets, weights=inception))
+    of_npz, events = run(EvaluateRequest(tmp_path / "s.npz", sets[1], weights=inception))
+    assert of_npz["samples"]["digest"] == of_folder["samples"]["digest"]
+    for name, metric in of_folder["metrics"].items():
+        assert of_npz["metrics"][name]["value"] == pytest.approx(metric["value"], rel=1e-9)
+    done = events[-1]
+    assert isinstance(done, EvaluationDone)
+    assert done.path == str(tmp_path / "s.report.json")
+
+
+def test_saved_statistics_give_the_same_fid_and_refuse_the_rest(
+    sets: tuple[Path, Path], inception: Path, tmp_path: Path
+) -> None:
+    saved = tmp_path / "ref.npz"
+    whole, _ = run(EvaluateRequest(*sets, weights=inception, save_reference=saved))
+    again, events = run(EvaluateRequest(sets[0], saved, weights=inception))
+    assert list(again["metrics"]) == ["fid", "is"]
+    assert again["metrics"]["fid"]["value"] == whole["metrics"]["fid"]["value"]
+    assert again["reference"]["digest"] == whole["reference"]["digest"]
+    assert "holds statistics only" in told(events, Note)
+    with pytest.raises(MdtError, match="recall, kid need the images of the reference"):
+        run(EvaluateRequest(sets[0], saved, metrics=("fid", "recall", "kid")))
+    with pytest.raises(MdtError, match="was made with inception, but the extractor is efficient"):
+        run(EvaluateRequest(sets[0], saved, extractor="efficientnet-lite0"))
+    with pytest.raises(MdtError, match="was made with clean resizing"):
+        run(EvaluateRequest(sets[0], saved, weights=inception, resize="legacy_tensorflow"))
+    with pytest.raises(MdtError, match="nothing to save"):
+        run(EvaluateRequest(sets[0], saved, weights=inception, save_reference=tmp_path / "x.npz"))
+    small = write_folder(tmp_path / "small", {f"{i}.png": png(i, 8, 8) for i in range(4)})
+    with pytest.raises(MdtError, match=r"small holds 8x8 images, but .*ref.npz is of 16x16"):
+        run(EvaluateRequest(small, saved, weights=inception))
+
+
+def test_statistics_of_unknown_origin_are_told_and_stamped(
+    sets: tuple[Path, Path], inception: Path, tmp_path: Path
+) -> None:
+    foreign = tmp_path / "foreign.npz"
+    np.savez(foreign, mu=np.zeros(64), sigma=np.eye(64))
+    report, events = run(EvaluateRequest(sets[0], foreign, metrics=("fid",), weights=inception))
+    assert "does not say which resizing made it" in told(events, Warned)
+    assert "does not say how it was made" in str(report["comparability"]["clean_fid_tables"])
+    np.savez(foreign, mu=np.zeros(5), sigma=np.eye(5))
+    with pytest.raises(MdtError, match="statistics of 5 features, but inception gives 64"):
+        run(EvaluateRequest(sets[0], foreign, metrics=("fid",), weights=inception))
+    with pytest.raises(MdtError, match="can only be Inception's"):
+        run(EvaluateRequest(sets[0], foreign, extractor="efficientnet-lite0"))
+
+
+def test_an_adm_file_serves_its_statistics_for_fid_and_its_images_for_the_rest(
+    sets: tuple[Path, Path], inception: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adm = tmp_path / "VIRTUAL.npz"
+    images = np.stack([array(50 + i) for i in range(6)])
+    np.savez(
+        adm,
+        arr_0=images,
+        mu=np.zeros(64),
+        sigma=np.eye(64),
+        mu_s=np.zeros(3),
+        sigma_s=np.eye(3),
+    )
+    with pytest.raises(MdtError, match="made with legacy_tensorflow resizing") as refused:
+        run(EvaluateRequest(sets[0], adm, weights=inception))
+    assert refused.value.hint == "use --resize legacy_tensorflow"
+    request = EvaluateRequest(sets[0], adm, weights=inception, resize="legacy_tensorflow")
+    report, _ = run(request)
+    by_images, _ = run(replace(request, reference=sets[1]))
+    assert report["metrics"]["fid"]["value"] > 2 * by_images["metrics"]["fid"]["value"]
+    for name in ("precision", "recall", "kid"):
+        assert report["metrics"][name]["value"] == by_images["metrics"][name]["value"]
+    assert report["comparability"]["adm_tables"]["why_not"] == ["7 samples were scored, not 50,000"]
+    monkeypatch.setattr("mdt_cli.core.metrics.comparability.PUBLISHED_COUNT", 7)
+    report, _ = run(request)
+    assert report["metrics"]["fid"]["comparable_with"] == ["ADM"]
+    assert report["metrics"]["kid"]["comparable_with"] == []
+    assert "beside published ADM tables" in report["comparability"]["verdict"]
+
+
+def test_precision_and_recall_look_at_a_bounded_reference(
+    sets: tuple[Path, Path], inception: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation_report, "REFERENCE_LIMIT", 5)
+    report, _ = run(EvaluateRequest(*sets, weights=inception))
+    assert report["metrics"]["precision"]["reference"] == 5
+    assert report["metrics"]["fid"]["reference"] == 6
+
+
+def test_provenance_travels_without_its_long_lists(
+    sets: tuple[Path, Path], inception: Path
+) -> None:
+    facts = {"sampler": "ddim", "steps": 50, "seeds": list(range(5000))}
+    (sets[0] / "samples.json").write_text(json.dumps(facts))
+    report, _ = run(EvaluateRequest(*sets, metrics=("kid",), weights=inception))
+    assert report["samples"]["provenance"] == {
+        "sampler": "ddim",
+        "steps": 50,
+        "seeds": "see samples.json",
+    }
+
+
+def test_jpeg_samples_are_warned_of(
+    sets: tuple[Path, Path], inception: Path, tmp_path: Path
+) -> None:
+    files = {f"{i}.jpg": encoded(Image.fromarray(array(i)), "JPEG") for i in range(4)}
+    folder = write_folder(tmp_path / "jpeg", files)
+    report, events = run(EvaluateRequest(folder, sets[1], metrics=("fid",), weights=inception))
+    assert "4 samples are JPEG" in told(events, Warned)
+    assert "4 samples are JPEG" in str(report["comparability"])
+
+
+def test_refusals_come_before_the_first_image(
+    sets: tuple[Path, Path], inception: Path, tmp_path: Path
+) -> None:
+    samples, reference = sets
+    one = write_folder(tmp_path / "one", {"a.png": png(0)})
+    three = write_folder(tmp_path / "three", {f"{i}.png": png(i) for i in range(3)})
+    small = write_folder(tmp_path / "small", {f"{i}.png": png(i, 8, 8) for i in range(4)})
+    asked = EvaluateRequest(samples, reference, weights=inception)
+    cases = [
+        (replace(asked, samples=one), "one holds 1 image; no metric is defined below 2"),
+        (replace(asked, reference=three), "precision and recall need at least 4"),
+        (replace(asked, samples=small), "small holds 8x8 images, but .*real is of 16x16"),
+        (replace(asked, extractor="efficientnet-lite0"), "--weights names an Inception file"),
+        (replace(asked, batch_size=0), "--batch-size is 0"),
+        (replace(asked, out=samples), "it is a folder"),
+        (replace(asked, out=inception / "r.json"), "stand-in.pt is not a folder"),
+        (
+            replace(
+                asked, weights=None, extractor="efficientnet-lite0", resize="legacy_tensorflow"
+            ),
+            "belongs to the Inception graph",
+        ),
+    ]
+    for request, message in cases:
+        with pytest.raises(MdtError, match=message):
+            run(request)
+    assert not (samples / "report.json").exists()
+    few, _ = run(replace(asked, reference=three, metrics=("fid", "kid")))
+    assert list(few["metrics"]) == ["fid", "kid"]
+
+
+def test_a_broken_image_ends_the_run_without_a_report(
+    sets: tuple[Path, Path], inception: Path
+) -> None:
+    (sets[0] / "000003.png").write_bytes(png(3)[:-50])
+    with pytest.raises(MdtError, match=r"000003.png cannot be read"):
+        run(EvaluateRequest(*sets, weights=inception))
+    assert sorted(path.name for path in sets[0].iterdir()) == [f"{i:06d}.png" for i in range(7)]
+
+
+def test_score_is_the_report(sets: tuple[Path, Path]) -> None:
+    report = score(*sets, extractor="efficientnet-lite0", metrics=("kid",))
+    assert list(report["metrics"]) == ["kid_efficientnet_lite0"]
+    assert json.loads((sets[0] / "report.json").read_text()) == report
