@@ -1,4 +1,4 @@
-"""Entry point: `mdt`, `python -m mdt_cli`, `torchrun -m mdt_cli`, `accelerate launch -m mdt_cli`."""
+"""Entry point of `mdt`, `python -m mdt_cli`, and `torchrun` or `accelerate launch -m mdt_cli`."""
 
 import sys
 

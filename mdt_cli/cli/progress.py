@@ -38,7 +38,7 @@ class Bar:
         return self
 
     def update(self, done: int, total: int, note: str = "") -> None:
-        """`done` of `total` units are finished; work kept from an earlier run is not in the rate."""
+        """`done` of `total` units are finished; what an earlier run did is not in the rate."""
         now = time.monotonic()
         if self._first is None:
             self._first, self._start = done, now

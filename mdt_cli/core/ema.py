@@ -34,7 +34,7 @@ class Ema:
 
 
 class Swapped:
-    """`with Swapped(network, tensors):` runs the network on other weights, then puts its own back."""
+    """Within `with Swapped(network, tensors):` the network has other weights than its own."""
 
     def __init__(self, network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         self._network, self._tensors = network, tensors

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,9 @@ def atomic_path(target: Path) -> Iterator[Path]:
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)
         else:
-            temporary.unlink(missing_ok=True)
+            # A place that cannot be written may not be looked into either: the error above tells.
+            with suppress(OSError):
+                temporary.unlink()
 
 
 def cannot_write(target: Path, error: OSError) -> MdtError:

@@ -26,7 +26,13 @@ from mdt_cli.services.evaluation_inputs import (
     times,
     usable_statistics,
 )
-from mdt_cli.services.evaluation_report import REFERENCE_LIMIT, Scored, compute, report_of
+from mdt_cli.services.evaluation_report import (
+    REFERENCE_LIMIT,
+    Scored,
+    compute,
+    metric_key,
+    report_of,
+)
 from mdt_cli.services.events import EvaluationDone, Event, Note, Progress, Warned
 from mdt_cli.services.runtime import pick_device
 
@@ -101,7 +107,7 @@ def evaluate(request: EvaluateRequest) -> Iterator[Event]:
     )
     if of_reference and of_reference.statistics.digest == of_samples.statistics.digest:
         yield Warned("samples and reference are the same images")
-    yield Note("computing " + ", ".join(metrics))
+    yield Note("computing " + ", ".join(metric_key(metric, extractor.name) for metric in metrics))
     report = report_of(scored, compute(scored, metrics, NEIGHBOURS, device))
     write_json(target, report)
     yield EvaluationDone(report, str(target))

@@ -1,7 +1,6 @@
 """What a run looks at while it trains: held-out loss and previews, from averaged weights."""
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -16,23 +15,16 @@ from mdt_cli.services.drawing import draw
 from mdt_cli.services.events import Event, PreviewSaved, Validated, Warned
 from mdt_cli.services.grids import labelled_grid
 from mdt_cli.services.train_data import posterior_draw
-
-if TYPE_CHECKING:
-    from mdt_cli.services.training_loop import Trainer
+from mdt_cli.services.trainer import Trainer
 
 
 class Monitor:
     """Runs on the first process, with random streams of its own: the run's bits do not change."""
 
-    def __init__(self, trainer: "Trainer") -> None:
+    def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
         self._can_preview = True
         self.held_out: Mapping[str, float] = {}
-
-    @property
-    def last_loss(self) -> float | None:
-        record = getattr(self._trainer, "last_record", None)
-        return None if record is None else record["loss"]
 
     def after_step(self, done: bool) -> Iterator[Event]:
         trainer, config = self._trainer, self._trainer.config
@@ -43,7 +35,7 @@ class Monitor:
         if every and len(trainer.data.split.held_out) and (step % every == 0 or done):
             self.held_out = self._held_out_losses()
             record = {"step": step, **{f"held_out/{k}": v for k, v in self.held_out.items()}}
-            run_folder.append(trainer.request.run / run_folder.METRICS, record)
+            run_folder.append(trainer.folder / run_folder.METRICS, record)
             yield Validated(step, self.held_out)
         if (
             config.preview.every
@@ -143,6 +135,6 @@ class Monitor:
             )
             images = codec.decode(latents)
         trainer.network.train()
-        path = trainer.request.run / "samples" / f"step-{trainer.step:07d}.png"
+        path = trainer.folder / "samples" / f"step-{trainer.step:07d}.png"
         labelled_grid(path, images, names, preview.per_class, sampling.uint8)
         yield PreviewSaved(trainer.step, path)

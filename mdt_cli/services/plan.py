@@ -55,7 +55,8 @@ def plan(cache_path: Path, config: RunConfig) -> Plan:
     train = 0
     for view in build_views(config.masking):
         middle = num_kept(network.num_tokens, (ratio.low + ratio.high) / 2)
-        train += 3 * (_flops(network, facts.latent_shape, middle) if view.tokens == "kept" else call)
+        masked = view.tokens == "kept"
+        train += 3 * (_flops(network, facts.latent_shape, middle) if masked else call)
     images = config.training.steps * config.training.batch_size
     # AdamW keeps two tensors per parameter, Adan four.
     states = 2 if config.optimizer.kind == "adamw" else 4

@@ -93,9 +93,7 @@ def stages(out: Path, device: str | None = None, samples: int = NUM_SAMPLES) -> 
     ]
 
 
-def quickstart(
-    out: Path, device: str | None = None, samples: int = NUM_SAMPLES
-) -> Iterator[Event]:
+def quickstart(out: Path, device: str | None = None, samples: int = NUM_SAMPLES) -> Iterator[Event]:
     """Run every stage, or what is missing of them; ends with QuickstartDone."""
     results: list[StageDone] = []
     scores: dict[str, float] = {}

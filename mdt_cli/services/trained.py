@@ -139,7 +139,7 @@ def load_trained(path: Path, ema: str | None, device: torch.device) -> Trained:
 
 @torch.no_grad()
 def put_weights(network: torch.nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
-    """Copy weights into parameters of the same names. MdtError with a diff where they do not fit."""
+    """Copy weights into parameters of the same names; MdtError with a diff if they do not fit."""
     ours = dict(network.named_parameters())
     problems = fit_report(ours, tensors)
     if problems:

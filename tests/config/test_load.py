@@ -58,7 +58,7 @@ def test_every_fault_at_once_with_who_set_it_and_the_nearest_key() -> None:
     for line in (
         "masking.ration: no such key; did you mean ratio?  (set by --set masking.ration=3)",
         "trainig: no such key; did you mean training?  (set by --set trainig.steps=4)",
-        'did you mean flow?  (set by --set objective.kind=flw)',
+        "did you mean flow?  (set by --set objective.kind=flw)",
         "optimizer.lr: input should be greater than 0, not -1  (set by --set optimizer.lr=-1)",
         "385 is not a multiple of num_heads 6  (set by --set model.hidden_size=385)",
         "lr: no such key; did you mean optimizer.lr?",

@@ -121,7 +121,7 @@ def test_two_folders_in_one_process_do_not_disturb_each_other(tmp_path: Path) ->
 def test_a_folder_loads_in_half_precision(tmp_path: Path) -> None:
     from diffusers import DiffusionPipeline
 
-    source = weights_file(tmp_path / "w.safetensors", MDTV2, latent_shape=(4, 8, 8))
+    source = weights_file(tmp_path / "w.safetensors", DIT, latent_shape=(4, 8, 8))
     run(source, tmp_path / "out")
     pipe = DiffusionPipeline.from_pretrained(
         str(tmp_path / "out"), trust_remote_code=True, dtype=torch.bfloat16

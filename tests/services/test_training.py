@@ -156,7 +156,9 @@ def test_another_cache_is_refused(cache: Path, twelve: Path, tmp_path: Path) -> 
 
 def test_fresh_asks_twice(cache: Path, twelve: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(twelve, tmp_path / "run")
-    with pytest.raises(MdtError, match="already holds a run; its newest checkpoint is step-0000012"):
+    with pytest.raises(
+        MdtError, match="already holds a run; its newest checkpoint is step-0000012"
+    ):
         run(cache, folder, small(3), fresh=1)
     assert digests(folder, 12)
     run(cache, folder, small(3), fresh=2)
@@ -190,7 +192,8 @@ def same_tensors(one: Path, two: Path, step: int) -> bool:
     """Compares tensors, not files: headers hold configurations, which may differ."""
     for name in digests(one, step):
         ours, theirs = (
-            read_tensors(folder / "checkpoints" / f"step-{step:07d}" / name) for folder in (one, two)
+            read_tensors(folder / "checkpoints" / f"step-{step:07d}" / name)
+            for folder in (one, two)
         )
         if not all(torch.equal(ours[key], theirs[key]) for key in ours.keys() | theirs.keys()):
             return False

@@ -122,4 +122,6 @@ def _refuse_bomb(width: int, height: int) -> None:
 def _reason(error: Exception) -> str:
     if type(error).__name__ == "UnidentifiedImageError":
         return "not an image that Pillow can read"
+    if isinstance(error, OSError) and str(error):
+        return str(error)
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -41,9 +41,7 @@ class Interpolator(nn.Module):
     Kept tokens pass unchanged; the block sees them and the mask tokens, positions included.
     """
 
-    def __init__(
-        self, hidden_size: int, num_heads: int, mlp_ratio: float, num_biases: int
-    ) -> None:
+    def __init__(self, hidden_size: int, num_heads: int, mlp_ratio: float, num_biases: int) -> None:
         super().__init__()
         self.block = Block(hidden_size, num_heads, mlp_ratio, num_biases, skip=False)
         self.modulation = Modulation(hidden_size, hidden_size, depth=1, num_chunks=6)

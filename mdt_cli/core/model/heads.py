@@ -40,5 +40,3 @@ def unpatchify(x_BNV: Tensor, grid: tuple[int, int], patch_size: int) -> Tensor:
     height, width = grid
     x = x_BNV.unflatten(2, (patch_size, patch_size, -1)).unflatten(1, (height, width))
     return x.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
-
-

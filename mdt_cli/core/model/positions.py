@@ -12,7 +12,9 @@ def sincos_table(height: int, width: int, hidden_size: int) -> Tensor:
     """
     columns = torch.arange(width, dtype=torch.float64).repeat(height)
     rows = torch.arange(height, dtype=torch.float64).repeat_interleave(width)
-    return torch.cat([_sincos(columns, hidden_size // 2), _sincos(rows, hidden_size // 2)], 1).float()
+    return torch.cat(
+        [_sincos(columns, hidden_size // 2), _sincos(rows, hidden_size // 2)], 1
+    ).float()
 
 
 def _sincos(position_N: Tensor, size: int) -> Tensor:
@@ -30,7 +32,7 @@ def num_offsets(height: int, width: int) -> int:
 
 
 def offset_index(height: int, width: int) -> Tensor:
-    """int64 [N, N]: the table row for query i and key j, by (row_i - row_j, column_i - column_j)."""
+    """int64 [N, N]: the table row for query i and key j, by their offset in rows and columns."""
     row = torch.arange(height).repeat_interleave(width)
     column = torch.arange(width).repeat(height)
     down = row[:, None] - row[None] + height - 1

@@ -3,7 +3,6 @@
 Axes: B batch, C channels, H W latent size, N all tokens, K kept tokens, D hidden size.
 """
 
-import torch
 from torch import Tensor, nn
 
 from mdt_cli.core.model.conditioning import LabelEmbedding, TimeEmbedding

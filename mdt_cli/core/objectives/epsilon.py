@@ -53,9 +53,10 @@ class Epsilon(Objective):
 
     def add_noise(self, clean: Tensor, noise: Tensor, t_B: Tensor) -> Tensor:
         alpha_bar = self.alphas_cumprod[t_B.cpu()]
-        return per_sample(alpha_bar.sqrt(), clean) * clean + per_sample(
-            (1 - alpha_bar).sqrt(), clean
-        ) * noise
+        return (
+            per_sample(alpha_bar.sqrt(), clean) * clean
+            + per_sample((1 - alpha_bar).sqrt(), clean) * noise
+        )
 
     def network_input(self, noisy: Tensor, t_B: Tensor) -> tuple[Tensor, Tensor]:
         return noisy, t_B.to(noisy.device)
@@ -112,7 +113,10 @@ class Epsilon(Objective):
 def _discrete_nll(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
     """-log of a Gaussian's mass in the bin of width 2/255 around x (Ho et al. 2020, eq. 13)."""
     centred, inverse = x - mean, torch.exp(-log_scale)
-    above, below = _normal_cdf(inverse * (centred + 1 / 255)), _normal_cdf(inverse * (centred - 1 / 255))
+    above, below = (
+        _normal_cdf(inverse * (centred + 1 / 255)),
+        _normal_cdf(inverse * (centred - 1 / 255)),
+    )
     inside = (above - below).clamp(min=1e-12)
     mass = torch.where(x < -0.999, above, torch.where(x > 0.999, 1 - below, inside))
     return -mass.clamp(min=1e-12).log()

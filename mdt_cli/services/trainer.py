@@ -1,0 +1,228 @@
+"""The state of a run on one process, and the two things it can do: a step, a checkpoint."""
+
+import math
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from mdt_cli.config.run import RunConfig
+from mdt_cli.core.checkpoint import (
+    OPTIMIZER,
+    WEIGHTS,
+    CheckpointState,
+    Header,
+    checkpoints,
+    ema_file,
+    flatten_optimizer,
+    prune,
+    read_header,
+    read_state,
+    read_tensors,
+    restore_optimizer,
+    write_checkpoint,
+)
+from mdt_cli.core.data.latents import LatentCache
+from mdt_cli.core.ema import Ema
+from mdt_cli.core.model.transformer import Transformer
+from mdt_cli.core.objectives.step import view_loss
+from mdt_cli.core.rng import stream
+from mdt_cli.core.schedules import lr_factor
+from mdt_cli.errors import MdtError
+from mdt_cli.services import build, run_folder
+from mdt_cli.services.events import CheckpointSaved, Event, Note, Warned
+from mdt_cli.services.train_data import MicroBatch, TrainData, split_rows
+from mdt_cli.services.trained import put_weights
+
+
+class Trainer:
+    """Network, optimizer, averages and counters. `step` counts finished optimizer steps."""
+
+    def __init__(
+        self,
+        folder: Path,
+        stage: str,
+        config: RunConfig,
+        cache: LatentCache,
+        accelerator: Accelerator,
+        network: Transformer,
+    ) -> None:
+        self.folder, self.stage, self.config = folder, stage, config
+        self.cache, self.accelerator = cache, accelerator
+        self.step = self.images = self.bad_steps = 0
+        self.run_id = ""
+        self.device = accelerator.device
+        self.network = network.to(self.device)
+        self.objective = build.build_objective(config.objective)
+        self.views = tuple(build.build_views(config.masking))
+        self.data = TrainData(
+            config,
+            cache,
+            split_rows(cache.facts.count, config.data.held_out, config.training.seed),
+            self.objective,
+            self.views,
+            build.build_mask_ratio(config.masking),
+            network.num_tokens,
+        )
+        if config.training.compile:
+            for block in network.blocks:
+                block.compile(dynamic=False)
+        optimizer = build.build_optimizer(config.optimizer, network)
+        self.model, self.optimizer = accelerator.prepare(network, optimizer)
+        self.restart_emas()
+
+    def restart_emas(self) -> None:
+        """Averages start as copies of the weights the run starts from."""
+        ema = self.config.ema
+        self.emas = {decay: Ema(self.network, decay, ema.warmup) for decay in ema.decays}
+
+    def resume(self) -> Iterator[Event]:
+        """Go back to the newest checkpoint that verifies; the generator returns whether one did."""
+        for folder in checkpoints(self.folder):
+            try:
+                state = read_state(folder)
+            except MdtError as error:
+                yield Warned(f"{error.message}; falling back to the checkpoint before it")
+                continue
+            header = read_header(folder / WEIGHTS)
+            if header.data["digest"] != self.cache.facts.digest:
+                raise MdtError(
+                    f"{self.folder} was trained on another cache than the one given",
+                    "give the same cache, or choose another run folder",
+                )
+            self._restore(folder, state)
+            if self.accelerator.is_main_process:
+                for name in (run_folder.LOG, run_folder.METRICS):
+                    run_folder.rewind(self.folder / name, self.step)
+            yield Note(f"resuming {self.folder} at step {self.step}")
+            return True
+        self.run_id = f"{stream(time.time_ns()).initial_seed():08x}"
+        if self.accelerator.is_main_process:
+            for name in (run_folder.LOG, run_folder.METRICS):
+                run_folder.rewind(self.folder / name, 0)
+        return False
+
+    def _restore(self, folder: Path, state: CheckpointState) -> None:
+        put_weights(self.network, read_tensors(folder / WEIGHTS), folder / WEIGHTS)
+        for decay, ema in self.emas.items():
+            ema.load(read_tensors(folder / ema_file(decay)))
+        restore_optimizer(self.optimizer.optimizer, read_tensors(folder / OPTIMIZER))
+        if self.accelerator.scaler is not None and state.scaler is not None:
+            self.accelerator.scaler.load_state_dict(dict(state.scaler))
+        self.step, self.images = state.step, state.images
+        self.bad_steps, self.run_id = state.bad_steps, state.run_id
+
+    def save(self) -> Iterator[Event]:
+        """Write the checkpoint of this step and remove those that rotation lets go."""
+        folder = self.folder / "checkpoints" / f"step-{self.step:07d}"
+        if not self.accelerator.is_main_process or self._is_saved(folder):
+            return
+        scaler = self.accelerator.scaler
+        write_checkpoint(
+            folder,
+            Header(
+                self.config.model_dump(mode="json"),
+                self.cache.facts.header(),
+                self.step,
+                "online",
+                self.stage,
+            ),
+            dict(self.network.named_parameters()),
+            {decay: ema.tensors for decay, ema in self.emas.items()},
+            flatten_optimizer(self.optimizer.optimizer),
+            CheckpointState(
+                self.step,
+                self.images,
+                self.bad_steps,
+                None if scaler is None else scaler.state_dict(),
+                self.run_id,
+            ),
+        )
+        keep = self.config.checkpoint
+        for old in prune(checkpoints(self.folder), keep.keep_last, keep.keep_every):
+            _remove(old)
+        yield CheckpointSaved(self.step, folder)
+
+    def _is_saved(self, folder: Path) -> bool:
+        try:
+            return read_state(folder).step == self.step
+        except MdtError:
+            return False
+
+    def optimize(self, micro_batches: list[MicroBatch]) -> dict[str, Tensor]:
+        """One optimizer step: a backward pass per view, gradients summed, averages updated.
+
+        Returns what is worth logging, still on the device: the weighted loss of each kind of
+        view, the norm of the gradient and the mask ratio.
+        """
+        config = self.config
+        schedule = config.lr_schedule
+        factor = lr_factor(
+            self.step, config.training.steps, schedule.warmup, schedule.kind, schedule.final
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.optimizer.lr * factor
+        self.optimizer.zero_grad(set_to_none=True)
+        losses: dict[str, Tensor] = {}
+        passes = [(batch, number) for batch in micro_batches for number in range(len(self.views))]
+        for place, (batch, number) in enumerate(passes):
+            last = place + 1 == len(passes)
+            # Gradients travel between processes once, with the last backward pass.
+            with nullcontext() if last else self.accelerator.no_sync(self.model):
+                loss = self._view_loss(batch, number)
+                weight = self.views[number].weight / len(micro_batches)
+                self.accelerator.backward(loss * weight)
+            name = view_name(self.views[number].tokens)
+            losses[name] = losses.get(name, 0) + loss.detach() * weight
+        norm = self.accelerator.clip_grad_norm_(
+            self.network.parameters(), config.training.clip_norm or math.inf
+        )
+        finite = bool(torch.isfinite(norm))
+        if finite or self.accelerator.scaler is not None:
+            # A loss scaler leaves the step out by itself, and must see it to lower its scale.
+            self.optimizer.step()
+        self.bad_steps = 0 if finite else self.bad_steps + 1
+        if self.bad_steps >= config.training.max_bad_steps:
+            raise MdtError(
+                f"the gradient was not finite in {self.bad_steps} steps in a row, the last of them "
+                f"step {self.step + 1}",
+                "lower optimizer.lr, set training.clip_norm=1 or training.precision=bf16; the "
+                "newest checkpoint is kept",
+            )
+        self.step += 1
+        self.images += config.training.batch_size
+        if finite:
+            for ema in self.emas.values():
+                ema.update(self.network, self.step)
+        return {**losses, "grad_norm": norm, "mask_ratio": torch.tensor(micro_batches[0].ratio)}
+
+    def _view_loss(self, batch: MicroBatch, number: int) -> Tensor:
+        clean = batch.clean.to(self.device, non_blocking=True)
+        draw = batch.draws[number].to(self.device)
+        with self.accelerator.autocast():
+            loss_B = view_loss(
+                self.model,
+                self.objective,
+                self.views[number],
+                draw,
+                clean,
+                batch.t_B,
+                self.network.patch_size,
+            )
+        return loss_B.mean()
+
+
+def _remove(folder: Path) -> None:
+    """Rename first, so that a kill half-way leaves no checkpoint that looks whole."""
+    doomed = folder.with_name(f".tmp-old-{folder.name}")
+    folder.rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def view_name(tokens: str) -> str:
+    return "full" if tokens == "all" else "masked"
