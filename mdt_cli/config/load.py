@@ -163,6 +163,13 @@ def _variants(annotation: Any) -> list[type[BaseModel]]:
     ]
 
 
+def _tables(annotation: Any) -> list[type[BaseModel]]:
+    """The table that a key holds, or the variants it may hold."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return _variants(annotation)
+
+
 def known_keys(
     tree: Mapping[str, Any] | None = None, table: type[BaseModel] = RunConfig, prefix: str = ""
 ) -> list[str]:
@@ -170,8 +177,7 @@ def known_keys(
     keys: list[str] = []
     for name, field in table.model_fields.items():
         annotation = field.annotation
-        plain = isinstance(annotation, type) and issubclass(annotation, BaseModel)
-        tables = [annotation] if plain else _variants(annotation)
+        tables = _tables(annotation)
         inner = None if tree is None else tree.get(name, {})
         if isinstance(inner, Mapping) and len(tables) > 1:
             chosen = inner.get("kind", getattr(field.default, "kind", None))
