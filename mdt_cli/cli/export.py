@@ -19,7 +19,8 @@ def export(
         typer.Option(
             "--format",
             help="diffusers: a folder that needs no mdt; safetensors: one file for mdt; "
-            "diffusers-dit: diffusers' own DiT, for a plain DiT.",
+            "diffusers-dit: diffusers' own DiT, for a plain DiT; torch-export: a .pt2 program; "
+            "onnx: a folder with model.onnx.",
         ),
     ] = "diffusers",
     ema: Ema = None,

@@ -12,12 +12,14 @@ from mdt_cli.core.checkpoint import read_header, save_weights
 from mdt_cli.core.codecs.codec import Codec, codec_from_facts
 from mdt_cli.core.files import atomic_path
 from mdt_cli.errors import MdtError
-from mdt_cli.services import export_diffusers, export_dit, parity
+from mdt_cli.services import export_diffusers, export_dit, export_program, parity
 from mdt_cli.services.events import Event, ExportDone, Note, Warned
 from mdt_cli.services.model_card import Card, find_report, is_of_other_weights, render
 from mdt_cli.services.trained import Trained, load_trained
 
-FORMATS = ("diffusers", "safetensors", "diffusers-dit")
+FORMATS = ("diffusers", "safetensors", "diffusers-dit", "torch-export", "onnx")
+# Formats that are one file, and how its name ends.
+SUFFIXES = {"safetensors": ".safetensors", "torch-export": ".pt2"}
 CARD = "README.md"
 CPU = torch.device("cpu")
 
@@ -43,12 +45,31 @@ def export(request: ExportRequest) -> Iterator[Event]:
         raise MdtError(f"--format: no {request.format}{meant}", f"there are: {', '.join(FORMATS)}")
     if request.out.exists():
         raise MdtError(f"{request.out} exists already", "choose another name, or remove it first")
+    suffix = SUFFIXES.get(request.format, request.out.suffix)
+    if request.out.suffix != suffix:
+        raise MdtError(
+            f"--format {request.format} writes a file whose name ends in {suffix}",
+            f"such as {request.out}{suffix}",
+        )
+    if request.format == "onnx":
+        export_program.require_onnx()
     trained = load_trained(request.source, request.ema, CPU)
     match request.format:
         case "safetensors":
             difference = _safetensors(request, trained)
         case "diffusers":
             difference = yield from _diffusers(request, trained)
+        case "torch-export":
+            with atomic_path(request.out) as temporary:
+                inputs = parity.fixed_inputs(trained)
+                difference = export_program.write_torch_export(temporary, trained, inputs)
+                parity.require_parity(difference, "the exported program")
+        case "onnx":
+            with atomic_path(request.out) as temporary:
+                temporary.mkdir()
+                inputs = parity.fixed_inputs(trained)
+                difference = export_program.write_onnx(temporary, trained, inputs)
+                parity.require_parity(difference, "the exported program")
         case _:
             difference = yield from _dit(request, trained)
     files = [path for path in sorted(request.out.rglob("*")) if path.is_file()] or [request.out]

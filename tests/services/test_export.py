@@ -283,9 +283,9 @@ def test_faults_leave_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(
         "mdt_cli.services.export_diffusers.largest_difference", lambda *_: float("inf")
     )
-    for format in ("diffusers", "safetensors"):
+    for format, name in (("diffusers", "out"), ("safetensors", "out.safetensors")):
         with pytest.raises(MdtError, match="answers differently"):
-            run(source, out, format=format)
+            run(source, tmp_path / name, format=format)
     assert sorted(path.name for path in tmp_path.iterdir() if path.name != "modules") == [
         "other.json",
         "w.safetensors",

@@ -1,0 +1,125 @@
+"""The network as a program without Python classes: torch.export's, or ONNX.
+
+Both take any batch size. Inputs: `x` noisy latents as the objective scales them, `t` the number
+that the time embedding reads, as float32, and, where there are classes, `y`.
+"""
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mdt_cli.errors import MdtError
+from mdt_cli.services.model_card import codec_name
+from mdt_cli.services.parity import Inputs, largest_difference
+from mdt_cli.services.trained import Trained
+
+ABOUT = "mdt.json"
+ONNX = "model.onnx"
+# One protobuf file holds 2 GiB at most; larger weights lie in a file beside it.
+LARGEST_INLINE = 3 * 2**29
+TIME_INPUT = {
+    "epsilon": "the training index, 0 (image) to num_timesteps - 1 (noise)",
+    "edm": "log(sigma) / 4",
+    "flow": "1000 t, t from 0 (image) to 1 (noise)",
+}
+
+
+def require_onnx() -> None:
+    missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MdtError(
+            f"--format onnx needs {' and '.join(missing)}", "pip install 'mdt-cli[onnx]'"
+        )
+
+
+def about(trained: Trained) -> str:
+    """What a program file must say of itself, as JSON."""
+    facts = dict(trained.facts)
+    facts["codec"] = {**facts["codec"], "id": codec_name(facts)}
+    return json.dumps(
+        {
+            "inputs": {
+                "x": f"float32 [batch, {', '.join(map(str, facts['latent_shape']))}]",
+                "t": f"float32 [batch]: {TIME_INPUT[trained.objective.kind]}",
+                **_label_input(trained),
+            },
+            "config": trained.config.model_dump(mode="json"),
+            "data": facts,
+            "step": trained.step,
+            "ema": trained.ema,
+            "weights_sha256": trained.digest,
+        },
+        indent=2,
+        ensure_ascii=False,
+    )
+
+
+def _label_input(trained: Trained) -> dict[str, str]:
+    if trained.network.label is None:
+        return {}
+    null = trained.facts["num_classes"]
+    return {"y": f"int64 [batch]: a class, or {null} for no class"}
+
+
+def _arguments(inputs: Inputs) -> tuple[Tensor, ...]:
+    labels = () if inputs.y is None else (inputs.y,)
+    return (inputs.x, inputs.t.float(), *labels)
+
+
+def _program(trained: Trained, inputs: Inputs) -> Any:
+    arguments = _arguments(inputs)
+    batch = torch.export.Dim("batch", min=1)
+    shapes: tuple[Any, ...] = tuple({0: batch} for _ in arguments)
+    if inputs.y is None:
+        # A program's inputs are fixed: the label is a constant None.
+        arguments, shapes = (*arguments, None), (*shapes, None)  # type: ignore[assignment]
+    return torch.export.export(trained.network, arguments, dynamic_shapes=shapes)
+
+
+def write_torch_export(path: Path, trained: Trained, inputs: Inputs) -> float:
+    """Write a `.pt2` file; the largest difference of its answers, read back."""
+    torch.export.save(_program(trained, inputs), path, extra_files={ABOUT: about(trained)})
+    program = torch.export.load(path).module()
+
+    def theirs(x: Tensor, t_B: Tensor, y_B: Tensor | None) -> Tensor:
+        return torch.as_tensor(program(x, t_B.float(), y_B))
+
+    return _over_batches(trained, theirs, inputs)
+
+
+def write_onnx(folder: Path, trained: Trained, inputs: Inputs) -> float:
+    """Write `model.onnx` and what it is; the largest difference by ONNX's reference evaluator."""
+    import onnx
+    from onnx.reference import ReferenceEvaluator
+
+    names = [name for name, value in vars(inputs).items() if value is not None]
+    size = sum(p.numel() * p.element_size() for p in trained.network.parameters())
+    torch.onnx.export(
+        _program(trained, inputs),
+        (),
+        folder / ONNX,
+        input_names=names,
+        output_names=["output"],
+        dynamo=True,
+        external_data=size > LARGEST_INLINE,
+        verbose=False,
+    )
+    (folder / ABOUT).write_text(about(trained) + "\n", "utf-8")
+    evaluator = ReferenceEvaluator(onnx.load(folder / ONNX))
+
+    def theirs(x: Tensor, t_B: Tensor, y_B: Tensor | None) -> Tensor:
+        given = {"x": x, "t": t_B.float(), "y": y_B}
+        feeds = {name: value.numpy() for name, value in given.items() if value is not None}
+        return torch.from_numpy(evaluator.run(None, feeds)[0])
+
+    return _over_batches(trained, theirs, inputs)
+
+
+def _over_batches(trained: Trained, theirs: Any, inputs: Inputs) -> float:
+    """At the batch size that was traced, and at 1."""
+    one = Inputs(inputs.x[-1:], inputs.t[-1:], None if inputs.y is None else inputs.y[-1:])
+    return max(largest_difference(trained.network, theirs, given) for given in (inputs, one))

@@ -1,0 +1,73 @@
+"""Programs: the same answers at any batch size, with what they mean beside them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mdt_cli.errors import MdtError
+from mdt_cli.services import export_program
+from mdt_cli.services.events import ExportDone
+from mdt_cli.services.export import ExportRequest, export
+from mdt_cli.services.trained import load_trained
+from tests.services.small_networks import DIGITS, EDM, MDTV2, weights_file
+
+UNCONDITIONAL = (DIGITS[0], (*DIGITS[1], "data.conditional=false"))
+
+
+def run(source: Path, out: Path, format: str) -> ExportDone:
+    *_, done = export(ExportRequest(source, out, format))
+    assert isinstance(done, ExportDone)
+    return done
+
+
+@pytest.mark.parametrize("recipe", [MDTV2, UNCONDITIONAL], ids=["mdtv2", "no classes"])
+def test_a_torch_program_needs_no_mdt(recipe: Any, tmp_path: Path) -> None:
+    source = weights_file(tmp_path / "w.safetensors", recipe)
+    assert run(source, tmp_path / "model.pt2", "torch-export").parity <= 1e-6
+    trained = load_trained(source, None, torch.device("cpu"))
+    x, t = torch.randn(7, 3, 8, 8), torch.linspace(0, 900, 7)
+    y = None if recipe is UNCONDITIONAL else torch.arange(7) % 4
+    torch.save((x, t, y, trained.network(x, t, y)), tmp_path / "stored.pt")
+    code = (
+        "import torch; x, t, y, answer = torch.load('stored.pt');"
+        "given = {'mdt.json': ''};"
+        "program = torch.export.load('model.pt2', extra_files=given).module();"
+        "print(float((program(x, t, y) - answer).abs().max())); print(given['mdt.json'])"
+    )
+    found = subprocess.run(
+        [sys.executable, "-P", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    difference, _, about = found.stdout.partition("\n")
+    assert float(difference) <= 1e-5
+    assert ("y" in json.loads(about)["inputs"]) == (recipe is not UNCONDITIONAL)
+
+
+@pytest.mark.parametrize("recipe", [EDM, UNCONDITIONAL], ids=["edm", "no classes"])
+def test_onnx(recipe: Any, tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    source = weights_file(tmp_path / "w.safetensors", recipe)
+    done = run(source, tmp_path / "model", "onnx")
+    assert done.parity <= 1e-5
+    assert done.files == ("mdt.json", "model.onnx")
+    about = json.loads((tmp_path / "model" / "mdt.json").read_text())
+    expected = "log(sigma)" if recipe is EDM else "1000 t"
+    assert expected in about["inputs"]["t"]
+
+
+def test_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = weights_file(tmp_path / "w.safetensors", DIGITS)
+    with pytest.raises(MdtError, match=r"ends in \.pt2"):
+        run(source, tmp_path / "model", "torch-export")
+    with pytest.raises(MdtError, match=r"ends in \.safetensors"):
+        run(source, tmp_path / "model", "safetensors")
+    monkeypatch.setattr(export_program.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MdtError, match="needs onnx and onnxscript") as raised:
+        run(source, tmp_path / "model", "onnx")
+    assert raised.value.hint == "pip install 'mdt-cli[onnx]'"
+    assert [path.name for path in tmp_path.iterdir()] == ["w.safetensors"]
