@@ -79,8 +79,9 @@ def _batches(
 ) -> Iterator[Batch]:
     """Batches in reading order, from threads that work a little ahead.
 
-    On a CPU each thread runs the network by itself, on one core: twice as fast as one network
-    spread over the cores, several times so on a busy machine, and free of their number.
+    On a CPU each thread runs the network by itself, on one core: faster than one network spread
+    over the cores, several times so on a busy machine, and the rounding of an image then depends
+    neither on the number of cores nor on the batch it came in.
     """
 
     def work(chunk: list[tuple[str, Raw]]) -> Batch:

@@ -57,16 +57,9 @@ def build_extractor(
 
 
 def extract_batch(extractor: Extractor, images_B3HW: Tensor) -> Tensor:
-    """float32 [B, D] on the CPU, the same for an image in a batch of any size.
-
-    A batch of one is doubled, because convolutions take another path for it and round otherwise;
-    TF32 is off, because its 10 bits would be seen in the third digit of a score.
-    """
-    alone = len(images_B3HW) == 1
-    batch = images_B3HW.repeat(2, 1, 1, 1) if alone else images_B3HW
-    with torch.inference_mode(), _exact() if batch.is_cuda else nullcontext():
-        features_BD = extractor.features(batch).float().cpu()
-    return features_BD[:1] if alone else features_BD
+    """float32 [B, D] on the CPU. TF32 is off: its 10 bits would show in the digits of a score."""
+    with torch.inference_mode(), _exact() if images_B3HW.is_cuda else nullcontext():
+        return extractor.features(images_B3HW).float().cpu()
 
 
 def _exact() -> AbstractContextManager[None]:
