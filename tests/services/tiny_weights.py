@@ -21,6 +21,9 @@ def write_weights(
     class_names: tuple[str, ...] = NAMES,
     class_dropout: float = 0.1,
     spread: float = 0.08,
+    codec: dict[str, Any] | None = None,
+    latent_shape: tuple[int, int, int] = (3, SIDE, SIDE),
+    image_size: int = SIDE,
 ) -> Path:
     """A `.safetensors` file of an 8-pixel model; `spread` is that of its random weights."""
     objective = objective or {"kind": "flow"}
@@ -34,16 +37,16 @@ def write_weights(
         }
     )
     num_classes = len(class_names)
-    network = build_network(config, (3, SIDE, SIDE), num_classes)
+    network = build_network(config, latent_shape, num_classes)
     generator = torch.Generator().manual_seed(11)
     weights = {
         name: spread * torch.randn(parameter.shape, generator=generator)
         for name, parameter in network.named_parameters()
     }
     facts = {
-        "codec": {"name": "pixels"},
-        "latent_shape": [3, SIDE, SIDE],
-        "image_size": SIDE,
+        "codec": codec or {"name": "pixels"},
+        "latent_shape": list(latent_shape),
+        "image_size": image_size,
         "num_classes": num_classes,
         "class_names": list(class_names),
         "count": 100,
