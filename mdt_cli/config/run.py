@@ -84,8 +84,7 @@ class RunConfig(Table):
                 'set sampling.solver to "heun" or "euler"'
             )
         if (
-            solver == "ddpm"
-            and isinstance(self.objective, Epsilon)
+            isinstance(self.objective, Epsilon)
             and self.sampling.steps > self.objective.num_timesteps
         ):
             raise ValueError(

@@ -1,13 +1,18 @@
-"""A latent cache as training sees it: facts, and rows copied out of memory-mapped shards."""
+"""A latent cache as training sees it: facts, and the rows of a batch read from the shards.
+
+Rows are read at their place in the file. Mapping the shards into memory would be as fast, but
+Linux maps whole folios around each row, and the resident memory of a run would grow to the size of
+its cache.
+"""
 
 import hashlib
 import json
-import mmap
-import sys
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -19,11 +24,8 @@ from mdt_cli.core.data.shards import FLIP, FORMAT, MANIFEST, MEAN, PIXELS, PLAN,
 from mdt_cli.core.files import sha256_of
 from mdt_cli.errors import MdtError
 
-# Shards mapped at the same time, and how much may have been touched before the pages are given
-# back to the system: memory in use stays the same however large the cache is.
+# Shards open at the same time: a cache may have more of them than a process may open files.
 MAX_OPEN = 128
-RELEASE_AFTER = 64 << 20
-_FAULT_AROUND = 64 << 10
 
 # safetensors' names -> numpy types (bfloat16 travels as its bits) and torch types.
 _STORED: dict[str, tuple[Any, torch.dtype]] = {
@@ -31,7 +33,6 @@ _STORED: dict[str, tuple[Any, torch.dtype]] = {
     "BF16": (np.int16, torch.bfloat16),
     "F32": (np.float32, torch.float32),
     "U8": (np.uint8, torch.uint8),
-    "I64": (np.int64, torch.int64),
 }
 
 
@@ -91,28 +92,31 @@ class _ShardFile:
     path: Path
     rows: int
     places: dict[str, _Place]
+    labels: npt.NDArray[np.int64]
 
 
 class LatentCache:
-    """Rows of a cache; made by `open_cache`. One reader belongs to one thread."""
+    """Rows of a cache; made by `open_cache`. Several threads may read."""
 
     def __init__(self, facts: CacheFacts, shards: list[_ShardFile]) -> None:
         self.facts = facts
         self._shards = shards
+        # All labels, int64 [count]: eight bytes a row are kept, the latents never.
+        self.labels = torch.from_numpy(np.concatenate([shard.labels for shard in shards]))
         self._starts = [0]
         for shard in shards:
             self._starts.append(self._starts[-1] + shard.rows)
-        self._maps: OrderedDict[int, mmap.mmap] = OrderedDict()
-        self._touched = 0
+        self._files: OrderedDict[int, FileIO] = OrderedDict()
+        self._lock = Lock()
 
     def __len__(self) -> int:
         return self.facts.count
 
     def read(self, rows: Tensor, flip: Tensor | None = None) -> Rows:
-        """The rows [B] (int64), mirrored where `flip` [B] (bool) says so; no row is read twice.
+        """The rows [B] (int64), mirrored where `flip` [B] (bool) says so; no other row is read.
 
-        Pixels come as x/127.5-1. Raises ValueError for a row outside the cache, or for flips of
-        a cache that was encoded without them.
+        Pixels come as x/127.5-1. Raises ValueError for a row outside the cache, or for flips of a
+        cache that was encoded without them.
         """
         if flip is not None and not self.facts.flip and bool(flip.any()):
             raise ValueError("flipped rows of a cache that was encoded without --flip")
@@ -121,13 +125,11 @@ class LatentCache:
         pixels = self.facts.codec["name"] == PIXELS
         mean = torch.empty(len(rows), *self.facts.latent_shape)
         std = torch.empty_like(mean) if self.facts.stochastic else None
-        label = torch.empty(len(rows), dtype=torch.int64)
         numbers = rows.numpy()
         mirrored = np.zeros(len(rows), bool) if flip is None else flip.numpy()
         shard_of = np.searchsorted(self._starts, numbers, side="right") - 1
         for shard in np.unique(shard_of).tolist():
             slots = np.flatnonzero(shard_of == shard)
-            label[slots] = self._copy(shard, "label", numbers[slots])
             if pixels:
                 values = self._copy(shard, PIXELS, numbers[slots]).float().div_(127.5).sub_(1)
                 turned = torch.from_numpy(mirrored[slots])[:, None, None, None]
@@ -139,38 +141,34 @@ class LatentCache:
                 mean[wanted] = self._copy(shard, MEAN + suffix, numbers[wanted]).float()
                 if std is not None:
                     std[wanted] = self._copy(shard, STD + suffix, numbers[wanted]).float()
-        self._release_some()
-        return Rows(mean, std, label)
+        return Rows(mean, std, self.labels[rows])
 
     def _copy(self, shard: int, name: str, numbers: npt.NDArray[np.int64]) -> Tensor:
         place = self._shards[shard].places[name]
         kind, torch_kind = _STORED[place.kind]
-        size = int(np.prod(place.shape))
-        view = np.frombuffer(self._map(shard), kind, size, place.offset).reshape(place.shape)
-        rows = view[numbers - self._starts[shard]]
-        self._touched += rows.nbytes + len(rows) * _FAULT_AROUND
+        rows = np.empty((len(numbers), *place.shape[1:]), kind)
+        bytes_ = rows.reshape(len(rows), -1).view(np.uint8)
+        with self._lock:
+            file = self._file(shard)
+            for row, number in zip(bytes_, numbers - self._starts[shard], strict=True):
+                file.seek(place.offset + int(number) * row.nbytes)
+                if file.readinto(row.data) != row.nbytes:
+                    raise _damaged(self._shards[shard].path, "it has become shorter")
         return torch.from_numpy(rows).view(torch_kind)
 
-    def _map(self, shard: int) -> mmap.mmap:
-        if shard not in self._maps:
-            if len(self._maps) >= MAX_OPEN:
-                self._maps.popitem(last=False)[1].close()
-            with self._shards[shard].path.open("rb") as file:
-                self._maps[shard] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self._maps.move_to_end(shard)
-        return self._maps[shard]
-
-    def _release_some(self) -> None:
-        if self._touched < RELEASE_AFTER:
-            return
-        self._touched = 0
-        if sys.platform == "linux":
-            for mapped in self._maps.values():
-                mapped.madvise(mmap.MADV_DONTNEED)
+    def _file(self, shard: int) -> FileIO:
+        if shard not in self._files:
+            if len(self._files) >= MAX_OPEN:
+                self._files.popitem(last=False)[1].close()
+            self._files[shard] = FileIO(self._shards[shard].path)
+        self._files.move_to_end(shard)
+        return self._files[shard]
 
     def close(self) -> None:
-        while self._maps:
-            self._maps.popitem()[1].close()
+        """Close the files; reading again opens them again."""
+        with self._lock:
+            while self._files:
+                self._files.popitem()[1].close()
 
 
 def open_cache(path: Path, verify: bool = False) -> LatentCache:
@@ -264,10 +262,20 @@ def _shard(folder: Path, entry: dict[str, Any], facts: CacheFacts) -> _ShardFile
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(min(length, size)))
+            places = _places(path, header, 8 + length, rows, facts)
+            file.seek(places.pop("label").offset)
+            labels = np.frombuffer(file.read(8 * rows), np.int64).copy()
     except OSError as error:
         raise _damaged(path, error.strerror or str(error)) from error
     except ValueError as error:
         raise _damaged(path, "its header cannot be read") from error
+    return _ShardFile(path, rows, places, labels)
+
+
+def _places(
+    path: Path, header: dict[str, Any], start: int, rows: int, facts: CacheFacts
+) -> dict[str, _Place]:
+    """Where the tensors lie that the manifest promises; MdtError if they are not these."""
     names = [PIXELS] if facts.codec["name"] == PIXELS else [MEAN]
     names += [STD] if facts.stochastic else []
     if facts.flip and PIXELS not in names:
@@ -282,8 +290,8 @@ def _shard(folder: Path, entry: dict[str, Any], facts: CacheFacts) -> _ShardFile
         found = header.get(name)
         if found is None or (found["dtype"], tuple(found["shape"])) != (kind, shape):
             raise _damaged(path, f"{name} should be {kind} {list(shape)}, the manifest says")
-        places[name] = _Place(8 + length + found["data_offsets"][0], shape, kind)
-    return _ShardFile(path, rows, places)
+        places[name] = _Place(start + found["data_offsets"][0], shape, kind)
+    return places
 
 
 def _damaged(path: Path, why: str) -> MdtError:

@@ -1,0 +1,65 @@
+"""The command lines of the README, run as they stand on small pictures."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.services.training_kit import environment, make_images
+
+ROOT = Path(__file__).resolve().parents[1]
+# Appended to the README's words so that each stage takes seconds.
+SMALLER = {
+    "pretrain": "--set training.steps=4 --set training.batch_size=4 --set preview.steps=2 "
+    "--set preview.per_class=1 --set model.hidden_size=24",
+    "finetune": "--set training.steps=2",
+    "sample": "--steps 2 --seeds 0-5",
+    "evaluate": "--metrics fid",
+}
+
+
+def commands() -> list[str]:
+    text = (ROOT / "README.md").read_text("utf-8")
+    blocks = re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL)
+    return [line for block in blocks for line in block.replace("\\\n", "").splitlines()]
+
+
+def test_the_chain_of_the_readme_runs(tmp_path: Path) -> None:
+    make_images(tmp_path / "pictures", per_class=6, size=32)
+    chain = [line for line in commands() if line.startswith("mdt ")][:6]
+    stages = [shlex.split(line)[1] for line in chain]
+    assert stages == ["encode-latents", "pretrain", "finetune", "sample", "evaluate", "export"]
+    for line, stage in zip(chain, stages, strict=True):
+        words = [*shlex.split(line)[1:], *shlex.split(SMALLER.get(stage, ""))]
+        done = subprocess.run(
+            [sys.executable, "-m", "mdt_cli", *words],
+            cwd=tmp_path,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{line}\n{done.stderr}"
+
+
+@pytest.mark.parametrize("line", [line for line in commands() if " -m mdt_cli" in line])
+def test_launchers_name_the_module(line: str) -> None:
+    assert "torchrun" in line
+    assert (ROOT / "mdt_cli" / "__main__.py").is_file()
+
+
+def test_links_lead_somewhere() -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        assert target.startswith("http") or (ROOT / target).exists(), target
+
+
+def test_ci_runs_the_test_command_of_the_readme() -> None:
+    script = (ROOT / ".ci" / "run").read_text("utf-8")
+    assert 'pip install --quiet --disable-pip-version-check -e ".[dev]"' in script
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
+    assert any('pip install -e ".[dev]" && .venv/bin/python -m pytest' in c for c in commands())
