@@ -52,10 +52,23 @@ def cannot_write(target: Path, error: OSError) -> MdtError:
     return MdtError(f"cannot write {target}: {error.strerror or error}", "choose another place")
 
 
+def _umask() -> int:
+    before = os.umask(0o077)
+    os.umask(before)
+    return before
+
+
+# Read once, while no thread can be creating files.
+_MODE = 0o666 & ~_umask()
+
+
 def _flush(path: Path, recurse: bool = True) -> None:
     if recurse and path.is_dir():
         for inner in path.iterdir():
             _flush(inner)
+    elif path.is_file():
+        # Some libraries write files that only their owner may read.
+        path.chmod(path.stat().st_mode | _MODE)
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -64,8 +64,10 @@ def render(card: Card, trained: Trained) -> str:
 
 def config_toml(trained: Trained) -> str:
     """The training configuration, every key."""
-    loaded = load([], [], trained.config.model_dump(mode="json"), "the trained weights")
-    return to_toml(loaded).strip()
+    source = "the trained weights"
+    text = to_toml(load([], [], trained.config.model_dump(mode="json"), source))
+    lines = [line.removesuffix(f"# {source}").rstrip() for line in text.splitlines()[1:]]
+    return "\n".join(lines).strip()
 
 
 def _summary(trained: Trained) -> str:

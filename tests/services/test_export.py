@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from mdt_cli.config.run import RunConfig
 from mdt_cli.core.checkpoint import read_header, read_tensors
 from mdt_cli.errors import MdtError
 from mdt_cli.services import parity
@@ -242,6 +244,10 @@ def test_the_card_tells_config_data_and_scores(tmp_path: Path) -> None:
     ):
         assert part in card
     assert str(tmp_path) not in card
+    config = tomllib.loads(card.partition("```toml\n")[2].partition("```")[0])
+    assert RunConfig.model_validate(config) == load_trained(source, None, CPU).config
+    modes = {path.stat().st_mode for path in (tmp_path / "out").rglob("*.*")}
+    assert len(modes) == 1, "every file may be read by the same people"
 
 
 def test_a_report_of_other_weights_is_told_apart(tmp_path: Path) -> None:
