@@ -1,0 +1,151 @@
+"""The second stage: what it starts from, what it drops or adds, what it refuses."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from mdt_cli.core.checkpoint import read_header, read_tensors
+from mdt_cli.errors import MdtError
+from mdt_cli.services.events import Note
+from mdt_cli.services.finetune import finetune, starting_config
+from mdt_cli.services.trained import load_trained
+from tests.services.training_kit import digests, make_cache, make_images, run, small
+
+UNMASKED = ('masking.views=[{tokens="all"}]', "training.steps=4")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A cache and a masked run on it."""
+    folder = tmp_path_factory.mktemp("finetune")
+    cache = make_cache(folder / "cache", make_images(folder / "images"))
+    run(cache, folder / "run", small(6))
+    return cache, folder / "run"
+
+
+def tune(cache: Path, target: Path, source: Path, *extra: str, ema: str | None = None) -> list:
+    loaded = starting_config(source, ema, [], [*UNMASKED, *extra])
+    return list(finetune(cache, target, source, ema, loaded))
+
+
+def test_drops_what_only_masked_passes_use(made, tmp_path: Path) -> None:
+    cache, source = made
+    events = tune(cache, tmp_path / "run", source)
+    notes = [event.text for event in events if isinstance(event, Note)]
+    assert any(
+        text.startswith("dropped") and "fill.mask_token" in text and "interpolator.block" in text
+        for text in notes
+    )
+    before = read_tensors(source / "checkpoints/step-0000006/weights.safetensors")
+    after = read_tensors(tmp_path / "run/checkpoints/step-0000004/weights.safetensors")
+    gone = before.keys() - after.keys()
+    assert gone == {k for k in before if k.startswith(("fill.", "interpolator."))}
+    assert gone
+    assert not after.keys() - before.keys()
+
+
+def test_adds_what_a_masked_stage_needs(made, tmp_path: Path) -> None:
+    cache, source = made
+    tune(cache, tmp_path / "plain", source)
+    views = 'masking.views=[{tokens="all"}, {tokens="kept"}]'
+    events = tune(cache, tmp_path / "again", tmp_path / "plain", views)
+    notes = [event.text for event in events if isinstance(event, Note)]
+    assert any(text.startswith("added") and "fill.mask_token" in text for text in notes)
+
+
+@pytest.mark.parametrize("ema", [None, "0.99", "online"])
+def test_starts_from_the_weights_asked_for(made, tmp_path: Path, ema: str | None) -> None:
+    cache, source = made
+    tune(cache, tmp_path / "run", source, "optimizer.lr=1e-30", ema=ema)
+    name = {None: "ema-0.9", "0.99": "ema-0.99", "online": "weights"}[ema]
+    before = read_tensors(source / f"checkpoints/step-0000006/{name}.safetensors")
+    for file in ("weights", "ema-0.9", "ema-0.99"):
+        after = read_tensors(tmp_path / f"run/checkpoints/step-0000004/{file}.safetensors")
+        for key, tensor in after.items():
+            torch.testing.assert_close(tensor, before[key], rtol=1e-6, atol=1e-9)
+
+
+def test_resumes_without_the_source(made, tmp_path: Path) -> None:
+    cache, source = made
+    copy = shutil.copytree(source, tmp_path / "source")
+    tune(cache, tmp_path / "whole", copy)
+    tune(cache, tmp_path / "parts", copy, "training.steps=2")
+    tune(cache, tmp_path / "parts", copy)
+    assert digests(tmp_path / "parts", 4) == digests(tmp_path / "whole", 4)
+    assert (
+        read_header(tmp_path / "parts/checkpoints/step-0000004/weights.safetensors").stage
+        == "finetune"
+    )
+
+
+def test_another_codec_shape_or_class_list_is_refused(made, tmp_path: Path) -> None:
+    _, source = made
+    smaller = make_cache(tmp_path / "smaller", make_images(tmp_path / "a", size=16), size=8)
+    with pytest.raises(MdtError, match="another latent shape"):
+        tune(smaller, tmp_path / "r1", source)
+    classes = make_cache(tmp_path / "classes", make_images(tmp_path / "b", classes=3))
+    with pytest.raises(MdtError, match="trained on other classes than the cache holds"):
+        tune(classes, tmp_path / "r2", source)
+
+
+def test_weights_of_another_shape_are_refused_with_a_diff(made, tmp_path: Path) -> None:
+    cache, source = made
+    with pytest.raises(MdtError, match="does not fit this network") as caught:
+        tune(cache, tmp_path / "run", source, "model.hidden_size=32")
+    assert "wanted [32]" in str(caught.value)
+
+
+def test_a_run_without_checkpoint_and_things_that_are_no_run(made, tmp_path: Path) -> None:
+    _, source = made
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (empty / "config.toml").write_bytes((source / "config.toml").read_bytes())
+    device = torch.device("cpu")
+    with pytest.raises(MdtError, match="has no checkpoint yet"):
+        load_trained(empty, None, device)
+    with pytest.raises(MdtError, match="no such run or weights"):
+        load_trained(tmp_path / "nowhere", None, device)
+    with pytest.raises(MdtError, match="neither a run nor a checkpoint folder"):
+        load_trained(tmp_path, None, device)
+    with pytest.raises(MdtError, match=r"no average 0\.5"):
+        load_trained(source, "0.5", device)
+
+
+def test_truncated_foreign_and_not_finite_weights(made, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    _, source = made
+    device = torch.device("cpu")
+    good = source / "checkpoints/step-0000006/ema-0.9.safetensors"
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(good.read_bytes()[:-100])
+    with pytest.raises(MdtError, match="not a whole safetensors file"):
+        load_trained(cut, None, device)
+    foreign = tmp_path / "foreign.safetensors"
+    save_file({"a": torch.ones(1)}, foreign)
+    with pytest.raises(MdtError, match="was not written by mdt"):
+        load_trained(foreign, None, device)
+    nan = tmp_path / "nan.safetensors"
+    tensors = read_tensors(good)
+    tensors["head.linear.bias"][0] = float("nan")
+    save_file(tensors, nan, read_header(good).metadata())
+    with pytest.raises(MdtError, match=r"head\.linear\.bias holds NaN"):
+        load_trained(nan, None, device)
+    newer = tmp_path / "newer.safetensors"
+    save_file(read_tensors(good), newer, {**read_header(good).metadata(), "mdt.format": "9"})
+    with pytest.raises(MdtError, match="weights format 9; this mdt reads 1"):
+        load_trained(newer, None, device)
+
+
+def test_headers_say_enough_for_later_stages(made) -> None:
+    cache, source = made
+    header = read_header(source / "checkpoints/step-0000006/ema-0.99.safetensors")
+    assert header.ema == "0.99"
+    assert header.step == 6
+    manifest = json.loads((cache / "manifest.json").read_text())
+    assert header.data["class_names"] == ["class0", "class1"]
+    assert header.data["latent_shape"] == [3, 16, 16]
+    assert manifest
