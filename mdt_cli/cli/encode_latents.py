@@ -8,7 +8,7 @@ import typer
 
 from mdt_cli.cli.options import Device, Json
 from mdt_cli.cli.output import emit, emit_json, human_bytes, talk, warn
-from mdt_cli.cli.progress import Bar
+from mdt_cli.cli.progress import Bar, drawn
 
 SHOWN_SKIPPED, SHOWN_CLASSES = 10, 20
 
@@ -74,7 +74,7 @@ def encode_latents(
     """
     from mdt_cli.services.encode_latents import EncodeRequest
     from mdt_cli.services.encode_latents import encode_latents as service
-    from mdt_cli.services.events import CacheDone, Note, Progress, Warned
+    from mdt_cli.services.events import CacheDone
 
     request = EncodeRequest(
         images=images,
@@ -94,16 +94,9 @@ def encode_latents(
     )
     done = None
     with Bar("encoding", "images") as bar, closing(service(request)) as events:
-        for event in events:
-            match event:
-                case Progress():
-                    bar.update(event.done, event.total, event.note)
-                case Note():
-                    talk(event.text)
-                case Warned():
-                    warn(event.text)
-                case CacheDone():
-                    done = event
+        for event in drawn(events, bar):
+            if isinstance(event, CacheDone):
+                done = event
     if done is None:
         return
     if done.unchanged:

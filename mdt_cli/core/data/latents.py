@@ -7,6 +7,7 @@ its cache.
 
 import hashlib
 import json
+import weakref
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -108,6 +109,8 @@ class LatentCache:
             self._starts.append(self._starts[-1] + shard.rows)
         self._files: OrderedDict[int, FileIO] = OrderedDict()
         self._lock = Lock()
+        # Whoever drops the cache need not close it.
+        weakref.finalize(self, _close_all, self._files)
 
     def __len__(self) -> int:
         return self.facts.count
@@ -167,8 +170,12 @@ class LatentCache:
     def close(self) -> None:
         """Close the files; reading again opens them again."""
         with self._lock:
-            while self._files:
-                self._files.popitem()[1].close()
+            _close_all(self._files)
+
+
+def _close_all(files: OrderedDict[int, FileIO]) -> None:
+    while files:
+        files.popitem()[1].close()
 
 
 def open_cache(path: Path, verify: bool = False) -> LatentCache:

@@ -1,0 +1,129 @@
+"""Every mode ends as upright RGB, cropped as ADM crops; what cannot be used says why."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mdt_cli.core.data import images
+from mdt_cli.core.data.images import UnreadableError, read_picture
+from tests.pictures import array, encoded, png
+
+
+def pixels(data: bytes, size: int = 16) -> np.ndarray:
+    return read_picture(data, size).pixels.transpose(1, 2, 0)
+
+
+def test_rgb_of_the_right_size_is_untouched() -> None:
+    picture = read_picture(png(1), 16)
+    assert np.array_equal(picture.pixels.transpose(1, 2, 0), array(1))
+    assert (picture.mode, picture.enlarged) == ("RGB", False)
+
+
+def test_grey_is_three_equal_channels() -> None:
+    grey = array(2, channels=1)
+    picture = read_picture(encoded(Image.fromarray(grey)), 16)
+    assert picture.mode == "L"
+    assert all(np.array_equal(channel, grey) for channel in picture.pixels)
+
+
+def test_16_bit_grey_is_scaled_not_clipped() -> None:
+    deep = np.linspace(0, 65535, 256).reshape(16, 16).astype(np.uint16)
+    out = pixels(encoded(Image.fromarray(deep)))[..., 0]
+    assert np.array_equal(out, np.floor(deep / 65535 * 255 + 0.5).astype(np.uint8))
+    assert out.min() == 0
+    assert out.max() == 255
+    assert len(np.unique(out)) == 256
+
+
+def test_1_bit_is_black_and_white() -> None:
+    out = pixels(encoded(Image.fromarray(array(3, channels=1) > 127)))
+    assert np.array_equal(out[..., 0], (array(3, channels=1) > 127) * np.uint8(255))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_alpha_is_laid_over_white(mode: str) -> None:
+    image = Image.fromarray(array(4)).convert(mode)
+    alpha = Image.new("L", image.size, 0)
+    alpha.paste(255, (0, 0, 8, 16))
+    image.putalpha(alpha)
+    out = pixels(encoded(image))
+    assert (out[:, 8:] == 255).all()
+    assert np.array_equal(out[:, :8], np.asarray(image.convert("RGB"))[:, :8])
+
+
+def test_transparent_palette_entry_is_white() -> None:
+    image = Image.new("P", (16, 16), 1)
+    image.putpalette([10, 20, 30, 40, 50, 60])
+    image.paste(0, (0, 0, 8, 16))
+    out = pixels(encoded(image, transparency=0))
+    assert (out[:, :8] == 255).all()
+    assert (out[:, 8:] == (40, 50, 60)).all()
+
+
+def test_cmyk_jpeg_becomes_rgb() -> None:
+    image = Image.new("CMYK", (16, 16), (0, 255, 255, 0))
+    picture = read_picture(encoded(image, "JPEG", quality=95), 16)
+    red, green, blue = picture.pixels.reshape(3, -1).mean(1)
+    assert picture.mode == "CMYK"
+    assert red > 240
+    assert max(green, blue) < 15
+
+
+def test_exif_rotation_is_applied() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: show it turned by 90 degrees clockwise
+    out = pixels(encoded(Image.fromarray(array(5)), exif=exif))
+    assert np.array_equal(out, np.rot90(array(5), -1))
+
+
+def test_float_pixels_need_a_known_range() -> None:
+    unit = np.linspace(0, 1, 256, dtype=np.float32).reshape(16, 16)
+    out = pixels(encoded(Image.fromarray(unit), "TIFF"))[..., 0]
+    assert np.array_equal(out, np.rint(unit * 255).astype(np.uint8))
+    with pytest.raises(UnreadableError, match=r"outside 0\.\.1"):
+        read_picture(encoded(Image.fromarray(unit * 300), "TIFF"), 16)
+
+
+def test_crop_is_adms() -> None:
+    """Against the rule written out: 100x70 to 16 is halved twice, then bicubic, then cropped."""
+    image = Image.fromarray(array(6, 100, 70))
+    halved = image.resize((50, 35), Image.Resampling.BOX)
+    # 35 >= 2 * 16: once more.
+    halved = halved.resize((25, 17), Image.Resampling.BOX)
+    small = halved.resize((round(25 * 16 / 17), 16), Image.Resampling.BICUBIC)
+    left = (small.width - 16) // 2
+    expected = np.asarray(small)[:, left : left + 16]
+    assert np.array_equal(pixels(encoded(image)), expected)
+
+
+def test_small_picture_is_enlarged_and_says_so() -> None:
+    picture = read_picture(png(7, 5, 9), 16)
+    assert picture.enlarged
+    assert picture.pixels.shape == (3, 16, 16)
+
+
+def test_bomb_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "MAX_PIXELS", 1000)
+    with pytest.raises(UnreadableError, match="decompression bomb: 40x40"):
+        read_picture(png(8, 40, 40), 16)
+
+
+def test_sliver_that_would_grow_into_a_bomb_is_refused() -> None:
+    sliver = encoded(Image.new("L", (60_000, 1)))
+    with pytest.raises(UnreadableError, match="decompression bomb"):
+        read_picture(sliver, 256)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "not an image"),
+        (b"this is text", "not an image"),
+        (encoded(Image.fromarray(array(9, 64, 64)), "JPEG")[:700], "truncated"),
+        (png(9, 64, 64)[:3000], "truncated|broken|unexpected"),
+    ],
+)
+def test_broken_data_has_a_reason(data: bytes, reason: str) -> None:
+    with pytest.raises(UnreadableError, match=reason) as caught:
+        read_picture(data, 16)
+    assert str(caught.value)
