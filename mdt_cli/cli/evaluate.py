@@ -6,8 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from mdt_cli.cli.options import Device, Json
-from mdt_cli.cli.output import emit, emit_json, table, talk, warn
-from mdt_cli.cli.progress import Bar
+from mdt_cli.cli.output import emit, emit_json, table, talk
+from mdt_cli.cli.progress import Bar, drawn
 from mdt_cli.config.evaluation import (
     EXTRACTORS,
     METRICS,
@@ -68,7 +68,6 @@ def evaluate(
     chosen_extractor = choose("--extractor", extractor, EXTRACTORS)
     chosen_resize = choose("--resize", resize and resize.replace("-", "_"), RESIZES)
 
-    from mdt_cli.services import events
     from mdt_cli.services.evaluate import EvaluateRequest
     from mdt_cli.services.evaluate import evaluate as run
 
@@ -85,16 +84,9 @@ def evaluate(
         device=device,
     )
     with Bar("extracting", "images") as bar:
-        for event in run(request):
-            match event:
-                case events.Progress(done, total, note):
-                    bar.update(done, total, note)
-                case events.Note(text):
-                    talk(text)
-                case events.Warned(text):
-                    warn(text)
-                case events.EvaluationDone(report, path):
-                    talk(f"report: {path}")
+        done = next(event for event in drawn(run(request), bar))
+    report = done.report
+    talk(f"report: {done.path}")
     if as_json:
         emit_json(report)
     else:

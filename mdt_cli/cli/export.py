@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from mdt_cli.cli.options import Ema, Json
-from mdt_cli.cli.output import emit, emit_json, human_bytes, talk, warn
+from mdt_cli.cli.output import emit, emit_json, human_bytes
+from mdt_cli.cli.progress import drawn
 
 
 def export(
@@ -49,7 +50,6 @@ def export(
 
     Example: mdt export run model --license apache-2.0
     """
-    from mdt_cli.services import events
     from mdt_cli.services.export import ExportRequest
     from mdt_cli.services.export import export as service
 
@@ -62,14 +62,7 @@ def export(
         license=license,
         report=report,
     )
-    for event in service(request):
-        match event:
-            case events.Note(text):
-                talk(text)
-            case events.Warned(text):
-                warn(text)
-            case events.ExportDone():
-                done = event
+    done = next(drawn(service(request)))
     if as_json:
         emit_json(
             {

@@ -2,10 +2,11 @@
 
 import sys
 import time
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Self
 
-from mdt_cli.cli.output import human_seconds, is_first_process, talk
+from mdt_cli.cli.output import human_seconds, is_first_process, talk, warn
 
 SECONDS_BETWEEN_LINES = 15.0
 
@@ -60,3 +61,19 @@ class Bar:
     ) -> None:
         if self._rich is not None:
             self._rich.stop()
+
+
+def drawn(events: Iterator[Any], bar: Bar | None = None) -> Iterator[Any]:
+    """Show what every command shows alike (progress, notes, warnings); pass on the rest."""
+    from mdt_cli.services.events import Note, Progress, Warned
+
+    for event in events:
+        match event:
+            case Progress() if bar is not None:
+                bar.update(event.done, event.total, event.note)
+            case Note():
+                talk(event.text)
+            case Warned():
+                warn(event.text)
+            case _:
+                yield event

@@ -1,13 +1,15 @@
 """`mdt quickstart`: the whole chain on the embedded digits."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from mdt_cli.cli.options import Device, Json
-from mdt_cli.cli.output import emit, emit_json, human_seconds, table, talk, warn
-from mdt_cli.cli.progress import Bar
+from mdt_cli.cli.output import emit, emit_json, human_seconds, table, talk
+from mdt_cli.cli.progress import Bar, drawn
+from mdt_cli.cli.training import training_teller
 
 Out = Annotated[Path, typer.Argument(help="Folder for everything the chain makes.")]
 
@@ -21,51 +23,23 @@ def quickstart(
 
     It runs the six stages that you would run on your own images and prints their commands.
     """
-    from mdt_cli.services.events import (
-        Note,
-        PreviewSaved,
-        Progress,
-        QuickstartDone,
-        StageStarted,
-        StepDone,
-        Validated,
-        Warned,
-    )
+    from mdt_cli.services.events import QuickstartDone, StageStarted
     from mdt_cli.services.quickstart import quickstart as service
 
     commands: list[str] = []
-    bar: Bar | None = None
-    loss = ""
-    try:
+    with ExitStack() as bars:
         for event in service(out, device):
-            match event:
-                case StageStarted():
-                    if bar is not None:
-                        bar.__exit__(None, None, None)
-                    commands.append(event.command)
-                    talk(f"\n[{len(commands)}/6] {event.command}")
-                    bar = Bar(event.stage, UNITS.get(event.stage, "images")).__enter__()
-                case StepDone():
-                    loss = f"loss {event.loss:.4f}" if event.loss is not None else loss
-                    assert bar is not None
-                    bar.update(event.step, event.steps, loss)
-                case Progress():
-                    assert bar is not None
-                    bar.update(event.done, event.total, event.note)
-                case Validated():
-                    shown = ", ".join(f"{k} {v:.4f}" for k, v in event.losses.items())
-                    talk(f"step {event.step}: held-out loss {shown}")
-                case PreviewSaved():
-                    talk(f"step {event.step}: drew {event.path}")
-                case Note():
-                    talk(event.text)
-                case Warned():
-                    warn(event.text)
-                case QuickstartDone():
-                    done = event
-    finally:
-        if bar is not None:
-            bar.__exit__(None, None, None)
+            if isinstance(event, StageStarted):
+                bars.close()
+                commands.append(event.command)
+                talk(f"\n[{len(commands)}/6] {event.command}")
+                bar = bars.enter_context(Bar(event.stage, UNITS.get(event.stage, "images")))
+                tell = training_teller(bar)
+            elif isinstance(event, QuickstartDone):
+                done = event
+            else:
+                for rest in drawn(iter((event,)), bar):
+                    tell(rest)
     if json:
         emit_json(
             {

@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from mdt_cli.cli.options import Device, Ema, Json
-from mdt_cli.cli.output import emit, emit_json, human_seconds, talk, warn
-from mdt_cli.cli.progress import Bar
+from mdt_cli.cli.output import emit, emit_json, human_seconds
+from mdt_cli.cli.progress import Bar, drawn
 
 
 def sample(
@@ -62,7 +62,7 @@ def sample(
 
     Example: mdt sample run samples --seeds 0-99 --classes all --grid
     """
-    from mdt_cli.services.events import Note, Progress, SamplesDone, Warned
+    from mdt_cli.services.events import SamplesDone
     from mdt_cli.services.sample import SampleRequest
     from mdt_cli.services.sample import sample as service
 
@@ -83,16 +83,9 @@ def sample(
     )
     done = None
     with Bar("sampling", "images") as bar:
-        for event in service(request):
-            match event:
-                case Progress():
-                    bar.update(event.done, event.total, event.note)
-                case Note():
-                    talk(event.text)
-                case Warned():
-                    warn(event.text)
-                case SamplesDone():
-                    done = event
+        for event in drawn(service(request), bar):
+            if isinstance(event, SamplesDone):
+                done = event
     if done is None:
         return
     if json:

@@ -1,44 +1,45 @@
 """What `pretrain` and `finetune` show of a run."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from mdt_cli.cli.output import emit, emit_json, human_bytes, human_seconds, table, talk, warn
-from mdt_cli.cli.progress import Bar
+from mdt_cli.cli.output import emit, emit_json, human_bytes, human_seconds, table, talk
+from mdt_cli.cli.progress import Bar, drawn
+
+
+def training_teller(bar: Bar) -> Callable[[Any], None]:
+    """A function that draws what a training run tells between its start and its end."""
+    from mdt_cli.services.events import CheckpointSaved, PreviewSaved, StepDone, Validated
+
+    loss = ""
+
+    def tell(event: Any) -> None:
+        nonlocal loss
+        match event:
+            case StepDone():
+                loss = f"loss {event.loss:.4f}" if event.loss is not None else loss
+                bar.update(event.step, event.steps, loss)
+            case Validated():
+                shown = ", ".join(f"{name} {value:.4f}" for name, value in event.losses.items())
+                talk(f"step {event.step}: held-out loss {shown}")
+            case CheckpointSaved():
+                talk(f"step {event.step}: saved {event.path}")
+            case PreviewSaved():
+                talk(f"step {event.step}: drew {event.path}")
+
+    return tell
 
 
 def follow(events: Iterator[Any], as_json: bool) -> None:
     """Draw the events of a training run and end with its summary."""
-    from mdt_cli.services.events import (
-        CheckpointSaved,
-        Note,
-        PreviewSaved,
-        StepDone,
-        TrainingDone,
-        Validated,
-        Warned,
-    )
+    from mdt_cli.services.events import TrainingDone
 
-    loss = ""
     with Bar("training", "steps") as bar:
-        for event in events:
-            match event:
-                case StepDone():
-                    loss = f"loss {event.loss:.4f}" if event.loss is not None else loss
-                    bar.update(event.step, event.steps, loss)
-                case Validated():
-                    shown = ", ".join(f"{k} {v:.4f}" for k, v in event.losses.items())
-                    talk(f"step {event.step}: held-out loss {shown}")
-                case CheckpointSaved():
-                    talk(f"step {event.step}: saved {event.path}")
-                case PreviewSaved():
-                    talk(f"step {event.step}: drew {event.path}")
-                case Note():
-                    talk(event.text)
-                case Warned():
-                    warn(event.text)
-                case TrainingDone():
-                    done = event
+        tell = training_teller(bar)
+        for event in drawn(events, bar):
+            tell(event)
+            if isinstance(event, TrainingDone):
+                done = event
     if as_json:
         emit_json(
             {
