@@ -116,8 +116,7 @@ def _encode(
     pixels = codec.facts()["name"] == PIXELS
     while seen < len(span):
         part = next(pictures)
-        items = len(part.kept) + len(part.skipped)
-        seen += items
+        seen += len(part.kept) + len(part.skipped)
         for index, reason in part.skipped:
             if request.strict:
                 raise latent_cache.unreadable(printable(source.names[index]), reason)
@@ -127,7 +126,7 @@ def _encode(
         enlarged += part.enlarged
         kept.extend(part.kept)
         waiting.append(part.pixels)
-        yield Counted(items)
+        yield Counted(len(part.skipped) + (len(part.kept) if pixels else 0))
         if pixels:
             continue
         ready = np.concatenate(waiting)
@@ -138,7 +137,7 @@ def _encode(
             first = sum(len(done[MEAN]) for done in encoded)
             names = [source.names[k] for k in kept[first : first + len(batch)]]
             encoded.append(_latents(codec, batch, request, names))
-            yield Counted(0)
+            yield Counted(len(batch))
         waiting = [ready[stop:]]
     labels = torch.tensor([source.labels[k] for k in kept], dtype=torch.int64)
     if pixels:

@@ -81,12 +81,14 @@ def fill(
     if strict:
         _refuse_skipped(list(kept.values()))
     try:
-        yield Progress(done, total)
+        if todo:
+            yield Progress(done, total)
         waiting = iter(todo)
         with closing(produce([spans[index] for index in todo])) as steps:
             for step in steps:
-                done += step.items
-                yield Progress(done, total)
+                if step.items:
+                    done += step.items
+                    yield Progress(done, total)
                 if step.content is not None:
                     index = next(waiting)
                     kept[index] = shards.write_shard(folder, index, step.content)

@@ -449,6 +449,54 @@ def test_the_embedded_digits(tmp_path: Path) -> None:
     assert np.array_equal(((rows.mean[0, 0] + 1) * 127.5).round().numpy(), grey)
 
 
+def test_parquet_through_worker_processes(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    rows = [{"bytes": png(k), "path": None} for k in range(9)]
+    table = pa.table({"image": [*rows, {"bytes": None, "path": "gone.png"}], "label": [0, 1] * 5})
+    pq.write_table(table, tmp_path / "data.parquet", row_group_size=4)
+    asked = EncodeRequest(tmp_path / "data.parquet", tmp_path / "cache", size=16, workers=2)
+    result = done(run(asked))
+    assert (result.count, result.skipped) == (
+        9,
+        (("data.parquet/00000009", "the row holds no image bytes"),),
+    )
+    expected = torch.stack([torch.from_numpy(array(k)).permute(2, 0, 1) for k in range(9)])
+    rows = open_cache(asked.cache).read(torch.arange(9))
+    assert torch.equal(rows.mean, expected / 127.5 - 1)
+    assert rows.label.tolist() == [0, 1] * 4 + [0]
+
+
+class Deadly:
+    """A reader whose picture kills the process that reads it, as the system does out of memory."""
+
+    def read(self, place: str) -> bytes:
+        os._exit(9)
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_worker_that_dies_is_told() -> None:
+    from mdt_cli.core.data.decoding import Decoders
+
+    with (
+        Decoders(Deadly(), 16, 1) as decoders,
+        pytest.raises(MdtError, match="a worker process died"),
+    ):
+        list(decoders.decode(["1.png"], [range(1)]))
+
+
+def test_encrypted_zip_is_told(tmp_path: Path) -> None:
+    path = write_zip(tmp_path / "images.zip", FILES)
+    data = bytearray(path.read_bytes())
+    data[data.index(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(data)
+    with pytest.raises(MdtError, match="is encrypted"):
+        run(EncodeRequest(path, tmp_path / "cache"))
+
+
 def test_notes_say_what_was_found(tmp_path: Path) -> None:
     notes = [e.text for e in run(request(tmp_path, FILES | {"x.txt": b""})) if isinstance(e, Note)]
     assert notes[0] == "15 images (folder), 3 classes; ignored: 1 .txt"

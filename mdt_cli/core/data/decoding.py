@@ -129,9 +129,9 @@ _worker: tuple[Reader, int]
 def _start_worker(reader: Reader, size: int) -> None:
     global _worker
     _worker = (reader, size)
-    # The terminal sends Ctrl-C to every process; the parent alone decides what it means.
+    # Terminals and job schedulers signal every process; the parent alone decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -76,6 +76,16 @@ def test_exif_rotation_is_applied() -> None:
     assert np.array_equal(out, np.rot90(array(5), -1))
 
 
+def test_exif_rotation_of_a_jpeg_is_applied() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    image = Image.new("RGB", (16, 16), "red")
+    image.paste("blue", (0, 0, 16, 8))
+    out = pixels(encoded(image, "JPEG", quality=95, exif=exif))
+    assert out[:8, :, 0].mean() > 200
+    assert out[8:, :, 2].mean() > 200
+
+
 def test_float_pixels_need_a_known_range() -> None:
     unit = np.linspace(0, 1, 256, dtype=np.float32).reshape(16, 16)
     out = pixels(encoded(Image.fromarray(unit), "TIFF"))[..., 0]
