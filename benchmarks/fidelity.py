@@ -12,23 +12,18 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from mdt_cli.config.run import RunConfig  # noqa: E402 - the root of the checkout comes first
-from mdt_cli.core.objectives.epsilon import Epsilon  # noqa: E402
-from mdt_cli.core.objectives.step import View, ViewDraw, view_loss  # noqa: E402
-from mdt_cli.core.sampling.guidance import constant, guided, power_cosine  # noqa: E402
-from mdt_cli.services.build import build_network  # noqa: E402
-from tests.golden.numbers import (  # noqa: E402
-    CONFIGS,
-    FORWARD,
-    GUIDED,
-    LOSSES,
-    PARAMETERS,
-    SIZES,
+from tests.golden.cases import (  # noqa: E402 - the root of the checkout comes first
+    T,
+    Y,
+    guided_pair,
+    losses,
+    parameters,
+    synthetic_network,
 )
-from tests.golden.synthetic import fill_synthetically, latents, subset  # noqa: E402
+from tests.golden.numbers import CONFIGS, FORWARD, GUIDED, LOSSES, PARAMETERS  # noqa: E402
+from tests.golden.synthetic import latents, subset  # noqa: E402
 
 NAMES = {"dit": "DiT", "mdt": "MDT v1", "mdtv2": "MDT v2"}
-T, Y = torch.tensor([10, 900]), torch.tensor([3, 7])
 
 
 def summary(output: torch.Tensor) -> list[float]:
@@ -45,10 +40,7 @@ def row(case: str, ours: list[float], official: list[float]) -> str:
 
 @torch.no_grad()
 def lines() -> Iterator[str]:
-    networks = {}
-    for name, tables in CONFIGS.items():
-        networks[name] = build_network(RunConfig.model_validate(tables), (4, 32, 32), 1000).eval()
-        fill_synthetically(networks[name])
+    networks = {name: synthetic_network(name) for name in CONFIGS}
     yield "# Fidelity\n"
     yield (
         "Ours / official, on synthetic weights and inputs made by one formula for both "
@@ -83,49 +75,6 @@ def lines() -> Iterator[str]:
         blocks = f", decoder of {decoder}" if decoder else ""
         ours = parameters(name, size, decoder)
         yield f"| {NAMES[name]} {size.upper()}/2{blocks} | {ours:,} | {count:,} |"
-
-
-def guided_pair(network: torch.nn.Module, scale: float, power: float | None) -> torch.Tensor:
-    at = constant(scale) if power is None else power_cosine(scale, power, lambda t: t / 1000)
-    halves: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
-    for x, time, label in zip(latents(1).split(1), T.tolist(), Y.tolist(), strict=True):
-
-        def conditional(x: torch.Tensor, t: torch.Tensor, y: int = label) -> torch.Tensor:
-            return network(x, t, torch.tensor([y]))
-
-        def null(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-            return network(x, t, torch.tensor([1000]))
-
-        t = torch.tensor([time])
-        merged = guided(conditional, null, at, "first3")(x, t)
-        halves[0].append(merged)
-        halves[1].append(torch.cat([merged[:, :3], null(x, t)[:, 3:]], 1))
-    return torch.cat(halves[0] + halves[1])
-
-
-def losses(network: torch.nn.Module, name: str, keep: int) -> list[float]:
-    objective = Epsilon(min_snr_gamma=5.0 if name == "mdtv2" else None)
-    clean, noise = latents(2, 3), latents(3, 3)
-    t, y = torch.tensor([0, 60, 900]), torch.tensor([3, 7, 999])
-    draw = ViewDraw(noise, y, subset(3, keep) if keep else None)
-    total = view_loss(network, objective, View("kept", "all", 1.0), draw, clean, t, 2)
-    noisy = objective.add_noise(clean, noise, t)
-    output = network(noisy, t, y, draw.subset)
-    bound = objective.variational_bound(output, clean, noisy, t).flatten(1).mean(1)
-    return [*(total - bound).tolist(), *bound.tolist()]
-
-
-def parameters(name: str, size: str, decoder: int) -> int:
-    tables = {key: dict(table) for key, table in CONFIGS[name].items()}
-    hidden_size, depth, heads = SIZES[size]
-    tables["model"] |= {"hidden_size": hidden_size, "depth": depth, "num_heads": heads}
-    tables["model"]["decoder_depth"] = decoder
-    if "masking" in tables:
-        tables["masking"]["restore_at"] = -decoder
-    with torch.device("meta"):
-        network = build_network(RunConfig.model_validate(tables), (4, 32, 32), 1000)
-    fixed = 0 if tables["model"].get("positions") == "learned" else network.positions_ND.numel()
-    return sum(p.numel() for p in network.parameters()) + fixed
 
 
 if __name__ == "__main__":

@@ -19,31 +19,36 @@ CONFIG, LOG, METRICS = "config.toml", "log.jsonl", "metrics.jsonl"
 MAY_CHANGE = ("training.steps", "checkpoint", "log", "validation", "preview", "sampling")
 
 
-def prepare(run: Path, loaded: Loaded, stage: str, fresh: int) -> None:
-    """Make or check the folder. MdtError where it holds something else than this very run.
+def check(run: Path, loaded: Loaded, fresh: int) -> None:
+    """MdtError where the folder holds something else than this very run. Nothing is written.
 
-    fresh: how often --fresh was given; twice removes what an existing run holds.
+    fresh: how often --fresh was given; twice means that whatever run is there may go.
     """
     config = run / CONFIG
     if run.exists() and not run.is_dir():
         raise MdtError(f"{run} is a file; a run needs a folder")
     if run.is_dir() and not config.is_file() and any(run.iterdir()):
         raise MdtError(f"{run} is not empty and not a run", "choose another folder for the run")
-    if config.is_file() and fresh:
+    if not config.is_file() or fresh >= 2:
+        return
+    if fresh:
         newest = next(iter(checkpoints(run)), None)
         has = f"its newest checkpoint is {newest.name}" if newest else "it has no checkpoint"
-        if fresh < 2:
-            raise MdtError(
-                f"{run} already holds a run; {has}",
-                "give --fresh twice to delete it, or choose another folder",
-            )
+        raise MdtError(
+            f"{run} already holds a run; {has}",
+            "give --fresh twice to delete it, or choose another folder",
+        )
+    _check_same(config, loaded)
+
+
+def write(run: Path, loaded: Loaded, stage: str, fresh: int) -> None:
+    """Write the configuration; with --fresh twice, first remove the run that is there."""
+    if fresh >= 2:
         for name in (CONFIG, LOG, METRICS):
             (run / name).unlink(missing_ok=True)
         for name in ("checkpoints", "samples", "tensorboard"):
             shutil.rmtree(run / name, ignore_errors=True)
-    if config.is_file():
-        _check_same(config, loaded)
-    with atomic_path(config) as temporary:
+    with atomic_path(run / CONFIG) as temporary:
         temporary.write_text(f"# {stage}\n" + to_toml(loaded), "utf-8")
 
 

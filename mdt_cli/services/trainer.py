@@ -55,7 +55,7 @@ class Trainer:
         self.folder, self.stage, self.config = folder, stage, config
         self.cache, self.accelerator = cache, accelerator
         self.step = self.images = self.bad_steps = 0
-        self.run_id = ""
+        self.run_id = f"{stream(time.time_ns()).initial_seed():08x}"
         self.device = accelerator.device
         self.network = network.to(self.device)
         self.objective = build.build_objective(config.objective)
@@ -101,7 +101,6 @@ class Trainer:
                     run_folder.rewind(self.folder / name, self.step)
             yield Note(f"resuming {self.folder} at step {self.step}")
             return True
-        self.run_id = f"{stream(time.time_ns()).initial_seed():08x}"
         if self.accelerator.is_main_process:
             for name in (run_folder.LOG, run_folder.METRICS):
                 run_folder.rewind(self.folder / name, 0)

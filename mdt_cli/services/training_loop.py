@@ -46,15 +46,19 @@ def train(request: TrainRequest) -> Iterator[Event]:
     cache = open_cache(request.cache, verify=True)
     accelerator = make_accelerator(config.training.precision, request.device)
     _check_data(request.loaded, cache, accelerator)
+    run_folder.check(request.run, request.loaded, request.fresh)
     network = _fresh_network(request, cache)
-    if accelerator.is_main_process:
-        run_folder.prepare(request.run, request.loaded, request.stage, request.fresh)
-    accelerator.wait_for_everyone()
     trainer = Trainer(request.run, request.stage, config, cache, accelerator, network)
-    resumed = yield from trainer.resume()
+    resumed = False
+    if not request.fresh:
+        resumed = yield from trainer.resume()
     if not resumed and request.initial is not None:
         yield from request.initial(network, cache)
         trainer.restart_emas()
+    # Only now is everything checked that can be: a refused start leaves no trace.
+    if accelerator.is_main_process:
+        run_folder.write(request.run, request.loaded, request.stage, request.fresh)
+    accelerator.wait_for_everyone()
     if config.data.conditional and not cache.facts.num_classes:
         yield Note("the cache has no classes: training is unconditional")
     if config.data.flip and not cache.facts.flip:

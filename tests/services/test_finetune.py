@@ -9,9 +9,11 @@ import torch
 
 from mdt_cli.core.checkpoint import read_header, read_tensors
 from mdt_cli.errors import MdtError
+from mdt_cli.services.encode_latents import EncodeRequest, encode_latents
 from mdt_cli.services.events import Note
 from mdt_cli.services.finetune import finetune, starting_config
 from mdt_cli.services.trained import load_trained
+from tests.autoencoders import save_autoencoder
 from tests.services.training_kit import digests, make_cache, make_images, run, small
 
 UNMASKED = ('masking.views=[{tokens="all"}]', "training.steps=4")
@@ -91,11 +93,24 @@ def test_another_codec_shape_or_class_list_is_refused(made, tmp_path: Path) -> N
         tune(classes, tmp_path / "r2", source)
 
 
+def test_another_codec_is_refused(made, tmp_path: Path) -> None:
+    _, source = made
+    images = make_images(tmp_path / "images")
+    autoencoder = save_autoencoder(tmp_path / "autoencoder")
+    encoded = tmp_path / "encoded"
+    for _ in encode_latents(EncodeRequest(images, encoded, codec=autoencoder, size=16, workers=1)):
+        pass
+    with pytest.raises(MdtError, match="another codec than the cache holds: pixels there"):
+        tune(encoded, tmp_path / "run", source)
+    assert not (tmp_path / "run").exists()
+
+
 def test_weights_of_another_shape_are_refused_with_a_diff(made, tmp_path: Path) -> None:
     cache, source = made
     with pytest.raises(MdtError, match="does not fit this network") as caught:
         tune(cache, tmp_path / "run", source, "model.hidden_size=32")
     assert "wanted [32]" in str(caught.value)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_without_checkpoint_and_things_that_are_no_run(made, tmp_path: Path) -> None:
