@@ -1,6 +1,6 @@
 """Plot the loss of a run over its steps, training and held-out.
 
-    python benchmarks/plot_run.py RUN OUT.png
+Usage: `python benchmarks/plot_run.py RUN OUT.png`.
 """
 
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 import matplotlib
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402 - the backend comes first
+import matplotlib.pyplot as plt
 
 run, out = Path(sys.argv[1]), sys.argv[2]
 
