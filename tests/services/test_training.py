@@ -130,6 +130,17 @@ def test_falls_back_to_the_checkpoint_before_a_damaged_one(
     warnings = [event.text for event in events if isinstance(event, Warned)]
     assert any("ema-0.9.safetensors is missing or damaged" in text for text in warnings)
     assert same_tensors(folder, twelve, 12)
+    # Steps 5 to 8 were logged before the damage and again after it: each stands there once.
+    assert [entry["step"] for entry in log_of(folder)] == list(range(1, 13))
+
+
+def test_a_log_line_cut_short_by_a_kill_is_dropped(tmp_path: Path) -> None:
+    from mdt_cli.services.run_folder import rewind
+
+    log = tmp_path / "log.jsonl"
+    log.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
+    rewind(log, 2)
+    assert log.read_text() == '{"step": 1}\n{"step": 2}\n'
 
 
 def test_rotation_keeps_the_last_and_the_multiples(cache: Path, tmp_path: Path) -> None:
