@@ -52,10 +52,11 @@ class Header:
 
 def save_weights(path: Path, tensors: Mapping[str, Tensor], header: Header) -> None:
     """Write contiguous CPU copies of `tensors`."""
-    _save(path, tensors, header.metadata())
+    save_tensors(path, tensors, header.metadata())
 
 
-def _save(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    """A safetensors file of which equal content makes equal bytes. OSError where it cannot be."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
         save_file(plain, path, metadata)
@@ -157,7 +158,7 @@ def write_checkpoint(
         for decay, tensors in emas.items():
             averaged = Header(header.config, header.data, header.step, f"{decay:g}", header.stage)
             save_weights(temporary / ema_file(decay), tensors, averaged)
-        _save(temporary / OPTIMIZER, optimizer, {"format": "pt"})
+        save_tensors(temporary / OPTIMIZER, optimizer, {"format": "pt"})
         files = {path.name: sha256_of(path) for path in sorted(temporary.iterdir())}
         write_json(
             temporary / STATE,

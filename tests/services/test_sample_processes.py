@@ -16,7 +16,7 @@ from tests.services.sampled import contents
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def command(request, *more, seeds="0-39"):
+def command(request, *more, seeds="0-99"):
     return [
         *(sys.executable, "-m", "mdt_cli", "sample"),
         *(str(request.weights), str(request.out), "--seeds", seeds),
@@ -54,7 +54,7 @@ def test_killed_at_random_and_run_again_is_the_same_folder(request_, tmp_path):
     slow = ("--steps", "150")
     whole = replace(request_, out=tmp_path / "whole")
     finish(command(whole, *slow))
-    for count in (1, 14, 29):
+    for count in (1, 37, 71):
         process = start(request_, *slow)
         wait_for_pictures(process, request_.out, count)
         process.send_signal(signal.SIGKILL)

@@ -2,10 +2,11 @@
 
 import hashlib
 import json
+import posixpath
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from mdt_cli.core.data.images import SUFFIXES
@@ -91,7 +92,8 @@ def limited(source: Source, limit: int | None) -> Source:
 
 
 def suffix(name: str) -> str:
-    return PurePosixPath(name).suffix.lower()
+    # Not PurePosixPath(name).suffix: listing 50,000 files would take a second longer.
+    return posixpath.splitext(name)[1].lower()
 
 
 def is_image(name: str) -> bool:
@@ -101,8 +103,8 @@ def is_image(name: str) -> bool:
 def kept(found: Iterable[Found], ignored: Counter[str]) -> Iterator[Found]:
     """Those that are images by their suffix; the others are counted by why they are not."""
     for item in found:
-        parts = item.name.split("/")
-        if "__MACOSX" in parts or any(part.startswith(".") for part in parts):
+        rooted = f"/{item.name}/"
+        if "/__MACOSX/" in rooted or "/." in rooted:
             ignored["hidden"] += 1
         elif is_image(item.name):
             yield item

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
 from torch import Tensor
 
+from mdt_cli.core.checkpoint import save_tensors
 from mdt_cli.core.files import TEMPORARY, atomic_path, sha256_of, write_json
 from mdt_cli.errors import MdtError
 
@@ -71,14 +71,13 @@ def write_shard(folder: Path, index: int, content: Content) -> Shard:
     name, digest, size = None, "", 0
     if rows:
         name = f"shard-{index:05d}.safetensors"
-        tensors = {key: value.contiguous() for key, value in content.tensors.items()}
-        # A single metadata key: the order of several is not the same in every process.
-        data = safetensors.torch.save(
-            tensors | {"label": content.labels}, {"mdt.format": f"{FORMAT} {VERSION}"}
-        )
         with atomic_path(folder / name) as temporary:
-            temporary.write_bytes(data)
-            digest, size = sha256_of(temporary), len(data)
+            save_tensors(
+                temporary,
+                {**content.tensors, "label": content.labels},
+                {"mdt.format": f"{FORMAT} {VERSION}"},
+            )
+            digest, size = sha256_of(temporary), temporary.stat().st_size
     numbers, counts = torch.unique(content.labels, return_counts=True)
     sums, squares = _moments(content.tensors)
     shard = Shard(
@@ -229,12 +228,12 @@ def _moments(tensors: Mapping[str, Tensor]) -> tuple[list[float], list[float]]:
     In numpy, which adds in the same order whatever the number of threads; exact for pixels.
     """
     if PIXELS in tensors:
-        counts = np.stack(
-            [np.bincount(c.numpy().ravel(), minlength=256) for c in tensors[PIXELS].unbind(1)]
-        )
-        values = np.arange(256)
-        return (counts @ values).astype(float).tolist(), (
-            (counts @ values**2).astype(float).tolist()
+        pixels = tensors[PIXELS].numpy()
+        # A square fits into 16 bits, and the sum of a shard's into 64.
+        squared = np.multiply(pixels, pixels, dtype=np.uint16)
+        return (
+            pixels.sum(axis=(0, 2, 3), dtype=np.int64).astype(float).tolist(),
+            squared.sum(axis=(0, 2, 3), dtype=np.int64).astype(float).tolist(),
         )
     mean = tensors[MEAN].double().numpy()
     squares = np.square(mean)
