@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -23,7 +23,7 @@ class Batch:
 
     names: list[str]
     digests: list[bytes]
-    # float32 [B,D] where a worker ran the network, else [B,3,S,S] for the network.
+    # float32 [B,D] once the network ran, before that [B,3,S,S].
     values: Tensor
 
 
@@ -35,12 +35,34 @@ class Extracted:
     # float32, rows sorted by the digest of their image, so that no metric depends on file order
     # and any leading part is a random sample; None unless asked for.
     features_ND: Tensor | None
+    # int64 [N]: which image of the set, in reading order, each row of the features is.
+    positions_N: Tensor
 
 
 def extract(
     images: ImageSet, extractor: Extractor, device: torch.device, batch_size: int, keep: bool
 ) -> Generator[int, None, Extracted]:
-    """Yield the number of images done after each batch; return moments and, if `keep`, features.
+    """Yield the number of images done after each batch; return moments and, if `keep`, features."""
+    batches = feature_batches(images, extractor, device, batch_size)
+    return (yield from collect(images, extractor, batches, keep))
+
+
+def feature_batches(
+    images: ImageSet, extractor: Extractor, device: torch.device, batch_size: int
+) -> Iterator[Batch]:
+    """The images in reading order as features on the CPU; NaN and wrong widths are MdtError."""
+    for batch in _batches(images, extractor, device, batch_size):
+        features_BD = batch.values
+        if device.type != "cpu":
+            features_BD = extract_batch(extractor, batch.values.to(device))
+        _check(images, batch.names, features_BD, extractor)
+        yield Batch(batch.names, batch.digests, features_BD)
+
+
+def collect(
+    images: ImageSet, extractor: Extractor, batches: Iterable[Batch], keep: bool
+) -> Generator[int, None, Extracted]:
+    """As `extract`, from features that were made here, elsewhere or earlier.
 
     The set's digest is over the sorted digests of its pixels: order, names and container (folder,
     zip, npz) do not enter.
@@ -48,14 +70,10 @@ def extract(
     moments = Moments(extractor.dimensions)
     kept_ND = torch.empty(images.count, extractor.dimensions) if keep else None
     digests: list[bytes] = []
-    for batch in _batches(images, extractor, device, batch_size):
-        features_BD = batch.values
-        if device.type != "cpu":
-            features_BD = extract_batch(extractor, batch.values.to(device))
-        _check(images, batch.names, features_BD, extractor)
-        moments.add(features_BD)
+    for batch in batches:
+        moments.add(batch.values)
         if kept_ND is not None:
-            kept_ND[len(digests) : len(digests) + len(batch.names)] = features_BD
+            kept_ND[len(digests) : len(digests) + len(batch.names)] = batch.values
         digests += batch.digests
         yield len(digests)
     mu_D, sigma_DD = moments.finish()
@@ -68,10 +86,10 @@ def extract(
         count=len(digests),
         size=images.size,
     )
+    order_N = torch.tensor(sorted(range(len(digests)), key=digests.__getitem__))
     if kept_ND is not None:
-        order = sorted(range(len(digests)), key=digests.__getitem__)
-        kept_ND = kept_ND[torch.tensor(order)]
-    return Extracted(statistics, kept_ND)
+        kept_ND = kept_ND[order_N]
+    return Extracted(statistics, kept_ND, order_N)
 
 
 def _batches(
