@@ -2,9 +2,42 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from mdt_cli.config.base import Fraction, Positive, Table
+from mdt_cli.config.base import Count, Fraction, Positive, Table
+
+
+class RandomTokens(Table):
+    """Random tokens (MAE and most recipes); the count is rounded up to a multiple of `bucket`."""
+
+    kind: Literal["random"] = "random"
+    bucket: Count = 1
+
+
+class RandomBlocks(Table):
+    """Random blocks of size x size tokens are dropped (MaskDM); the size must divide the grid."""
+
+    kind: Literal["block"] = "block"
+    size: Count = 4
+
+
+class CropWindow(Table):
+    """One random window of size x size tokens is kept (MaskDM); the ratio has no say."""
+
+    kind: Literal["crop"] = "crop"
+    size: Count = 5
+
+
+def _kind_alone(value: object) -> object:
+    """`selector = "random"` is short for a table with this kind and nothing else."""
+    return {"kind": value} if isinstance(value, str) else value
+
+
+Selector = Annotated[
+    RandomTokens | RandomBlocks | CropWindow,
+    Field(discriminator="kind"),
+    BeforeValidator(_kind_alone),
+]
 
 
 class ConstantRatio(Table):
@@ -47,7 +80,7 @@ class Masking(Table):
     """Defaults: one pass on all tokens, which is plain training."""
 
     views: Annotated[tuple[View, ...], Field(min_length=1)] = (View(),)
-    selector: Literal["random"] = "random"
+    selector: Selector = RandomTokens()
     ratio: Ratio = ConstantRatio()
     # Tokens leave before block `leave_at` and return before block `restore_at`; negative counts
     # from the end, 0 for `restore_at` means after the last block.

@@ -42,22 +42,97 @@ class TokenSubset:
         return self.kept_BK.unsqueeze(-1).expand(-1, -1, x.shape[-1])
 
 
-def num_kept(num_tokens: int, ratio: float) -> int:
-    """floor(N (1 - ratio)), the count of MAE (He et al. 2022) and of every recipe built on it."""
-    return int(num_tokens * (1 - ratio))
+@dataclass(frozen=True)
+class RandomTokens:
+    """Uniformly random tokens, as MAE draws them (He et al. 2022) and most recipes after it.
 
-
-def random_tokens(
-    batch: int, num_tokens: int, ratio: float, generator: torch.Generator
-) -> TokenSubset:
-    """Keep a uniformly random subset per sample, in grid order. ValueError if none would be kept.
-
-    Official code keeps the shuffled order; attention does not see order, positions travel with
-    the tokens, and sorted indices read memory forwards.
+    The count is rounded up to a multiple of `bucket`, and never above N: a ratio that changes from
+    step to step then asks for few different lengths.
     """
-    keep = num_kept(num_tokens, ratio)
+
+    bucket: int = 1
+
+    def num_kept(self, grid: tuple[int, int], ratio: float) -> int:
+        """floor(N (1 - ratio)) before rounding; 0 stays 0."""
+        num_tokens = grid[0] * grid[1]
+        keep = int(num_tokens * (1 - ratio))
+        return min(num_tokens, -(-keep // self.bucket) * self.bucket)
+
+    def draw(
+        self, batch: int, grid: tuple[int, int], ratio: float, generator: torch.Generator
+    ) -> TokenSubset:
+        """A subset per sample, in grid order. ValueError if none would be kept.
+
+        Official code keeps the shuffled order; attention does not see order, positions travel
+        with the tokens, and sorted indices read memory forwards.
+        """
+        keep, num_tokens = _some(self.num_kept(grid, ratio), grid, ratio), grid[0] * grid[1]
+        noise_BN = torch.rand(batch, num_tokens, generator=generator)
+        kept_BK = noise_BN.argsort(dim=1)[:, :keep].sort(dim=1).values
+        return TokenSubset(kept_BK, num_tokens)
+
+
+@dataclass(frozen=True)
+class RandomBlocks:
+    """Random blocks of size x size tokens are dropped; floor(ratio N) // size^2 of them (MaskDM).
+
+    Size 1 is MaskDM's rule for single tokens: it rounds the dropped ones down, not the kept ones.
+    ValueError where the size does not divide both sides of the grid.
+    """
+
+    size: int
+
+    def num_kept(self, grid: tuple[int, int], ratio: float) -> int:
+        num_tokens = grid[0] * grid[1]
+        return num_tokens - self._num_dropped_blocks(grid, ratio) * self.size**2
+
+    def draw(
+        self, batch: int, grid: tuple[int, int], ratio: float, generator: torch.Generator
+    ) -> TokenSubset:
+        """A subset per sample, in grid order. ValueError if none would be kept."""
+        keep = _some(self.num_kept(grid, ratio), grid, ratio)
+        rows, columns = grid[0] // self.size, grid[1] // self.size
+        # The first blocks of a random order are dropped: a block's rank, spread over its tokens.
+        rank = torch.rand(batch, rows * columns, generator=generator).argsort(1).argsort(1)
+        kept = rank.view(batch, rows, columns) >= self._num_dropped_blocks(grid, ratio)
+        kept = kept.repeat_interleave(self.size, 1).repeat_interleave(self.size, 2)
+        return TokenSubset(kept.flatten(1).nonzero()[:, 1].view(batch, keep), grid[0] * grid[1])
+
+    def _num_dropped_blocks(self, grid: tuple[int, int], ratio: float) -> int:
+        if grid[0] % self.size or grid[1] % self.size:
+            raise ValueError(f"blocks of {self.size} do not tile a grid of {grid[0]}x{grid[1]}")
+        return int(ratio * grid[0] * grid[1]) // self.size**2
+
+
+@dataclass(frozen=True)
+class CropWindow:
+    """One random window of size x size tokens is kept, whatever the ratio (MaskDM).
+
+    ValueError where the window is larger than the grid.
+    """
+
+    size: int
+
+    def num_kept(self, grid: tuple[int, int], ratio: float) -> int:
+        if self.size > min(grid):
+            raise ValueError(f"a window of {self.size} exceeds a grid of {grid[0]}x{grid[1]}")
+        return self.size**2
+
+    def draw(
+        self, batch: int, grid: tuple[int, int], ratio: float, generator: torch.Generator
+    ) -> TokenSubset:
+        """A window per sample, every place as likely as any other, in grid order."""
+        keep, span = self.num_kept(grid, ratio), torch.arange(self.size)
+        top_B = torch.randint(grid[0] - self.size + 1, (batch, 1), generator=generator)
+        left_B = torch.randint(grid[1] - self.size + 1, (batch, 1), generator=generator)
+        rows, columns = (top_B + span).unsqueeze(2), (left_B + span).unsqueeze(1)
+        return TokenSubset((rows * grid[1] + columns).view(batch, keep), grid[0] * grid[1])
+
+
+Selector = RandomTokens | RandomBlocks | CropWindow
+
+
+def _some(keep: int, grid: tuple[int, int], ratio: float) -> int:
     if keep < 1:
-        raise ValueError(f"ratio {ratio} keeps none of {num_tokens} tokens")
-    noise_BN = torch.rand(batch, num_tokens, generator=generator)
-    kept_BK = noise_BN.argsort(dim=1)[:, :keep].sort(dim=1).values
-    return TokenSubset(kept_BK, num_tokens)
+        raise ValueError(f"ratio {ratio} keeps none of {grid[0] * grid[1]} tokens")
+    return keep

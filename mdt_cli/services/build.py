@@ -5,6 +5,9 @@ from typing import assert_never
 import torch
 
 from mdt_cli.config.masking import ConstantRatio, Masking, UniformRatio
+from mdt_cli.config.masking import CropWindow as CropWindowTable
+from mdt_cli.config.masking import RandomBlocks as RandomBlocksTable
+from mdt_cli.config.masking import RandomTokens as RandomTokensTable
 from mdt_cli.config.model import Model
 from mdt_cli.config.objective import Edm as EdmTable
 from mdt_cli.config.objective import Epsilon as EpsilonTable
@@ -22,7 +25,7 @@ from mdt_cli.core.objectives.epsilon import Epsilon
 from mdt_cli.core.objectives.flow import Flow
 from mdt_cli.core.objectives.step import View
 from mdt_cli.core.schedules import MaskRatio
-from mdt_cli.core.tokens import num_kept
+from mdt_cli.core.tokens import CropWindow, RandomBlocks, RandomTokens, Selector
 from mdt_cli.errors import MdtError
 
 
@@ -54,11 +57,11 @@ def build_network(
             f"latents of {height}x{width} cannot be cut into patches of {model.patch_size}",
             "set model.patch_size to a divisor of both",
         )
-    num_tokens = (height // model.patch_size) * (width // model.patch_size)
-    ratio = build_mask_ratio(masking)
-    if masking.is_masked and num_kept(num_tokens, ratio.high) < 1:
+    grid = (height // model.patch_size, width // model.patch_size)
+    selector, ratio = build_selector(masking, grid), build_mask_ratio(masking)
+    if masking.is_masked and selector.num_kept(grid, ratio.high) < 1:
         raise MdtError(
-            f"masking.ratio {ratio.high} keeps none of {num_tokens} tokens",
+            f"masking.ratio {ratio.high} keeps none of {grid[0] * grid[1]} tokens",
             "lower masking.ratio or model.patch_size",
         )
     out_channels = channels * build_objective(config.objective).out_multiplier
@@ -119,6 +122,32 @@ def build_mask_ratio(masking: Masking) -> MaskRatio:
             return MaskRatio(masking.ratio.low, masking.ratio.high)
         case _:
             assert_never(masking.ratio)
+
+
+def build_selector(masking: Masking, grid: tuple[int, int]) -> Selector:
+    """What decides which tokens are kept; MdtError where it does not fit the grid of tokens."""
+    table, sides = masking.selector, f"{grid[0]}x{grid[1]}"
+    match table:
+        case RandomTokensTable():
+            return RandomTokens(table.bucket)
+        case RandomBlocksTable():
+            if masking.is_masked and (grid[0] % table.size or grid[1] % table.size):
+                fit = [str(n) for n in range(1, min(grid) + 1) if not (grid[0] % n or grid[1] % n)]
+                raise MdtError(
+                    f"masking.selector.size {table.size} does not divide the grid of {sides} "
+                    "tokens",
+                    f"blocks may have the sizes {', '.join(fit)}",
+                )
+            return RandomBlocks(table.size)
+        case CropWindowTable():
+            if masking.is_masked and table.size > min(grid):
+                raise MdtError(
+                    f"masking.selector.size {table.size} exceeds the grid of {sides} tokens",
+                    f"a window may have a size up to {min(grid)}",
+                )
+            return CropWindow(table.size)
+        case _:
+            assert_never(table)
 
 
 def build_views(masking: Masking) -> list[View]:

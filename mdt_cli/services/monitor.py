@@ -86,7 +86,8 @@ class Monitor:
                 read.label if trainer.data.conditional else None,
                 trainer.data.null_class,
                 0.0,
-                trainer.network.num_tokens,
+                trainer.data.selector,
+                trainer.data.grid,
                 ratio,
                 generator,
             )

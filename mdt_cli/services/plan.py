@@ -11,8 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from mdt_cli.config.run import RunConfig
 from mdt_cli.core.data.latents import open_cache
 from mdt_cli.core.model.transformer import Transformer
-from mdt_cli.core.tokens import TokenSubset, num_kept
-from mdt_cli.services.build import build_mask_ratio, build_network, build_views
+from mdt_cli.core.tokens import TokenSubset
+from mdt_cli.services.build import build_mask_ratio, build_network, build_selector, build_views
 from mdt_cli.services.trained import TRAINING_ONLY
 
 BYTES = 4
@@ -50,13 +50,20 @@ def plan(cache_path: Path, config: RunConfig) -> Plan:
     total = sum(parameters.values())
     training_only = sum(n for name, n in parameters.items() if name.startswith(TRAINING_ONLY))
     ratio = build_mask_ratio(config.masking)
-    most, least = (num_kept(network.num_tokens, r) for r in (ratio.low, ratio.high))
     call = _flops(network, facts.latent_shape, None)
     train = 0
+    kept = "all"
+    selector = build_selector(config.masking, network.grid)
     for view in build_views(config.masking):
-        middle = num_kept(network.num_tokens, (ratio.low + ratio.high) / 2)
-        masked = view.tokens == "kept"
-        train += 3 * (_flops(network, facts.latent_shape, middle) if masked else call)
+        if view.tokens == "all":
+            train += 3 * call
+            continue
+        most, middle, least = (
+            selector.num_kept(network.grid, r)
+            for r in (ratio.low, (ratio.low + ratio.high) / 2, ratio.high)
+        )
+        train += 3 * _flops(network, facts.latent_shape, middle)
+        kept = str(most) if least == most else f"{least} to {most}"
     images = config.training.steps * config.training.batch_size
     # AdamW keeps two tensors per parameter, Adan four.
     states = 2 if config.optimizer.kind == "adamw" else 4
@@ -64,9 +71,6 @@ def plan(cache_path: Path, config: RunConfig) -> Plan:
     keep = config.checkpoint
     written = -(-config.training.steps // keep.every)
     for_good = config.training.steps // keep.keep_every if keep.keep_every else 0
-    kept = "all" if not config.masking.is_masked else str(most)
-    if config.masking.is_masked and least != most:
-        kept = f"{least} to {most}"
     return Plan(
         config=config.model_dump(mode="json"),
         tokens=network.num_tokens,

@@ -14,6 +14,7 @@ from mdt_cli.core.objectives.base import Objective
 from mdt_cli.core.objectives.step import View, ViewDraw, draw_view
 from mdt_cli.core.rng import stream
 from mdt_cli.core.schedules import MaskRatio
+from mdt_cli.core.tokens import Selector
 
 # Never hold more than this share of a cache out of training.
 LARGEST_HELD_OUT = 1 / 20
@@ -54,7 +55,8 @@ class TrainData:
     objective: Objective
     views: tuple[View, ...]
     mask_ratio: MaskRatio
-    num_tokens: int
+    selector: Selector
+    grid: tuple[int, int]
 
     @property
     def null_class(self) -> int:
@@ -85,7 +87,8 @@ class TrainData:
                 read.label if self.conditional else None,
                 self.null_class,
                 self.config.data.class_dropout,
-                self.num_tokens,
+                self.selector,
+                self.grid,
                 ratio,
                 stream(seed, step, index, "view", number),
             )

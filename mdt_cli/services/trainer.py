@@ -67,7 +67,8 @@ class Trainer:
             self.objective,
             self.views,
             build.build_mask_ratio(config.masking),
-            network.num_tokens,
+            build.build_selector(config.masking, network.grid),
+            network.grid,
         )
         if config.training.compile:
             for block in network.blocks:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mdt_cli.core.objectives.base import Objective
 from mdt_cli.core.objectives.losses import region_mean
-from mdt_cli.core.tokens import TokenSubset, random_tokens
+from mdt_cli.core.tokens import Selector, TokenSubset
 
 Network = Callable[[Tensor, Tensor, Tensor | None, TokenSubset | None], Tensor]
 
@@ -47,7 +47,8 @@ def draw_view(
     y_B: Tensor | None,
     null_class: int,
     class_dropout: float,
-    num_tokens: int,
+    selector: Selector,
+    grid: tuple[int, int],
     ratio: float,
     generator: torch.Generator,
 ) -> ViewDraw:
@@ -58,7 +59,7 @@ def draw_view(
         y_B = torch.where(dropped_B, null_class, y_B)
     subset = None
     if view.tokens == "kept":
-        subset = random_tokens(shape[0], num_tokens, ratio, generator)
+        subset = selector.draw(shape[0], grid, ratio, generator)
     return ViewDraw(noise, y_B, subset)
 
 

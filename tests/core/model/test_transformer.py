@@ -6,7 +6,7 @@ import torch
 from mdt_cli.config.load import load
 from mdt_cli.core.model.transformer import mirror_skips
 from mdt_cli.core.rng import stream
-from mdt_cli.core.tokens import TokenSubset, random_tokens
+from mdt_cli.core.tokens import RandomTokens, TokenSubset
 from mdt_cli.errors import MdtError
 from mdt_cli.services.build import build_network
 
@@ -25,7 +25,7 @@ def network_of(names: list[str], assignments: tuple[str, ...] = (), seed: int = 
 
 X = torch.randn(2, 4, 8, 8, dtype=torch.float64, generator=stream("x"))
 T, Y = torch.tensor([3, 700]), torch.tensor([1, 5])
-SUBSET = random_tokens(2, 16, 0.4, stream("subset"))
+SUBSET = RandomTokens().draw(2, (4, 4), 0.4, stream("subset"))
 
 
 def test_output_is_zero_at_the_start() -> None:
