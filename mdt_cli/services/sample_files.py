@@ -21,7 +21,9 @@ from mdt_cli.errors import MdtError
 from mdt_cli.services.run_folder import flat
 
 FORMAT = 1
-MANIFEST, GRID, REPORT = "samples.json", "grid.png", "report.json"
+MANIFEST, GRID = "samples.json", "grid.png"
+# What `mdt evaluate` writes into a sample folder begins so.
+REPORT = "report."
 # Key of the PNG text chunk that says how the picture came to be.
 TEXT = "mdt"
 # The last chunk of every PNG; Pillow's check stops before its checksum.
@@ -81,9 +83,9 @@ class PngFolder:
     def check(self) -> None:
         """MdtError where the folder holds what this job would not have written."""
         make_folder(self._folder)
-        ours = {file_name(seed) for seed in self._job.seeds} | {MANIFEST, GRID, REPORT}
+        ours = {file_name(seed) for seed in self._job.seeds} | {MANIFEST, GRID}
         for path in sorted(self._folder.iterdir()):
-            if path.name in ours or path.name.startswith(TEMPORARY):
+            if path.name in ours or path.name.startswith((TEMPORARY, REPORT)):
                 continue
             if re.fullmatch(r"\d{6,}\.png", path.name):
                 raise MdtError(

@@ -42,9 +42,9 @@ class NpzFolder:
     def check(self) -> None:
         """MdtError where the folder holds what this job would not have written."""
         make_folder(self._folder)
-        ours = {self._file.name, PARTS, MANIFEST, GRID, REPORT}
+        ours = {self._file.name, PARTS, MANIFEST, GRID}
         for path in sorted(self._folder.iterdir()):
-            if path.name not in ours and not path.name.startswith(TEMPORARY):
+            if path.name not in ours and not path.name.startswith((TEMPORARY, REPORT)):
                 raise MdtError(
                     f"{self._folder} holds {path.name}, which is not of this job",
                     "choose another folder",
@@ -88,15 +88,9 @@ class NpzFolder:
         return self._file
 
     def images(self, positions: Collection[int]) -> dict[int, Pixels]:
-        """Read only up to the last one asked for, one at a time."""
-        found, last = {}, max(positions)
+        """Only the rows asked for are read."""
         with RowFile(self._file, "arr_0") as rows:
-            for position, row in enumerate(rows.read()):
-                if position in positions:
-                    found[position] = row
-                if position == last:
-                    break
-        return found
+            return dict(rows.read(sorted(positions)))
 
     def _facts(self) -> dict[str, Any]:
         """What must agree for parts to belong together."""

@@ -2,7 +2,7 @@
 
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -78,12 +78,16 @@ class RowFile:
         self._stream.close()
         self._archive.close()
 
-    def read(self) -> Iterator[NDArray[Any]]:
-        """Each row in turn, once."""
+    def read(self, wanted: Sequence[int] | None = None) -> Iterator[tuple[int, NDArray[Any]]]:
+        """Each row with its number, once; only those of `wanted` (ascending), where given."""
         row_shape = self.shape[1:]
         size = int(np.prod(row_shape)) * self.dtype.itemsize
-        for index in range(self.shape[0]):
+        chosen = range(self.shape[0]) if wanted is None else wanted
+        begin, before = self._stream.tell(), -1
+        for index in chosen:
             try:
+                if index != before + 1:
+                    self._stream.seek(begin + index * size)
                 data = self._stream.read(size)
             except BROKEN as error:
                 raise _broken(self._path, error) from error
@@ -92,7 +96,8 @@ class RowFile:
                     f"{self._path}: {self._name} ends after {index} of {self.shape[0]} rows",
                     "the file is truncated: copy or write it again",
                 )
-            yield np.frombuffer(data, self.dtype).reshape(row_shape)
+            before = index
+            yield index, np.frombuffer(data, self.dtype).reshape(row_shape)
 
 
 def _broken(path: Path, error: BaseException) -> MdtError:

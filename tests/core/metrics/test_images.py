@@ -97,7 +97,7 @@ def test_missing_empty_and_foreign_paths(tmp_path: Path) -> None:
     with pytest.raises(MdtError, match=r"empty.zip holds no images"):
         open_images(write_zip(tmp_path / "empty.zip", {"readme.txt": b""}))
     (tmp_path / "text.txt").write_text("hello")
-    with pytest.raises(MdtError, match="neither a folder, a zip nor an npz"):
+    with pytest.raises(MdtError, match="neither a folder, a zip, a tar nor an npz"):
         open_images(tmp_path / "text.txt")
     whole = write_zip(tmp_path / "cut.zip", {"a.png": png(0)}).read_bytes()
     (tmp_path / "cut.zip").write_bytes(whole[:100])
