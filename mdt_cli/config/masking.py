@@ -62,17 +62,42 @@ class UniformRatio(Table):
 Ratio = Annotated[ConstantRatio | UniformRatio, Field(discriminator="kind")]
 
 
-class View(Table):
-    """One pass of a training step: on all tokens or on the kept ones; the loss on a region."""
+class LossTerm(Table):
+    """One mean: over a region, of the distance to a target.
 
-    tokens: Literal["all", "kept"] = "all"
-    loss: Literal["all", "kept", "dropped"] = "all"
+    objective: the objective's own error, with its weight over time. clean, noisy: plain squares
+    between the clean estimate and the clean or the noisy latents. teacher_noisy, teacher_clean:
+    between it and the estimate of an averaged decoder that is fed with those latents (MC-DiT).
+    """
+
+    region: Literal["all", "kept", "dropped"] = "all"
+    target: Literal["objective", "clean", "noisy", "teacher_noisy", "teacher_clean"] = "objective"
+    # patch: each patch of the target has mean 0 and variance 1 (He et al. 2022).
+    normalise: Literal["none", "patch"] = "none"
     weight: Positive = 1.0
 
     @model_validator(mode="after")
-    def _region_exists(self) -> Self:
-        if self.tokens == "all" and self.loss != "all":
-            raise ValueError(f"a pass on all tokens has no {self.loss} tokens: set loss to all")
+    def _normalises_latents(self) -> Self:
+        if self.normalise == "patch" and self.target not in ("clean", "noisy"):
+            raise ValueError(
+                f"normalise patch is for the targets clean and noisy, not {self.target}"
+            )
+        return self
+
+
+class View(Table):
+    """One pass of a training step, on all tokens or on the kept ones, and its loss terms."""
+
+    tokens: Literal["all", "kept"] = "all"
+    terms: Annotated[tuple[LossTerm, ...], Field(min_length=1)] = (LossTerm(),)
+
+    @model_validator(mode="after")
+    def _regions_exist(self) -> Self:
+        for term in self.terms:
+            if self.tokens == "all" and term.region != "all":
+                raise ValueError(
+                    f"a pass on all tokens has no {term.region} tokens: set region to all"
+                )
         return self
 
 
@@ -86,10 +111,17 @@ class Masking(Table):
     # from the end, 0 for `restore_at` means after the last block.
     leave_at: int = 0
     restore_at: int = 0
-    # What stands in for dropped tokens on the way back: zeros, a learned token, the input they
-    # left with (TREAD), or MDT's interpolater block over kept and mask tokens.
-    fill: Literal["zeros", "mask_token", "input", "interpolator"] = "mask_token"
+    # What stands in for dropped tokens on the way back. nothing: they never return (MaskDM).
+    # zeros. mask_token: a learned vector. input: what they left as (TREAD). interpolator: MDT's
+    # block over kept and mask tokens. clean_patches: embedded clean latents (MC-DiT).
+    fill: Literal["nothing", "zeros", "mask_token", "input", "interpolator", "clean_patches"] = (
+        "mask_token"
+    )
 
     @property
     def is_masked(self) -> bool:
         return any(view.tokens == "kept" for view in self.views)
+
+    @property
+    def has_teacher(self) -> bool:
+        return any(term.target.startswith("teacher") for view in self.views for term in view.terms)

@@ -7,14 +7,40 @@ from pydantic import model_validator
 from mdt_cli.config.base import Count, CountOrZero, Positive, Table
 
 
+class NarrowDecoder(Table):
+    """A smaller transformer behind the blocks; dropped tokens return in front of it (MaskDiT)."""
+
+    # 0: there is none.
+    depth: CountOrZero = 0
+    hidden_size: Count = 512
+    num_heads: Count = 16
+    # Subtract its positions where everyone else adds them (LMD).
+    subtract_positions: bool = False
+
+    @model_validator(mode="after")
+    def _shape_fits(self) -> Self:
+        if self.hidden_size % self.num_heads or self.hidden_size % 4:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} must be a multiple of num_heads "
+                f"{self.num_heads} and of 4"
+            )
+        return self
+
+
 class Model(Table):
     patch_size: Count = 2
     hidden_size: Count = 384
     depth: Count = 12
     num_heads: Count = 6
     mlp_ratio: Positive = 4.0
-    # fixed: sin-cos table. learned: the same table as the start of a parameter (MDT).
-    positions: Literal["fixed", "learned"] = "fixed"
+    # adaln: time and class modulate every block (DiT). tokens: they are tokens themselves, in
+    # plain blocks (U-ViT, MaskDM). none: there are no times and classes, but a class token (MAE).
+    condition: Literal["adaln", "tokens", "none"] = "adaln"
+    # The label "no class": a learned vector (DiT), or zeros (MaskDiT).
+    null_label: Literal["learned", "zeros"] = "learned"
+    # fixed: sin-cos table. learned: the same table as the start of a parameter (MDT). random: a
+    # parameter that starts at random, extra tokens included (U-ViT).
+    positions: Literal["fixed", "learned", "random"] = "fixed"
     relative_bias: bool = False
     # The last `decoder_depth` blocks form a decoder with learned positions of its own (MDT).
     decoder_depth: CountOrZero = 0
@@ -22,6 +48,9 @@ class Model(Table):
     long_skips: bool = False
     # Every decoder block also sees the embedded input of all tokens (MDT v2).
     input_skip: bool = False
+    narrow_decoder: NarrowDecoder = NarrowDecoder()
+    # A 3x3 convolution on the whole output (U-ViT).
+    output_conv: bool = False
 
     @model_validator(mode="after")
     def _shape_fits(self) -> Self:
@@ -37,11 +66,25 @@ class Model(Table):
             raise ValueError(
                 f"decoder_depth {self.decoder_depth} leaves no encoder block of depth {self.depth}"
             )
-        if self.long_skips and (self.depth - self.decoder_depth) % 2:
+        if self.long_skips and self.decoder_depth and (self.depth - self.decoder_depth) % 2:
             raise ValueError(
                 f"long_skips need an even encoder; depth {self.depth} - decoder_depth "
                 f"{self.decoder_depth} = {self.depth - self.decoder_depth} is odd"
             )
         if self.input_skip and not self.decoder_depth:
             raise ValueError("input_skip needs a decoder: set decoder_depth above 0")
+        return self
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        plain = self.condition != "adaln"
+        if plain and (self.relative_bias or self.decoder_depth or self.null_label == "zeros"):
+            raise ValueError(
+                "relative_bias, decoder_depth and null_label zeros belong to condition adaln, "
+                f"not {self.condition}"
+            )
+        if self.narrow_decoder.depth and (self.decoder_depth or self.input_skip):
+            raise ValueError(
+                "one decoder at a time: set narrow_decoder.depth or decoder_depth to 0"
+            )
         return self

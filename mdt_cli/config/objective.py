@@ -35,4 +35,10 @@ class Flow(Table):
     time_std: Positive = 1.0
 
 
-Objective = Annotated[Epsilon | Edm | Flow, Field(discriminator="kind")]
+class Reconstruction(Table):
+    """No noise and no time: hidden latents from visible ones (LMD). There is nothing to sample."""
+
+    kind: Literal["reconstruction"] = "reconstruction"
+
+
+Objective = Annotated[Epsilon | Edm | Flow | Reconstruction, Field(discriminator="kind")]

@@ -69,15 +69,64 @@ class RunConfig(Table):
                 "masking.leave_at and masking.restore_at cut through model.long_skips: "
                 f"route the whole encoder, blocks 0..{encoder}"
             )
-        if self.masking.fill == "interpolator" and not self.model.decoder_depth:
+        return self
+
+    @model_validator(mode="after")
+    def _fill_fits(self) -> Self:
+        masking, model = self.masking, self.model
+        if not masking.is_masked:
+            return self
+        fill, narrow = masking.fill, model.narrow_decoder.depth
+        if fill == "interpolator" and not model.decoder_depth:
             raise ValueError(
                 'masking.fill "interpolator" needs a decoder: set model.decoder_depth above 0'
+            )
+        if narrow and self.route[1] != model.depth:
+            raise ValueError(
+                f"masking.restore_at {masking.restore_at} brings tokens back before the narrow "
+                "decoder does: set it to 0"
+            )
+        if narrow and fill in ("nothing", "input", "interpolator"):
+            raise ValueError(
+                f'masking.fill "{fill}" does not lead into model.narrow_decoder: choose '
+                "mask_token, zeros or clean_patches"
+            )
+        if fill == "clean_patches" and not narrow:
+            raise ValueError(
+                'masking.fill "clean_patches" feeds a narrow decoder: set '
+                "model.narrow_decoder.depth above 0"
+            )
+        if fill == "nothing" and self.route[1] != model.depth:
+            raise ValueError(
+                f'masking.fill "nothing" brings no token back, so masking.restore_at '
+                f"{masking.restore_at} has no meaning: set it to 0"
+            )
+        if fill == "nothing" and model.output_conv:
+            raise ValueError('masking.fill "nothing" leaves holes under model.output_conv')
+        asks = [term for view in masking.views for term in view.terms if view.tokens == "kept"]
+        if fill == "nothing" and any(term.region != "kept" for term in asks):
+            raise ValueError(
+                'masking.fill "nothing" has no answer for dropped tokens: ask the loss of the '
+                'kept ones, terms = [{ region = "kept" }]'
+            )
+        if masking.has_teacher and fill != "clean_patches":
+            raise ValueError('teacher targets need masking.fill "clean_patches"')
+        return self
+
+    @model_validator(mode="after")
+    def _condition_fits_objective(self) -> Self:
+        if self.model.condition == "none" and self.objective.kind != "reconstruction":
+            raise ValueError(
+                f'model.condition "none" knows no time, which objective {self.objective.kind} needs: '
+                "set objective.kind to reconstruction, or model.condition to adaln"
             )
         return self
 
     @model_validator(mode="after")
     def _solver_fits_objective(self) -> Self:
         solver, kind = self.sampling.solver, self.objective.kind
+        if kind == "reconstruction":
+            return self
         if solver in ("ddpm", "ddim") and kind != "epsilon":
             raise ValueError(
                 f'sampling.solver "{solver}" is for the epsilon objective, not {kind}: '

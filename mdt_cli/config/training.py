@@ -73,6 +73,9 @@ class Ema(Table):
     # Decay min(decay, (1+k)/(10+k)) after k steps, so that short runs have a usable average.
     warmup: bool = False
 
+    # The averaged decoder that a loss term may have for its target (MC-DiT).
+    teacher_decay: Beta = 0.999
+
     @model_validator(mode="after")
     def _distinct(self) -> Self:
         if len(set(self.decays)) != len(self.decays):

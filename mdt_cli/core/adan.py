@@ -13,7 +13,11 @@ class Adan(torch.optim.Optimizer):
     With g the gradient, d its change since the last step (0 at first), k the step from 1:
     m <- b1 m + (1-b1) g; v <- b2 v + (1-b2) d; n <- b3 n + (1-b3) (g + b2 d)^2;
     w <- (w - lr (m/(1-b1^k) + b2 v/(1-b2^k)) / (sqrt(n/(1-b3^k)) + eps)) / (1 + lr weight_decay).
+    Where `found_inf` is set and is 1, the last gradient takes the place of the new one: like the
+    attribute of torch's fused optimizers, it spares the host a look at the device.
     """
+
+    found_inf: Tensor | None = None
 
     def __init__(
         self,
@@ -37,11 +41,16 @@ class Adan(torch.optim.Optimizer):
         if closure is not None:
             raise ValueError("Adan takes no closure")
         for group in self.param_groups:
-            _update([p for p in group["params"] if p.grad is not None], group, self.state)
+            _update([p for p in group["params"] if p.grad is not None], group, self.state, self.found_inf)
         return None
 
 
-def _update(parameters: list[Tensor], group: dict[str, Any], state: dict[Tensor, Any]) -> None:
+def _update(
+    parameters: list[Tensor],
+    group: dict[str, Any],
+    state: dict[Tensor, Any],
+    found_inf: Tensor | None,
+) -> None:
     if not parameters:
         return
     for p in parameters:
@@ -49,11 +58,17 @@ def _update(parameters: list[Tensor], group: dict[str, Any], state: dict[Tensor,
             state[p]["step"] = torch.zeros((), dtype=torch.float32)
             for name in ("m", "v", "n"):
                 state[p][name] = torch.zeros_like(p)
-            state[p]["last_gradient"] = p.grad.clone()  # type: ignore[union-attr]
+            assert p.grad is not None
+            state[p]["last_gradient"] = p.grad.clone()
+            if found_inf is not None:
+                state[p]["last_gradient"].nan_to_num_(0, 0, 0)
     gradients: list[Tensor] = [p.grad for p in parameters if p.grad is not None]
     m, v, n, last = (
         [state[p][name] for p in parameters] for name in ("m", "v", "n", "last_gradient")
     )
+    if found_inf is not None:
+        bad = found_inf > 0
+        gradients = [torch.where(bad, old, new) for old, new in zip(last, gradients, strict=True)]
     b1, b2, b3 = group["betas"]
     steps = [state[p]["step"] for p in parameters]
     for step in steps:

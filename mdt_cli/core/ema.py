@@ -1,5 +1,6 @@
 """Exponential moving averages of a network's parameters."""
 
+import copy
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -31,6 +32,29 @@ class Ema:
         """Overwrite the average; the names must be the network's."""
         for name, tensor in self.tensors.items():
             tensor.copy_(tensors[name])
+
+
+class AveragedModule:
+    """A copy of `module` whose parameters follow it; a target for losses, without gradient."""
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self._source, self._decay = module, decay
+        self.module = copy.deepcopy(module).requires_grad_(False)
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        return {name: p.detach() for name, p in self.module.named_parameters()}
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """theta' <- decay theta' + (1 - decay) theta, after an optimizer step."""
+        news = [parameter.detach() for parameter in self._source.parameters()]
+        torch._foreach_lerp_(list(self.module.parameters()), news, 1 - self._decay)
+
+    @torch.no_grad()
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        for name, parameter in self.module.named_parameters():
+            parameter.copy_(tensors[name])
 
 
 class Swapped:

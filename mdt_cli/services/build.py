@@ -1,6 +1,6 @@
 """The only place where a config table becomes a core object."""
 
-from typing import assert_never
+from typing import Any, assert_never
 
 import torch
 
@@ -13,17 +13,25 @@ from mdt_cli.config.objective import Edm as EdmTable
 from mdt_cli.config.objective import Epsilon as EpsilonTable
 from mdt_cli.config.objective import Flow as FlowTable
 from mdt_cli.config.objective import Objective as ObjectiveTable
+from mdt_cli.config.objective import Reconstruction as ReconstructionTable
 from mdt_cli.config.run import RunConfig
 from mdt_cli.config.training import AdamW, Adan
 from mdt_cli.core.adan import Adan as AdanOptimizer
-from mdt_cli.core.model.fills import InputFill, Interpolator, MaskTokenFill, ZerosFill
+from mdt_cli.core.model.fills import (
+    InputFill,
+    Interpolator,
+    MaskTokenFill,
+    PatchesFill,
+    ZerosFill,
+)
 from mdt_cli.core.model.positions import num_offsets
 from mdt_cli.core.model.transformer import Fill, Transformer
 from mdt_cli.core.objectives.base import Objective
 from mdt_cli.core.objectives.edm import Edm
 from mdt_cli.core.objectives.epsilon import Epsilon
 from mdt_cli.core.objectives.flow import Flow
-from mdt_cli.core.objectives.step import View
+from mdt_cli.core.objectives.reconstruction import Reconstruction
+from mdt_cli.core.objectives.step import Term, View
 from mdt_cli.core.schedules import MaskRatio
 from mdt_cli.core.tokens import CropWindow, RandomBlocks, RandomTokens, Selector
 from mdt_cli.errors import MdtError
@@ -39,6 +47,8 @@ def build_objective(table: ObjectiveTable) -> Objective:
         case FlowTable():
             logit_normal = table.time == "logit_normal"
             return Flow((table.time_mean, table.time_std) if logit_normal else None)
+        case ReconstructionTable():
+            return Reconstruction()
         case _:
             assert_never(table)
 
@@ -70,13 +80,13 @@ def build_network(
         out_channels=out_channels,
         num_classes=num_classes if config.data.conditional else 0,
         **network_shape(model),
-        route=config.route if masking.is_masked else (0, 0),
-        fill=_build_fill(masking, model) if masking.is_masked else None,
+        route=config.route if masking.is_masked else None,
+        fill=_build_fill(masking, model, channels) if masking.is_masked else None,
         interpolator=_build_interpolator(masking, model, latent_shape),
     )
 
 
-def network_shape(model: Model) -> dict[str, int | float | bool]:
+def network_shape(model: Model) -> dict[str, Any]:
     """The keyword arguments of `Transformer` that the model table decides."""
     return {
         "patch_size": model.patch_size,
@@ -84,22 +94,35 @@ def network_shape(model: Model) -> dict[str, int | float | bool]:
         "depth": model.depth,
         "num_heads": model.num_heads,
         "mlp_ratio": model.mlp_ratio,
-        "learned_positions": model.positions == "learned",
+        "condition": model.condition,
+        "zero_null": model.null_label == "zeros",
+        "positions": model.positions,
         "relative_bias": model.relative_bias,
         "decoder_depth": model.decoder_depth,
         "long_skips": model.long_skips,
         "input_skip": model.input_skip,
+        "narrow_depth": model.narrow_decoder.depth,
+        "narrow_size": model.narrow_decoder.hidden_size,
+        "narrow_heads": model.narrow_decoder.num_heads,
+        "narrow_subtract": model.narrow_decoder.subtract_positions,
+        "output_conv": model.output_conv,
     }
 
 
-def _build_fill(masking: Masking, model: Model) -> Fill:
+def _build_fill(masking: Masking, model: Model, channels: int) -> Fill | None:
+    narrow = model.narrow_decoder
+    size = narrow.hidden_size if narrow.depth else model.hidden_size
     match masking.fill:
+        case "nothing":
+            return None
         case "zeros":
             return ZerosFill()
         case "input":
             return InputFill()
         case "mask_token" | "interpolator":
-            return MaskTokenFill(model.hidden_size)
+            return MaskTokenFill(size)
+        case "clean_patches":
+            return PatchesFill(channels, model.patch_size, size)
         case _:
             assert_never(masking.fill)
 
@@ -153,7 +176,15 @@ def build_selector(masking: Masking, grid: tuple[int, int]) -> Selector:
 def build_views(masking: Masking) -> list[View]:
     """Views on all tokens first: the last backward pass then touches every parameter."""
     views = sorted(masking.views, key=lambda view: view.tokens != "all")
-    return [View(view.tokens, view.loss, view.weight) for view in views]
+    clean_fill = masking.fill == "clean_patches"
+    return [
+        View(
+            view.tokens,
+            tuple(Term(t.region, t.target, t.normalise, t.weight) for t in view.terms),
+            clean_fill and view.tokens == "kept",
+        )
+        for view in views
+    ]
 
 
 def build_optimizer(table: AdamW | Adan, network: torch.nn.Module) -> torch.optim.Optimizer:

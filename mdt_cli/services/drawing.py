@@ -17,6 +17,7 @@ from mdt_cli.core.objectives.base import Objective
 from mdt_cli.core.objectives.edm import Edm
 from mdt_cli.core.objectives.epsilon import Epsilon
 from mdt_cli.core.objectives.flow import Flow
+from mdt_cli.core.objectives.reconstruction import Reconstruction
 from mdt_cli.core.sampling.guidance import (
     Channels,
     LabelledEstimate,
@@ -123,6 +124,11 @@ def sampler_of(
 def check_fits(sampling: Sampling, objective: Objective) -> None:
     """MdtError where solver, steps or eta cannot work with this objective."""
     solver, steps = sampling.solver, sampling.steps
+    if isinstance(objective, Reconstruction):
+        raise MdtError(
+            "this network restores hidden parts of images and makes none by itself",
+            "mdt sample RUN OUT --reconstruct IMAGES shows what it can do",
+        )
     if isinstance(objective, Epsilon):
         if steps > objective.num_timesteps:
             raise MdtError(

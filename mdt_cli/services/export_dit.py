@@ -47,6 +47,14 @@ def _misfits(trained: Trained) -> Iterator[str]:
         yield f"its objective is {objective.kind}, not epsilon"
     elif not objective.learned_variance:
         yield "its variance is not learned"
+    if model.condition != "adaln":
+        yield f"its condition is {model.condition}, not adaln"
+    if model.null_label != "learned":
+        yield "its label for no class is zeros"
+    if model.narrow_decoder.depth:
+        yield "it has a narrow decoder"
+    if model.output_conv:
+        yield "it has a convolution behind its head"
     if model.positions != "fixed":
         yield "its positions are learned"
     if model.relative_bias:

@@ -1,6 +1,7 @@
 """What a run looks at while it trains: held-out loss and previews, from averaged weights."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import torch
 
@@ -39,6 +40,7 @@ class Monitor:
             yield Validated(step, self.held_out)
         if (
             config.preview.every
+            and config.objective.kind != "reconstruction"
             and self._can_preview
             and (step % config.preview.every == 0 or done)
         ):
@@ -48,11 +50,11 @@ class Monitor:
         """Mean loss per branch and weights, at times and noise that never change."""
         trainer = self._trainer
         losses: dict[str, float] = {}
-        kinds = dict.fromkeys(view.tokens for view in trainer.views)
-        views = {"full": View("all", "all", 1.0)}
-        if "kept" in kinds:
-            region = next(view.loss for view in trainer.views if view.tokens == "kept")
-            views["masked"] = View("kept", region, 1.0)
+        views = {"full": View("all")}
+        for view in trainer.views:
+            if view.tokens == "kept":
+                own = tuple(term for term in view.terms if not term.target.startswith("teacher"))
+                views["masked"] = replace(view, terms=own)
         weights = {"online": None, **{f"{d:g}": ema.tensors for d, ema in trainer.emas.items()}}
         trainer.network.eval()
         for name, tensors in weights.items():

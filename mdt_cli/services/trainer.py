@@ -28,9 +28,9 @@ from mdt_cli.core.checkpoint import (
     write_checkpoint,
 )
 from mdt_cli.core.data.latents import LatentCache
-from mdt_cli.core.ema import Ema
+from mdt_cli.core.ema import AveragedModule, Ema
 from mdt_cli.core.model.transformer import Transformer
-from mdt_cli.core.objectives.step import view_loss
+from mdt_cli.core.objectives.step import View, sum_terms, term_losses
 from mdt_cli.core.rng import stream
 from mdt_cli.core.schedules import lr_factor
 from mdt_cli.errors import MdtError
@@ -38,6 +38,9 @@ from mdt_cli.services import build, run_folder
 from mdt_cli.services.events import CheckpointSaved, Event, Note, Warned
 from mdt_cli.services.train_data import MicroBatch, TrainData, split_rows
 from mdt_cli.services.trained import put_weights
+
+# In front of the names of the averaged decoder's tensors, in the optimizer's file.
+TEACHER = "teacher/"
 
 
 class Trainer:
@@ -54,9 +57,10 @@ class Trainer:
     ) -> None:
         self.folder, self.stage, self.config = folder, stage, config
         self.cache, self.accelerator = cache, accelerator
-        self.step = self.images = self.bad_steps = 0
+        self.step = self.images = 0
         self.run_id = f"{stream(time.time_ns()).initial_seed():08x}"
         self.device = accelerator.device
+        self._bad_steps = torch.zeros((), device=self.device)
         self.network = network.to(self.device)
         self.objective = build.build_objective(config.objective)
         self.views = tuple(build.build_views(config.masking))
@@ -81,6 +85,9 @@ class Trainer:
         """Averages start as copies of the weights the run starts from."""
         ema = self.config.ema
         self.emas = {decay: Ema(self.network, decay, ema.warmup) for decay in ema.decays}
+        self.teacher = None
+        if self.config.masking.has_teacher:
+            self.teacher = AveragedModule(self.network.patch_decoder(), ema.teacher_decay)
 
     def resume(self) -> Iterator[Event]:
         """Go back to the newest checkpoint that verifies; the generator returns whether one did."""
@@ -111,11 +118,19 @@ class Trainer:
         put_weights(self.network, read_tensors(folder / WEIGHTS), folder / WEIGHTS)
         for decay, ema in self.emas.items():
             ema.load(read_tensors(folder / ema_file(decay)))
-        restore_optimizer(self.optimizer.optimizer, read_tensors(folder / OPTIMIZER))
+        tensors = read_tensors(folder / OPTIMIZER)
+        teacher = {k: tensors.pop(TEACHER + k) for k in self._teacher_tensors()}
+        if self.teacher is not None:
+            self.teacher.load(teacher)
+        restore_optimizer(self.optimizer.optimizer, tensors)
         if self.accelerator.scaler is not None and state.scaler is not None:
             self.accelerator.scaler.load_state_dict(dict(state.scaler))
         self.step, self.images = state.step, state.images
-        self.bad_steps, self.run_id = state.bad_steps, state.run_id
+        self._bad_steps.fill_(state.bad_steps)
+        self.run_id = state.run_id
+
+    def _teacher_tensors(self) -> dict[str, Tensor]:
+        return {} if self.teacher is None else self.teacher.tensors
 
     def save(self) -> Iterator[Event]:
         """Write the checkpoint of this step and remove those that rotation lets go."""
@@ -134,11 +149,14 @@ class Trainer:
             ),
             dict(self.network.named_parameters()),
             {decay: ema.tensors for decay, ema in self.emas.items()},
-            flatten_optimizer(self.optimizer.optimizer),
+            {
+                **flatten_optimizer(self.optimizer.optimizer),
+                **{TEACHER + name: tensor for name, tensor in self._teacher_tensors().items()},
+            },
             CheckpointState(
                 self.step,
                 self.images,
-                self.bad_steps,
+                int(self._bad_steps),
                 None if scaler is None else scaler.state_dict(),
                 self.run_id,
             ),
@@ -171,41 +189,54 @@ class Trainer:
         losses: dict[str, Tensor] = {}
         passes = [(batch, number) for batch in micro_batches for number in range(len(self.views))]
         for place, (batch, number) in enumerate(passes):
-            last = place + 1 == len(passes)
+            last, view = place + 1 == len(passes), self.views[number]
             # Gradients travel between processes once, with the last backward pass.
             with nullcontext() if last else self.accelerator.no_sync(self.model):
-                loss = self._view_loss(batch, number)
-                weight = self.views[number].weight / len(micro_batches)
-                self.accelerator.backward(loss * weight)
-            name = view_name(self.views[number].tokens)
-            losses[name] = losses.get(name, 0) + loss.detach() * weight
+                terms = [term.mean() for term in self._term_losses(batch, number)]
+                self.accelerator.backward(sum_terms(view, terms) / len(micro_batches))
+            for name, term, loss in zip(term_names(view), view.terms, terms, strict=True):
+                share = loss.detach() * (term.weight / len(micro_batches))
+                losses[name] = losses.get(name, 0) + share
         norm = self.accelerator.clip_grad_norm_(
             self.network.parameters(), config.training.clip_norm or math.inf
         )
-        finite = bool(torch.isfinite(norm))
-        if finite or self.accelerator.scaler is not None:
-            # A loss scaler leaves the step out by itself, and must see it to lower its scale.
-            self.optimizer.step()
-        self.bad_steps = 0 if finite else self.bad_steps + 1
-        if self.bad_steps >= config.training.max_bad_steps:
+        self._update_weights(norm)
+        self.step += 1
+        self.images += config.training.batch_size
+        for ema in self.emas.values():
+            ema.update(self.network, self.step)
+        if self.teacher is not None:
+            self.teacher.update()
+        return {**losses, "grad_norm": norm, "mask_ratio": torch.tensor(micro_batches[0].ratio)}
+
+    def _update_weights(self, norm: Tensor) -> None:
+        """Step the optimizer; a gradient that is not finite leaves the weights as they are.
+
+        The optimizer decides that on the device: the host does not wait for it, but looks now
+        and then whether the run is past saving.
+        """
+        bad = (~torch.isfinite(norm)).to(self._bad_steps)
+        if self.accelerator.scaler is None:
+            # A loss scaler sets this itself, and lowers its scale.
+            self.optimizer.optimizer.found_inf = bad
+        self.optimizer.step()
+        self._bad_steps = (self._bad_steps + 1) * bad
+        limit = self.config.training.max_bad_steps
+        if self.device.type != "cpu" and (self.step + 1) % limit:
+            return
+        if self._bad_steps >= limit:
             raise MdtError(
-                f"the gradient was not finite in {self.bad_steps} steps in a row, the last of them "
-                f"step {self.step + 1}",
+                f"the gradient was not finite in {int(self._bad_steps)} steps in a row, the last "
+                f"of them step {self.step + 1}",
                 "lower optimizer.lr, set training.clip_norm=1 or training.precision=bf16; the "
                 "newest checkpoint is kept",
             )
-        self.step += 1
-        self.images += config.training.batch_size
-        if finite:
-            for ema in self.emas.values():
-                ema.update(self.network, self.step)
-        return {**losses, "grad_norm": norm, "mask_ratio": torch.tensor(micro_batches[0].ratio)}
 
-    def _view_loss(self, batch: MicroBatch, number: int) -> Tensor:
+    def _term_losses(self, batch: MicroBatch, number: int) -> list[Tensor]:
         clean = batch.clean.to(self.device, non_blocking=True)
         draw = batch.draws[number].to(self.device)
         with self.accelerator.autocast():
-            loss_B = view_loss(
+            return term_losses(
                 self.model,
                 self.objective,
                 self.views[number],
@@ -213,8 +244,14 @@ class Trainer:
                 clean,
                 batch.t_B,
                 self.network.patch_size,
+                self._teach,
             )
-        return loss_B.mean()
+
+    def _teach(self, scaled: Tensor, t_B: Tensor, y_B: Tensor | None) -> Tensor:
+        """The averaged decoder's raw answer to latents that it sees whole."""
+        assert self.teacher is not None
+        answer: Tensor = self.teacher.module(scaled, self.network.condition(t_B, y_B))
+        return answer
 
 
 def _remove(folder: Path) -> None:
@@ -224,5 +261,9 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(doomed, ignore_errors=True)
 
 
-def view_name(tokens: str) -> str:
-    return "full" if tokens == "all" else "masked"
+def term_names(view: View) -> list[str]:
+    """What the terms of a view are called in a log: "full", "masked", "masked-kept-..."."""
+    branch = "full" if view.tokens == "all" else "masked"
+    if len(view.terms) == 1:
+        return [branch]
+    return [f"{branch}-{term.name}" if term.name else branch for term in view.terms]

@@ -80,7 +80,7 @@ def test_a_fault_between_two_keys_names_both_setters() -> None:
         ("model.decoder_depth=12", "leaves no encoder block"),
         ("sampling.steps=2000", "more than objective.num_timesteps"),
         ("objective.kind=edm", 'set sampling.solver to "heun"'),
-        ('masking.views=[{tokens="all", loss="kept"}]', "has no kept tokens"),
+        ('masking.views=[{tokens="all", terms=[{region="kept"}]}]', "has no kept tokens"),
         ("training.micro_batch_size=3", "not a multiple of micro_batch_size"),
         ("training.steps", "expected KEY=VALUE"),
     ],

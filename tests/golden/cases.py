@@ -46,7 +46,7 @@ def losses(network: Transformer, name: str, keep: int) -> list[float]:
     clean, noise = latents(2, 3), latents(3, 3)
     t, y = torch.tensor([0, 60, 900]), torch.tensor([3, 7, 999])
     draw = ViewDraw(noise, y, subset(3, keep) if keep else None)
-    total = view_loss(network, objective, View("kept", "all", 1.0), draw, clean, t, 2)
+    total = view_loss(network, objective, View("kept"), draw, clean, t, 2)
     noisy = objective.add_noise(clean, noise, t)
     output = network(noisy, t, y, draw.subset)
     bound = objective.variational_bound(output, clean, noisy, t).flatten(1).mean(1)

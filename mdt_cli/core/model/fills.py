@@ -7,13 +7,15 @@ the dropped ones left. Interpolation, where there is any, comes after positions 
 import torch
 from torch import Tensor, nn
 
+from mdt_cli.core.model.heads import PatchEmbedding
 from mdt_cli.core.model.layers import Block, Modulation
 from mdt_cli.core.tokens import TokenSubset
 
 
 class ZerosFill(nn.Module):
-    def forward(self, kept_BKD: Tensor, left_BND: Tensor, subset: TokenSubset) -> Tensor:
-        return subset.scatter(kept_BKD, torch.zeros_like(left_BND, dtype=kept_BKD.dtype))
+    def forward(self, kept_BKD: Tensor, left_BND: Tensor | None, subset: TokenSubset) -> Tensor:
+        batch, _, size = kept_BKD.shape
+        return subset.scatter(kept_BKD, kept_BKD.new_zeros(batch, subset.num_tokens, size))
 
 
 class InputFill(nn.Module):
@@ -31,8 +33,25 @@ class MaskTokenFill(nn.Module):
         self.mask_token = nn.Parameter(torch.empty(1, 1, hidden_size))
         nn.init.normal_(self.mask_token, std=0.02)
 
+    def forward(self, kept_BKD: Tensor, left_BND: Tensor | None, subset: TokenSubset) -> Tensor:
+        batch = kept_BKD.shape[0]
+        token = self.mask_token.to(kept_BKD.dtype)
+        return subset.scatter(kept_BKD, token.expand(batch, subset.num_tokens, -1))
+
+
+class PatchesFill(nn.Module):
+    """Embedded patches of a second image where tokens are dropped: MC-DiT's clean context.
+
+    The paper feeds the decoder raw patches; the embedding that gives them its width is ours.
+    """
+
+    def __init__(self, channels: int, patch_size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.patches = PatchEmbedding(channels, patch_size, hidden_size)
+
     def forward(self, kept_BKD: Tensor, left_BND: Tensor, subset: TokenSubset) -> Tensor:
-        return subset.scatter(kept_BKD, self.mask_token.to(kept_BKD.dtype).expand_as(left_BND))
+        """Here `left_BND` is the embedded second image."""
+        return subset.scatter(kept_BKD, left_BND.to(kept_BKD.dtype))
 
 
 class Interpolator(nn.Module):

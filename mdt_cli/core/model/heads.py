@@ -21,18 +21,30 @@ class PatchEmbedding(nn.Module):
 
 
 class Head(nn.Module):
-    """Modulated norm and a zero-initialised Linear to p x p x channels values per token."""
+    """Modulated norm and a zero-initialised Linear: to patches, or to the width of a decoder."""
 
-    def __init__(self, hidden_size: int, patch_size: int, out_channels: int) -> None:
+    def __init__(self, hidden_size: int, out_size: int, condition_size: int) -> None:
         super().__init__()
-        self.modulation = Modulation(hidden_size, hidden_size, depth=1, num_chunks=2)
-        self.linear = nn.Linear(hidden_size, patch_size * patch_size * out_channels)
+        self.modulation = Modulation(condition_size, hidden_size, depth=1, num_chunks=2)
+        self.linear = nn.Linear(hidden_size, out_size)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, x_BND: Tensor, c_BD: Tensor) -> Tensor:
         shift, scale = self.modulation(c_BD)[0]
         return self.linear(modulate(normalise(x_BND), shift, scale))
+
+
+class PlainHead(nn.Module):
+    """Affine norm and a Linear, for networks whose condition is among the tokens."""
+
+    def __init__(self, hidden_size: int, out_size: int, norm_eps: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(hidden_size, eps=norm_eps)
+        self.linear = nn.Linear(hidden_size, out_size)
+
+    def forward(self, x_BND: Tensor, c_BD: None = None) -> Tensor:
+        return self.linear(self.norm(x_BND))
 
 
 def unpatchify(x_BNV: Tensor, grid: tuple[int, int], patch_size: int) -> Tensor:

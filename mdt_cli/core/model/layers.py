@@ -1,4 +1,4 @@
-"""Attention, MLP and the adaLN-Zero block (Peebles & Xie 2023, section 3.2).
+"""Attention, MLP, the adaLN-Zero block (Peebles & Xie 2023) and the plain block of ViT.
 
 Axes: B batch, N tokens of this pass, D channels, H heads, L blocks.
 """
@@ -42,10 +42,12 @@ class Modulation(nn.Module):
 class Attention(nn.Module):
     """Multi-head self-attention with an optional relative position bias."""
 
-    def __init__(self, hidden_size: int, num_heads: int, num_biases: int) -> None:
+    def __init__(
+        self, hidden_size: int, num_heads: int, num_biases: int, qkv_bias: bool = True
+    ) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.qkv = nn.Linear(hidden_size, 3 * hidden_size)
+        self.qkv = nn.Linear(hidden_size, 3 * hidden_size, bias=qkv_bias)
         self.proj = nn.Linear(hidden_size, hidden_size)
         self.bias_table: nn.Parameter | None = None
         if num_biases:
@@ -71,13 +73,14 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    def __init__(self, hidden_size: int, inner_size: int) -> None:
+    def __init__(self, hidden_size: int, inner_size: int, gelu: str = "tanh") -> None:
         super().__init__()
+        self.gelu = gelu
         self.fc1 = nn.Linear(hidden_size, inner_size)
         self.fc2 = nn.Linear(inner_size, hidden_size)
 
     def forward(self, x_BND: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x_BND), approximate="tanh"))
+        return self.fc2(F.gelu(self.fc1(x_BND), approximate=self.gelu))
 
 
 class Block(nn.Module):
@@ -107,9 +110,49 @@ class Block(nn.Module):
         return torch.addcmul(x_BND, gate_m, self.mlp(modulate(normalise(x_BND), shift_m, scale_m)))
 
 
-def init_linears(module: nn.Module) -> None:
-    """Xavier-uniform weights, zero biases, for every Linear below `module` (DiT)."""
+class PlainBlock(nn.Module):
+    """x += Attn(LN x); x += MLP(LN x), affine norms and exact GELU (Dosovitskiy et al. 2021).
+
+    The condition is among the tokens; `modulation` and `offset_index` are there to be called
+    like `Block`.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_heads: int,
+        mlp_ratio: float,
+        norm_eps: float,
+        qkv_bias: bool,
+        skip: bool,
+    ) -> None:
+        super().__init__()
+        self.skip = nn.Linear(2 * hidden_size, hidden_size) if skip else None
+        self.norm1 = nn.LayerNorm(hidden_size, eps=norm_eps)
+        self.attn = Attention(hidden_size, num_heads, num_biases=0, qkv_bias=qkv_bias)
+        self.norm2 = nn.LayerNorm(hidden_size, eps=norm_eps)
+        self.mlp = Mlp(hidden_size, int(hidden_size * mlp_ratio), gelu="none")
+
+    def forward(
+        self,
+        x_BND: Tensor,
+        modulation: None = None,
+        offset_index: None = None,
+        skip_BND: Tensor | None = None,
+    ) -> Tensor:
+        if self.skip is not None and skip_BND is not None:
+            x_BND = self.skip(torch.cat([x_BND, skip_BND], dim=-1))
+        x_BND = x_BND + self.attn(self.norm1(x_BND), offset_index)
+        return x_BND + self.mlp(self.norm2(x_BND))
+
+
+def init_linears(module: nn.Module, normal: bool = False) -> None:
+    """Every Linear below `module`: xavier-uniform (DiT, MAE) or normal 0.02 (U-ViT); bias 0."""
     for part in module.modules():
         if isinstance(part, nn.Linear):
-            nn.init.xavier_uniform_(part.weight)
-            nn.init.zeros_(part.bias)
+            if normal:
+                nn.init.trunc_normal_(part.weight, std=0.02)
+            else:
+                nn.init.xavier_uniform_(part.weight)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)

@@ -1,4 +1,4 @@
-"""Means of an error map over the tokens a loss is asked of.
+"""Means of an error map over the tokens a loss is asked of, and targets of one scale.
 
 Axes: B batch, C channels, H W latent size, N tokens.
 """
@@ -19,3 +19,15 @@ def region_mean(
     dropped_BN = subset.dropped_BN
     wanted_BN = dropped_BN if region == "dropped" else ~dropped_BN
     return (error_BN * wanted_BN).sum(1) / wanted_BN.sum(1).clamp(min=1)
+
+
+def normalised_patches(x_BCHW: Tensor, patch_size: int) -> Tensor:
+    """Each patch with mean 0 and variance 1 over its p*p*C values (He et al. 2022, "norm pix").
+
+    The variance is the unbiased one, plus 1e-6, as in MAE's code and all that follow it.
+    """
+    blocks = x_BCHW.unflatten(3, (-1, patch_size)).unflatten(2, (-1, patch_size))
+    inside = (1, 3, 5)
+    mean, variance = blocks.mean(inside, keepdim=True), blocks.var(inside, keepdim=True)
+    scaled = (blocks - mean) / (variance + 1e-6).sqrt()
+    return scaled.flatten(4, 5).flatten(2, 3)

@@ -3,26 +3,48 @@
 Axes: B batch, C channels, H W latent size.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from mdt_cli.core.objectives.base import Objective
-from mdt_cli.core.objectives.losses import region_mean
+from mdt_cli.core.objectives.losses import normalised_patches, region_mean
 from mdt_cli.core.tokens import Selector, TokenSubset
 
-Network = Callable[[Tensor, Tensor, Tensor | None, TokenSubset | None], Tensor]
+Network = Callable[..., Tensor]
+# (scaled latents, the number the time embedding reads, labels) -> the network's raw answer.
+Teacher = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+
+@dataclass(frozen=True)
+class Term:
+    """A mean over `region` of the distance to `target`, times `weight`.
+
+    target: "objective", or plain squares of the clean estimate against "clean", "noisy",
+    "teacher_noisy" or "teacher_clean". normalise: "patch" gives target patches mean 0, variance 1.
+    """
+
+    region: str = "all"
+    target: str = "objective"
+    normalise: str = "none"
+    weight: float = 1.0
+
+    @property
+    def name(self) -> str:
+        """What a log calls it: region and target, where they say something."""
+        said = [self.region] if self.region != "all" else []
+        return "-".join(said + ([self.target] if self.target != "objective" else []))
 
 
 @dataclass(frozen=True)
 class View:
-    """One pass: `tokens` "all" or "kept"; the loss over the region `loss`, times `weight`."""
+    """One pass on `tokens` "all" or "kept"; `clean_fill`: dropped places show clean latents."""
 
     tokens: str
-    loss: str
-    weight: float
+    terms: tuple[Term, ...] = (Term(),)
+    clean_fill: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,9 +94,60 @@ def view_loss(
     t_B: Tensor,
     patch_size: int,
 ) -> Tensor:
-    """Loss per sample [B], before the view's weight."""
+    """Weighted sum of the terms, per sample [B]."""
+    losses = term_losses(network, objective, view, draw, clean, t_B, patch_size)
+    return sum_terms(view, losses)
+
+
+def sum_terms(view: View, losses: Sequence[Tensor]) -> Tensor:
+    """The terms with their weights, summed."""
+    total = view.terms[0].weight * losses[0]
+    for term, loss in zip(view.terms[1:], losses[1:], strict=True):
+        total = total + term.weight * loss
+    return total
+
+
+def term_losses(
+    network: Network,
+    objective: Objective,
+    view: View,
+    draw: ViewDraw,
+    clean: Tensor,
+    t_B: Tensor,
+    patch_size: int,
+    teacher: Teacher | None = None,
+) -> list[Tensor]:
+    """Each term's loss per sample [B], before its weight, from one forward pass."""
     noisy = objective.add_noise(clean, draw.noise, t_B)
     x, t_embed_B = objective.network_input(noisy, t_B)
-    output = network(x, t_embed_B, draw.y_B, draw.subset)
-    error = objective.error(output, clean, draw.noise, noisy, t_B)
-    return region_mean(error, view.loss, draw.subset, patch_size)
+    # Noise-free latents are scaled as the objective scales them at time 0.
+    scaled_clean = objective.network_input(clean, torch.zeros_like(t_B))[0]
+    if view.clean_fill and draw.subset is not None:
+        output = network(x, t_embed_B, draw.y_B, draw.subset, scaled_clean)
+    else:
+        output = network(x, t_embed_B, draw.y_B, draw.subset)
+
+    def target_of(term: Term) -> Tensor:
+        match term.target:
+            case "clean":
+                target = clean
+            case "noisy":
+                target = noisy
+            case "teacher_noisy" | "teacher_clean":
+                assert teacher is not None
+                seen, fed = (noisy, x) if term.target == "teacher_noisy" else (clean, scaled_clean)
+                with torch.no_grad():
+                    answer = teacher(fed, t_embed_B, draw.y_B)
+                    target = objective.denoised(answer.float(), seen, t_B)
+            case _:
+                raise ValueError(f"no such target: {term.target}")
+        return normalised_patches(target, patch_size) if term.normalise == "patch" else target
+
+    losses = []
+    for term in view.terms:
+        if term.target == "objective":
+            error = objective.error(output, clean, draw.noise, noisy, t_B)
+        else:
+            error = (objective.denoised(output.float(), noisy, t_B) - target_of(term)).square()
+        losses.append(region_mean(error, term.region, draw.subset, patch_size))
+    return losses

@@ -22,11 +22,18 @@ class MdtTransformer2DModel(ModelMixin, ConfigMixin):
         depth: int,
         num_heads: int,
         mlp_ratio: float,
-        learned_positions: bool,
+        condition: str,
+        zero_null: bool,
+        positions: str,
         relative_bias: bool,
         decoder_depth: int,
         long_skips: bool,
         input_skip: bool,
+        narrow_depth: int,
+        narrow_size: int,
+        narrow_heads: int,
+        narrow_subtract: bool,
+        output_conv: bool,
     ) -> None:
         super().__init__()
         channels, height, width = latent_shape
@@ -39,11 +46,18 @@ class MdtTransformer2DModel(ModelMixin, ConfigMixin):
             depth=depth,
             num_heads=num_heads,
             mlp_ratio=mlp_ratio,
-            learned_positions=learned_positions,
+            condition=condition,
+            zero_null=zero_null,
+            positions=positions,
             relative_bias=relative_bias,
             decoder_depth=decoder_depth,
             long_skips=long_skips,
             input_skip=input_skip,
+            narrow_depth=narrow_depth,
+            narrow_size=narrow_size,
+            narrow_heads=narrow_heads,
+            narrow_subtract=narrow_subtract,
+            output_conv=output_conv,
         )
 
     def forward(

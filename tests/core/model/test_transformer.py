@@ -88,10 +88,9 @@ def test_fills(fill: str, returns: bool) -> None:
     assert bool(same[SUBSET.dropped_BN].all()) == returns
 
 
-def test_a_subset_needs_a_fill() -> None:
+def test_a_subset_needs_a_route() -> None:
     network = network_of(["dit", "size/tiny"])
-    network.route = (0, 12)
-    with pytest.raises(ValueError, match="without a fill"):
+    with pytest.raises(ValueError, match="without a route"):
         network(X, T, Y, SUBSET)
 
 

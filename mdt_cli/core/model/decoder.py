@@ -1,0 +1,71 @@
+"""The narrow decoder: a smaller transformer behind the encoder (He et al. 2022; Zheng et al. 2023).
+
+Axes: B batch, C channels, H W latent size, N all tokens, E extra tokens, D hidden size.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from mdt_cli.core.model.heads import Head, PatchEmbedding, PlainHead, unpatchify
+from mdt_cli.core.model.layers import Block, Modulation, PlainBlock
+from mdt_cli.core.model.positions import sincos_table
+
+
+class NarrowDecoder(nn.Module):
+    """Fixed positions, added once (or subtracted: LMD), then blocks of a width of their own."""
+
+    positions_ND: Tensor
+
+    def __init__(
+        self,
+        grid: tuple[int, int],
+        hidden_size: int,
+        condition_size: int,
+        blocks: Sequence[Block | PlainBlock],
+        subtract_positions: bool,
+    ) -> None:
+        super().__init__()
+        table_ND = sincos_table(*grid, hidden_size)
+        if subtract_positions:
+            table_ND = -table_ND
+        self.register_buffer("positions_ND", table_ND, persistent=False)
+        self.blocks = nn.ModuleList(blocks)
+        modulated = isinstance(blocks[0], Block)
+        self.modulation = (
+            Modulation(condition_size, hidden_size, len(blocks), num_chunks=6)
+            if modulated
+            else None
+        )
+
+    def forward(self, x_BND: Tensor, c_BD: Tensor | None) -> Tensor:
+        """[B, E+N, D] to the same shape; the E extra tokens in front have no position."""
+        num_extras = x_BND.shape[1] - self.positions_ND.shape[0]
+        if num_extras:
+            x_BND = torch.cat(
+                [x_BND[:, :num_extras], x_BND[:, num_extras:] + self.positions_ND], dim=1
+            )
+        else:
+            x_BND = x_BND + self.positions_ND
+        modulations = self.modulation(c_BD) if self.modulation is not None else None
+        for i, block in enumerate(self.blocks):
+            x_BND = block(x_BND, modulations[i] if modulations else None, None)
+        return x_BND
+
+
+class PatchDecoder(nn.Module):
+    """The decoder alone, fed with the patches of an image at every place (MC-DiT's branches)."""
+
+    def __init__(
+        self, patches: PatchEmbedding, narrow: NarrowDecoder, head: Head | PlainHead
+    ) -> None:
+        super().__init__()
+        self.patches, self.narrow, self.head = patches, narrow, head
+
+    def forward(self, x_BCHW: Tensor, c_BD: Tensor | None) -> Tensor:
+        """Scaled latents to the network's raw answer, [B, C, H, W] both."""
+        patch_size = self.patches.conv.kernel_size[0]
+        grid = (x_BCHW.shape[2] // patch_size, x_BCHW.shape[3] // patch_size)
+        x_BND = self.narrow(self.patches(x_BCHW), c_BD)
+        return unpatchify(self.head(x_BND, c_BD), grid, patch_size)

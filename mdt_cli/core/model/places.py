@@ -1,0 +1,51 @@
+"""Where a tensor of another program's weights lies in ours."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Rows `start:stop` of tensor `name` of our network; the whole tensor where both are None."""
+
+    name: str
+    start: int | None = None
+    stop: int | None = None
+
+    @property
+    def rows(self) -> slice:
+        return slice(self.start, self.stop)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Slots that, one below the other, are their tensor.
+
+    batched: theirs has one more axis, of length 1, in front. transposed: theirs is the transpose.
+    """
+
+    slots: tuple[Slot, ...]
+    batched: bool = False
+    transposed: bool = False
+
+    def outside(self, ours: Sequence[Tensor]) -> Tensor:
+        """Their tensor, from what lies in our slots."""
+        whole = ours[0] if len(ours) == 1 else torch.cat(list(ours))
+        if self.transposed:
+            whole = whole.t()
+        return whole.unsqueeze(0) if self.batched else whole
+
+    def inside(self, theirs: Tensor, ours: Sequence[Tensor]) -> list[Tensor]:
+        """What belongs into our slots; RuntimeError where the shapes do not fit."""
+        whole = theirs.squeeze(0) if self.batched else theirs
+        if self.transposed:
+            whole = whole.t()
+        return list(whole.split([len(slot) for slot in ours]))
+
+
+def linear(theirs: str, ours: str, bias: bool = True) -> Iterator[tuple[str, Place]]:
+    for kind in ("weight", "bias") if bias else ("weight",):
+        yield f"{theirs}.{kind}", Place((Slot(f"{ours}.{kind}"),))
