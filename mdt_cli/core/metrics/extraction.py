@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mdt_cli.core.metrics.features import Extractor, extract_batch
+from mdt_cli.core.metrics.extractor import Extractor, extract_batch
 from mdt_cli.core.metrics.images import ImageSet, Raw, decode, pixel_digest, read_raw
 from mdt_cli.core.metrics.moments import Moments, Statistics
 from mdt_cli.errors import MdtError
@@ -23,7 +23,7 @@ class Batch:
 
     names: list[str]
     digests: list[bytes]
-    # float32 [B,D] once the network ran, before that [B,3,S,S].
+    # float32 [B,D+S] (pooled, then spatial) once the network ran, before that [B,3,h,w].
     values: Tensor
 
 
@@ -37,6 +37,11 @@ class Extracted:
     features_ND: Tensor | None
     # int64 [N]: which image of the set, in reading order, each row of the features is.
     positions_N: Tensor
+    # The sorted digests themselves: row i of the features is of the image digests[i].
+    digests: tuple[bytes, ...] = ()
+    # The same for the spatial features, where the extractor gives them.
+    spatial: Statistics | None = None
+    spatial_NS: Tensor | None = None
 
 
 def extract(
@@ -48,10 +53,17 @@ def extract(
 
 
 def feature_batches(
-    images: ImageSet, extractor: Extractor, device: torch.device, batch_size: int
+    images: ImageSet,
+    extractor: Extractor,
+    device: torch.device,
+    batch_size: int,
+    span: range | None = None,
 ) -> Iterator[Batch]:
-    """The images in reading order as features on the CPU; NaN and wrong widths are MdtError."""
-    for batch in _batches(images, extractor, device, batch_size):
+    """The images (of `span`) in reading order as features on the CPU.
+
+    NaN and wrong widths are MdtError.
+    """
+    for batch in _batches(images, extractor, device, batch_size, span):
         features_BD = batch.values
         if device.type != "cpu":
             features_BD = extract_batch(extractor, batch.values.to(device))
@@ -67,33 +79,51 @@ def collect(
     The set's digest is over the sorted digests of its pixels: order, names and container (folder,
     zip, npz) do not enter.
     """
-    moments = Moments(extractor.dimensions)
-    kept_ND = torch.empty(images.count, extractor.dimensions) if keep else None
+    pooled, spatial = Moments(extractor.dimensions), Moments(extractor.spatial)
+    split = [extractor.dimensions, extractor.spatial]
+    kept_NW = torch.empty(images.count, extractor.width) if keep else None
     digests: list[bytes] = []
     for batch in batches:
-        moments.add(batch.values)
-        if kept_ND is not None:
-            kept_ND[len(digests) : len(digests) + len(batch.names)] = batch.values
+        for moments, part in zip((pooled, spatial), batch.values.split(split, 1), strict=True):
+            moments.add(part)
+        if kept_NW is not None:
+            kept_NW[len(digests) : len(digests) + len(batch.names)] = batch.values
         digests += batch.digests
         yield len(digests)
-    mu_D, sigma_DD = moments.finish()
-    statistics = Statistics(
-        mu_D=mu_D,
-        sigma_DD=sigma_DD,
-        digest=hashlib.sha256(b"".join(sorted(digests))).hexdigest(),
-        extractor=extractor.name,
-        resize=extractor.resize,
-        count=len(digests),
-        size=images.size,
-    )
     order_N = torch.tensor(sorted(range(len(digests)), key=digests.__getitem__))
-    if kept_ND is not None:
-        kept_ND = kept_ND[order_N]
-    return Extracted(statistics, kept_ND, order_N)
+    in_order = tuple(sorted(digests))
+    features_ND, spatial_NS = None, None
+    if kept_NW is not None:
+        features_ND, spatial_NS = (part[order_N] for part in kept_NW.split(split, 1))
+
+    def statistics(moments: Moments) -> Statistics:
+        mu_D, sigma_DD = moments.finish()
+        return Statistics(
+            mu_D=mu_D,
+            sigma_DD=sigma_DD,
+            digest=hashlib.sha256(b"".join(in_order)).hexdigest(),
+            extractor=extractor.name,
+            resize=extractor.resize,
+            count=len(digests),
+            size=images.size,
+        )
+
+    return Extracted(
+        statistics=statistics(pooled),
+        features_ND=features_ND,
+        positions_N=order_N,
+        digests=in_order,
+        spatial=statistics(spatial) if extractor.spatial else None,
+        spatial_NS=spatial_NS if extractor.spatial else None,
+    )
 
 
 def _batches(
-    images: ImageSet, extractor: Extractor, device: torch.device, batch_size: int
+    images: ImageSet,
+    extractor: Extractor,
+    device: torch.device,
+    batch_size: int,
+    span: range | None,
 ) -> Iterator[Batch]:
     """Batches in reading order, from threads that work a little ahead.
 
@@ -117,7 +147,7 @@ def _batches(
     num_threads = min(8, torch.get_num_threads()) if device.type == "cpu" else 8
     pool = ThreadPoolExecutor(num_threads, initializer=torch.set_num_threads, initargs=(1,))
     waiting: deque[Future[Batch]] = deque()
-    source = read_raw(images)
+    source = read_raw(images, span)
     try:
         while chunk := list(islice(source, batch_size)):
             waiting.append(pool.submit(work, chunk))
@@ -132,9 +162,9 @@ def _batches(
 
 
 def _check(images: ImageSet, names: list[str], features_BD: Tensor, extractor: Extractor) -> None:
-    if features_BD.shape[1] != extractor.dimensions:
+    if features_BD.shape[1] != extractor.width:
         raise MdtError(
-            f"the extractor gave {features_BD.shape[1]} features, expected {extractor.dimensions}",
+            f"the extractor gave {features_BD.shape[1]} features, expected {extractor.width}",
             "its weights belong to another network",
         )
     bad = [

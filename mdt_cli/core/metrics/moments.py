@@ -57,18 +57,31 @@ class Moments:
 
     def finish(self) -> tuple[Tensor, Tensor]:
         """Mean [D] and unbiased covariance [D, D] of everything added."""
+        self._flush()
+        return self._mean_D.clone(), self._scatter_DD / (self.count - 1)
+
+    def merge(self, other: "Moments") -> None:
+        """Take in everything `other` has seen, as one block."""
+        self._flush()
+        other._flush()
+        if other.count:
+            self._fold(other.count, other._mean_D, other._scatter_DD)
+
+    def _flush(self) -> None:
         if self._num_waiting:
             self._merge(torch.cat(self._waiting))
             self._waiting, self._num_waiting = [], 0
-        return self._mean_D.clone(), self._scatter_DD / (self.count - 1)
 
     def _merge(self, block_ND: Tensor) -> None:
-        """Fold one block in (Chan, Golub & LeVeque 1979, eq. 2.1, for vectors)."""
-        fresh, total = len(block_ND), self.count + len(block_ND)
         mean_D = block_ND.mean(0)
         centred_ND = block_ND - mean_D
+        self._fold(len(block_ND), mean_D, centred_ND.T @ centred_ND)
+
+    def _fold(self, fresh: int, mean_D: Tensor, scatter_DD: Tensor) -> None:
+        """Fold one block in (Chan, Golub & LeVeque 1979, eq. 2.1, for vectors)."""
+        total = self.count + fresh
         shift_D = mean_D - self._mean_D
-        self._scatter_DD += centred_ND.T @ centred_ND
+        self._scatter_DD += scatter_DD
         self._scatter_DD += torch.outer(shift_D, shift_D) * (self.count * fresh / total)
         self._mean_D += shift_D * (fresh / total)
         self.count = total

@@ -1,6 +1,7 @@
 """A TorchScript module called as the published Inception file is, small and made on the spot."""
 
 import warnings
+from collections import OrderedDict
 from pathlib import Path
 
 import torch
@@ -9,12 +10,28 @@ from torch import Tensor, nn
 from mdt_cli.core.files import sha256_of
 
 
-class StandIn(nn.Module):
-    """64 features and 1,008 classes; `layers` and `output` have the names of the real one."""
+class Block(nn.Module):
+    """Two branches; the first is the map that sFID takes."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Conv2d(3, 4, 1), nn.ReLU())
+        self.conv = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU())
+        self.tower = nn.Conv2d(3, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.conv(x), self.tower(x).relu()], 1)
+
+
+class StandIn(nn.Module):
+    """64 features and 1,008 classes; `layers`, `mixed_6.conv` and `output` as in the real one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            OrderedDict(
+                pool0=nn.AdaptiveAvgPool2d(17), mixed_6=Block(), pool2=nn.AdaptiveAvgPool2d(2)
+            )
+        )
         self.output = nn.Linear(64, 1008)
 
     def forward(
@@ -24,7 +41,17 @@ class StandIn(nn.Module):
         use_fp16: bool = False,
         no_output_bias: bool = False,
     ) -> Tensor:
-        resized = nn.functional.interpolate(img.float(), size=[299, 299], mode="bilinear")
+        # Bilinear with the corner of the grid at the corner of the image, as the real one resizes.
+        n, height, width = img.shape[0], img.shape[2], img.shape[3]
+        theta = torch.eye(2, 3)
+        theta[0, 2] += 1 / width - 1 / 299
+        theta[1, 2] += 1 / height - 1 / 299
+        grid = nn.functional.affine_grid(
+            theta[None].repeat(n, 1, 1), [n, 3, 299, 299], align_corners=False
+        )
+        resized = nn.functional.grid_sample(
+            img.float(), grid, mode="bilinear", padding_mode="border", align_corners=False
+        )
         features = self.layers((resized - 128) / 128).reshape(-1, 64)
         if return_features:
             return features
