@@ -1,6 +1,6 @@
 """Score one set of images against another: features, metrics, and a report that can be trusted."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +8,13 @@ import torch
 
 from mdt_cli.config.evaluation import ExtractorName, MetricName
 from mdt_cli.core.files import write_json
-from mdt_cli.core.metrics.extraction import Extracted, extract
-from mdt_cli.core.metrics.features import Extractor, build_extractor
+from mdt_cli.core.metrics.extraction import Extracted
+from mdt_cli.core.metrics.extractor import Extractor
+from mdt_cli.core.metrics.features import build_extractor
 from mdt_cli.core.metrics.images import ImageSet, open_images
 from mdt_cli.core.metrics.moments import save_statistics
 from mdt_cli.errors import MdtError
+from mdt_cli.services.comparison import side_by_side
 from mdt_cli.services.evaluation_inputs import (
     NEIGHBOURS,
     EvaluateRequest,
@@ -33,8 +35,10 @@ from mdt_cli.services.evaluation_report import (
     metric_key,
     report_of,
 )
-from mdt_cli.services.events import EvaluationDone, Event, Note, Progress, Warned
-from mdt_cli.services.runtime import pick_device
+from mdt_cli.services.events import EvaluationDone, EvaluationShareDone, Event, Note, Warned
+from mdt_cli.services.feature_shards import Shards
+from mdt_cli.services.latent_cache import Share
+from mdt_cli.services.runtime import own_device
 
 __all__ = ["EvaluateRequest", "default_report", "evaluate", "score"]
 
@@ -42,31 +46,34 @@ __all__ = ["EvaluateRequest", "default_report", "evaluate", "score"]
 FEW_IMAGES = 2048
 # On a CPU larger batches only cost page faults: 64 takes twice the time of 4 per image.
 CPU_BATCH, GPU_BATCH = 4, 64
+PAGE = ".html"
 
 
 def evaluate(request: EvaluateRequest) -> Iterator[Event]:
-    """Score `samples` against `reference`; the last event is `EvaluationDone`.
+    """Score each set of samples against `reference`; the last event is `EvaluationDone`.
 
-    Everything that can be known from headers is checked before the first image is decoded.
+    Everything that can be known from headers is checked before the first image is decoded. With
+    several processes each extracts its share, and the first one scores and writes.
     """
     if request.batch_size is not None and request.batch_size < 1:
         raise MdtError(f"--batch-size is {request.batch_size}", "give 1 or more")
-    target = request.out or default_report(request.samples)
-    for file in (target, request.save_reference):
+    target = request.out or default_report(request)
+    for file in (target, target.with_suffix(PAGE), request.save_reference):
         _check_writable(file)
-    samples = open_images(request.samples)
+    sets = [open_images(path) for path in (request.samples, *request.others)]
     reference = open_reference(request.reference)
     name = yield from choose_extractor(request, reference)
     resize = choose_resize(request, name, reference)
     metrics = yield from choose_metrics(request, reference)
     reference = usable_statistics(reference, name, resize, metrics)
-    check_sets(samples, reference, metrics, request)
+    for samples in sets:
+        check_sets(samples, reference, metrics, request)
 
-    device = pick_device(request.device)
+    device = own_device(request.device)
     batch_size = request.batch_size or (GPU_BATCH if device.type == "cuda" else CPU_BATCH)
     extractor = build_extractor(name, device, request.weights, resize)
     check_dimensions(reference, extractor)
-    yield from _talk_first(samples, reference, extractor, metrics)
+    yield from _talk_first(sets, reference, extractor, metrics)
 
     keep = bool({"is", "precision", "recall", "kid"} & set(metrics))
     keep_reference = bool({"precision", "recall", "kid"} & set(metrics))
@@ -75,41 +82,48 @@ def evaluate(request: EvaluateRequest) -> Iterator[Event]:
         or request.save_reference is not None
         or ("fid" in metrics and reference.statistics is None)
     )
-    total = samples.count
-    if needs_images and reference.images is not None:
-        total += reference.images.count
-    of_samples = yield from _extract(
-        samples, extractor, device, batch_size, keep, (0, total, "samples")
-    )
     of_reference: Extracted | None = None
-    if needs_images and reference.images is not None:
-        of_reference = yield from _extract(
-            reference.images,
-            extractor,
-            device,
-            batch_size,
-            keep_reference,
-            (samples.count, total, "reference"),
-        )
+    real = reference.images if needs_images else None
+    jobs = [(real, "reference")] if real else []
+    jobs += [(samples, "samples") for samples in sets]
+    shards = Shards(
+        target.with_suffix(".work"),
+        Share.from_environment(),
+        extractor,
+        device,
+        batch_size,
+        sum(images.count for images, _ in jobs),
+    )
+    for images, what in jobs:
+        yield from shards.make(images, what)
+    shards.wait()
+    if shards.share.rank:
+        yield EvaluationShareDone(shards.share.rank, shards.share.of)
+        return
+    if real is not None:
+        of_reference = yield from shards.merged(real, keep_reference, "reference")
         if request.save_reference is not None:
             save_statistics(request.save_reference, of_reference.statistics)
             yield Note(f"statistics of the reference are in {request.save_reference}")
-
-    scored = Scored(
-        samples=samples,
-        of_samples=of_samples,
-        reference_path=reference.path,
-        reference_images=reference.images,
-        of_reference=of_reference,
-        statistics=reference.statistics,
-        extractor=extractor,
-        device=_device_name(device),
-    )
-    if of_reference and of_reference.statistics.digest == of_samples.statistics.digest:
-        yield Warned("samples and reference are the same images")
     yield Note("computing " + ", ".join(metric_key(metric, extractor.name) for metric in metrics))
-    report = report_of(scored, compute(scored, metrics, NEIGHBOURS, device))
+    reports = []
+    for samples in sets:
+        scored = Scored(
+            samples=samples,
+            of_samples=(yield from shards.merged(samples, keep, "samples")),
+            reference_path=reference.path,
+            reference_images=reference.images,
+            of_reference=of_reference,
+            statistics=reference.statistics,
+            extractor=extractor,
+            device=_device_name(device),
+        )
+        if of_reference and of_reference.statistics.digest == scored.of_samples.statistics.digest:
+            yield Warned(f"{samples.path} and the reference are the same images")
+        reports.append(report_of(scored, compute(scored, metrics, NEIGHBOURS, device)))
+    report = reports[0] if len(reports) == 1 else side_by_side(reports)
     write_json(target, report)
+    shards.remove()
     yield EvaluationDone(report, str(target))
 
 
@@ -128,29 +142,35 @@ def score(
     raise AssertionError("evaluate ends with EvaluationDone")
 
 
-def default_report(samples: Path) -> Path:
-    """`report.json` in a folder of samples, `NAME.report.json` beside a file."""
-    if samples.is_dir():
-        return samples / "report.json"
-    return samples.with_name(samples.stem + ".report.json")
+def default_report(request: EvaluateRequest) -> Path:
+    """`report.json` in a folder of samples, `NAME.report.json` beside a file.
+
+    Of several sets: `comparison.json` in the current folder.
+    """
+    if request.others:
+        return Path("comparison.json")
+    if request.samples.is_dir():
+        return request.samples / "report.json"
+    return request.samples.with_name(request.samples.stem + ".report.json")
 
 
 def _talk_first(
-    samples: ImageSet,
+    sets: list[ImageSet],
     reference: Reference,
     extractor: Extractor,
     metrics: tuple[MetricName, ...],
 ) -> Iterator[Event]:
     """What the person should know before waiting."""
     side = extractor.input_size
-    if side is not None and max(samples.size) < side:
+    if side is not None and max(sets[0].size) < side:
         yield Note(
-            f"{times(samples.size)} images are enlarged to {side}x{side} for {extractor.name}"
+            f"{times(sets[0].size)} images are enlarged to {side}x{side} for {extractor.name}"
         )
-    if samples.jpegs:
-        yield Warned(
-            f"{samples.jpegs:,} samples are JPEG: its artefacts move every score; sample to PNG"
-        )
+    for samples in sets:
+        if samples.jpegs:
+            yield Warned(
+                f"{samples.jpegs:,} samples are JPEG: its artefacts move every score; sample to PNG"
+            )
     held = reference.statistics
     if held is not None and held.extractor is None and not held.adm:
         yield Warned(
@@ -159,7 +179,7 @@ def _talk_first(
     few = [
         f"{count:,} {what}"
         for what, count in (
-            ("samples", samples.count),
+            *(("samples", samples.count) for samples in sets),
             ("reference images", reference.count),
         )
         if count is not None and count < FEW_IMAGES
@@ -172,29 +192,6 @@ def _talk_first(
     images = reference.images
     if {"precision", "recall"} & set(metrics) and images and images.count > REFERENCE_LIMIT:
         yield Note(f"precision and recall use {REFERENCE_LIMIT:,} of the reference images")
-
-
-def _extract(
-    images: ImageSet,
-    extractor: Extractor,
-    device: torch.device,
-    batch_size: int,
-    keep: bool,
-    place: tuple[int, int, str],
-) -> Generator[Event, None, Extracted]:
-    """Run one extraction, telling its part of the whole."""
-    before, total, what = place
-    work = extract(images, extractor, device, batch_size, keep)
-    try:
-        while True:
-            try:
-                done = next(work)
-            except StopIteration as finished:
-                extracted: Extracted = finished.value
-                return extracted
-            yield Progress(before + done, total, what)
-    finally:
-        work.close()
 
 
 def _check_writable(target: Path | None) -> None:

@@ -39,6 +39,8 @@ class EvaluateRequest:
     save_reference: Path | None = None
     batch_size: int | None = None
     device: str | None = None
+    # Further sets to score against the same reference, side by side with `samples`.
+    others: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -170,3 +170,11 @@ class QuickstartDone:
 
     stages: tuple[StageDone, ...]
     scores: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class EvaluationShareDone:
+    """One process of several has extracted its share; the first one scores."""
+
+    rank: int
+    of: int

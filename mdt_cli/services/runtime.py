@@ -1,5 +1,6 @@
 """Signals that wait for a safe moment, and the device and processes the work runs on."""
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,6 +53,14 @@ def pick_device(asked: str | None) -> torch.device:
         raise MdtError(f"no such device: {asked}", "use cpu or cuda") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise MdtError(f"{asked} was asked for, but torch sees no CUDA GPU", "use --device cpu")
+    return device
+
+
+def own_device(asked: str | None) -> torch.device:
+    """As `pick_device`; with several GPUs and processes, one each."""
+    device = pick_device(asked)
+    if device.type == "cuda" and device.index is None and "LOCAL_RANK" in os.environ:
+        return torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     return device
 
 

@@ -66,7 +66,7 @@ def test_all_metrics_by_inception_with_report_and_stamp(
     assert json.loads((sets[0] / "report.json").read_text()) == report
     steps = [event for event in events if isinstance(event, Progress)]
     assert [step.total for step in steps] == [13] * len(steps)
-    assert (steps[-1].done, steps[-1].note) == (13, "reference")
+    assert (steps[-1].done, steps[-1].note) == (13, "samples")
     assert "7 samples and 6 reference images are few" in told(events, Warned)
     assert "16x16 images are enlarged to 299x299" in told(events, Note)
 

@@ -1,0 +1,66 @@
+"""Reports of several sets side by side: who is best, and where nobody can tell."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+FORMAT = 1
+# Of all other metrics more is better.
+LOWER_IS_BETTER = ("fid", "sfid", "fd", "fdd", "kid", "cmmd", "rfid", "rfd")
+
+
+def side_by_side(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The reports themselves and, for each metric, the best and those that tie with it."""
+    shared = [
+        name
+        for name in reports[0]["metrics"]
+        if all(name in report["metrics"] for report in reports)
+    ]
+    return {
+        "format": FORMAT,
+        "comparison": {
+            "sets": [report["samples"]["path"] for report in reports],
+            "metrics": {name: _compared(name, reports) for name in shared},
+            "cautions": cautions(reports),
+        },
+        "reports": list(reports),
+    }
+
+
+def lower_is_better(name: str) -> bool:
+    return name.partition("_")[0] in LOWER_IS_BETTER
+
+
+def cautions(reports: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What makes these numbers unfit to stand beside each other."""
+    found = []
+    counts = [report["samples"]["count"] for report in reports]
+    if len(set(counts)) > 1:
+        told = ", ".join(f"{count:,}" for count in counts)
+        found.append(
+            f"the sets hold {told} images: Fréchet distances of fewer images are larger for "
+            "that reason alone, so no best is named for them"
+        )
+    jpegs = [report["samples"].get("jpegs", 0) > 0 for report in reports]
+    if any(jpegs) and not all(jpegs):
+        found.append("some of the sets are JPEG and some are not: its artefacts move every score")
+    return found
+
+
+def _compared(name: str, reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    metrics = [report["metrics"][name] for report in reports]
+    values = [float(metric["value"]) for metric in metrics]
+    biased = name.startswith(("fid", "sfid", "fd"))
+    if biased and len({metric["samples"] for metric in metrics}) > 1:
+        return {"values": values, "best": None, "ties_with_best": []}
+    lower = lower_is_better(name)
+    best = min(range(len(values)), key=lambda k: values[k] if lower else -values[k])
+    ties = [k for k in range(len(values)) if k != best and is_tie(metrics[k], metrics[best])]
+    return {"values": values, "best": best, "ties_with_best": ties}
+
+
+def is_tie(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether the intervals of two scores overlap; without intervals, whether they are equal."""
+    a, b = one.get("interval"), other.get("interval")
+    if not a or not b:
+        return bool(one["value"] == other["value"])
+    return bool(a[0] <= b[1] and b[0] <= a[1])

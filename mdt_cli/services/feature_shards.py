@@ -1,0 +1,201 @@
+"""Features of large sets: cut into shards, shared among processes, kept until the report is there.
+
+Shard k holds the images k*R .. k*R+R-1 of a set in reading order, so no shard depends on another,
+any process may make any of them, and what is finished survives a kill. Merging only reads them and
+may be repeated. What comes out does not depend on how many processes there were.
+"""
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mdt_cli.core.checkpoint import read_tensors, save_tensors
+from mdt_cli.core.files import atomic_path, sha256_of, write_json
+from mdt_cli.core.metrics.extraction import Batch, Extracted, collect, feature_batches
+from mdt_cli.core.metrics.extractor import Extractor
+from mdt_cli.core.metrics.images import ImageSet
+from mdt_cli.errors import MdtError, Stopped
+from mdt_cli.services.events import Event, Note, Progress
+from mdt_cli.services.latent_cache import Share
+
+# Images per shard: a minute or so of work on a CPU, 8 MB of features.
+ROWS = 1000
+SECONDS_BETWEEN_LOOKS = 0.1
+LONGEST_WAIT = timedelta(days=2)
+
+
+@dataclass
+class Shards:
+    """The features of some sets under `folder`; `done` of `total` images so far, for progress."""
+
+    folder: Path
+    share: Share
+    extractor: Extractor
+    device: torch.device
+    batch_size: int
+    total: int
+    done: int = 0
+
+    def make(self, images: ImageSet, what: str) -> Iterator[Event]:
+        """Extract this process's shards of a set, those that are finished left as they are.
+
+        A small set on one process goes without files: `merged` extracts it.
+        """
+        if self._in_memory(images):
+            return
+        folder = self._folder(images)
+        spans = self._spans(images)
+        mine = range(self.share.rank, len(spans), self.share.of)
+        finished = [index for index in mine if self._is_finished(folder, index, spans[index])]
+        if finished:
+            yield Note(
+                f"{sum(len(spans[k]) for k in finished):,} images of {images.path} have features "
+                "from an earlier run; going on"
+            )
+        for index in mine:
+            if index not in finished:
+                try:
+                    yield from self._make_one(images, folder, index, spans[index], what)
+                except Stopped as stopped:
+                    raise Stopped(
+                        stopped.signum,
+                        f"Finished features are kept in {self.folder}; run the same command "
+                        "again to go on.",
+                    ) from None
+            else:
+                self.done += len(spans[index])
+        yield Progress(self.done, self.total, what)
+
+    def wait(self) -> None:
+        """Until every process has made its shards."""
+        if self.share.of == 1:
+            return
+        # A barrier that can be left: a signal is heard between two looks.
+        torch.distributed.init_process_group("gloo", timeout=LONGEST_WAIT)
+        try:
+            waiting = torch.distributed.barrier(async_op=True)
+            while waiting is not None and not waiting.is_completed():
+                time.sleep(SECONDS_BETWEEN_LOOKS)
+        finally:
+            torch.distributed.destroy_process_group()
+
+    def merged(self, images: ImageSet, keep: bool, what: str) -> Generator[Event, None, Extracted]:
+        """Everything of one set, from its shards in order, or extracted now."""
+        in_memory = self._in_memory(images)
+        batches = (
+            feature_batches(images, self.extractor, self.device, self.batch_size)
+            if in_memory
+            else self._read(images)
+        )
+        work = collect(images, self.extractor, batches, keep)
+        before = self.done
+        try:
+            while True:
+                try:
+                    done = next(work)
+                except StopIteration as finished:
+                    extracted: Extracted = finished.value
+                    return extracted
+                if in_memory:
+                    self.done = before + done
+                    yield Progress(self.done, self.total, what)
+        finally:
+            work.close()
+
+    def remove(self) -> None:
+        """Once the report is written nobody needs the features."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _in_memory(self, images: ImageSet) -> bool:
+        return self.share.of == 1 and images.count <= ROWS
+
+    def _folder(self, images: ImageSet) -> Path:
+        return self.folder / _key(images, self.extractor, self.device)[:16]
+
+    @staticmethod
+    def _spans(images: ImageSet) -> list[range]:
+        return [
+            range(start, min(start + ROWS, images.count)) for start in range(0, images.count, ROWS)
+        ]
+
+    def _make_one(
+        self, images: ImageSet, folder: Path, index: int, span: range, what: str
+    ) -> Iterator[Event]:
+        names: list[str] = []
+        digests: list[bytes] = []
+        values = []
+        for batch in feature_batches(images, self.extractor, self.device, self.batch_size, span):
+            names += batch.names
+            digests += batch.digests
+            values.append(batch.values)
+            self.done += len(batch.names)
+            yield Progress(self.done, self.total, what)
+        tensors = {
+            "features": torch.cat(values),
+            "digests": torch.from_numpy(np.frombuffer(b"".join(digests), np.uint8).copy()),
+        }
+        with atomic_path(_shard(folder, index)) as temporary:
+            save_tensors(temporary, tensors, {"mdt.features": f"{span.start}-{span.stop - 1}"})
+        record = {"rows": len(span), "sha256": sha256_of(_shard(folder, index))}
+        write_json(_record(folder, index), record)
+
+    @staticmethod
+    def _is_finished(folder: Path, index: int, span: range) -> bool:
+        """Whether a shard is whole, by its checksum; one that is not is made again."""
+        try:
+            record = json.loads(_record(folder, index).read_bytes())
+            whole = record["sha256"] == sha256_of(_shard(folder, index))
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+        return bool(whole and record["rows"] == len(span))
+
+    def _read(self, images: ImageSet) -> Iterator[Batch]:
+        folder = self._folder(images)
+        for index, span in enumerate(self._spans(images)):
+            if not self._is_finished(folder, index, span):
+                raise MdtError(
+                    f"{_shard(folder, index)} is missing or damaged",
+                    "run the same command again; every process must see the same folder",
+                )
+            held = read_tensors(_shard(folder, index))
+            data = held["digests"].numpy().tobytes()
+            digests = [data[k : k + 32] for k in range(0, len(data), 32)]
+            yield Batch([str(k) for k in span], digests, held["features"])
+
+
+def _key(images: ImageSet, extractor: Extractor, device: torch.device) -> str:
+    """Another key where the files, the network or the kind of device are others."""
+    state = hashlib.sha256()
+    about: dict[str, Any] = {
+        "extractor": [extractor.name, extractor.resize, extractor.weights_sha256, extractor.width],
+        "device": device.type,
+        "path": str(images.path.resolve()),
+        "kind": images.kind,
+        "size": images.size,
+        "count": images.count,
+    }
+    state.update(json.dumps(about).encode())
+    files = {place.file for place in images.places} or {images.file or images.path}
+    if not images.places and images.path.is_dir() and images.file is None:
+        files = {images.path / name for name in images.names}
+    for file in sorted(files):
+        stat = file.stat()
+        state.update(f"{file} {stat.st_size} {stat.st_mtime_ns}\n".encode("utf-8", "replace"))
+    return state.hexdigest()
+
+
+def _shard(folder: Path, index: int) -> Path:
+    return folder / f"features-{index:05d}.safetensors"
+
+
+def _record(folder: Path, index: int) -> Path:
+    return folder / f"features-{index:05d}.json"
