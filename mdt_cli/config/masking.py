@@ -6,6 +6,8 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from mdt_cli.config.base import Count, Fraction, Positive, Table
 
+Share = Annotated[float, Field(ge=0, le=1)]
+
 
 class RandomTokens(Table):
     """Random tokens (MAE and most recipes); the count is rounded up to a multiple of `bucket`."""
@@ -59,7 +61,64 @@ class UniformRatio(Table):
         return self
 
 
-Ratio = Annotated[ConstantRatio | UniformRatio, Field(discriminator="kind")]
+class LinearRatio(Table):
+    """A straight line over all steps."""
+
+    kind: Literal["linear"] = "linear"
+    start: Fraction = 0.5
+    end: Fraction = 0.0
+
+
+class PiecewiseRatio(Table):
+    """Straight lines through points (share of the steps, ratio); the default is that of LMD.
+
+    Two points with the same share are a jump.
+    """
+
+    kind: Literal["piecewise"] = "piecewise"
+    points: Annotated[tuple[tuple[Share, Fraction], ...], Field(min_length=2)] = (
+        (0.0, 0.15),
+        (1 / 6, 0.40),
+        (1 / 3, 0.40),
+        (2 / 3, 0.75),
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        shares = [share for share, _ in self.points]
+        if shares != sorted(shares):
+            raise ValueError(
+                f"points {shares} do not go forwards: order them by share of the steps"
+            )
+        return self
+
+
+class CosineGrowthRatio(Table):
+    """From `start` to `end` over two thirds of the steps along a noise schedule's cosine (LMD)."""
+
+    kind: Literal["cosine_growth"] = "cosine_growth"
+    start: Fraction = 0.15
+    end: Fraction = 0.75
+
+
+class CosineDecayRatio(Table):
+    """From `start` to `end` along cos(pi/2 x)^power (MaskDiT's last stage with power 4)."""
+
+    kind: Literal["cosine_decay"] = "cosine_decay"
+    start: Fraction = 0.5
+    end: Fraction = 0.0
+    power: Positive = 4.0
+
+
+Ratio = Annotated[
+    ConstantRatio
+    | UniformRatio
+    | LinearRatio
+    | PiecewiseRatio
+    | CosineGrowthRatio
+    | CosineDecayRatio,
+    Field(discriminator="kind"),
+]
 
 
 class LossTerm(Table):

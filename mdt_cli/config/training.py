@@ -65,6 +65,8 @@ class LrSchedule(Table):
     kind: Literal["constant", "cosine"] = "constant"
     warmup: CountOrZero = 0
     final: Annotated[float, Field(ge=0, le=1)] = 0.0
+    # The first step has lr 0, as a ramp step / warmup gives it (MaskDiT, MaskDM, U-ViT).
+    from_zero: bool = False
 
 
 class Ema(Table):

@@ -4,8 +4,8 @@ from typing import Any, assert_never
 
 import torch
 
-from mdt_cli.config.masking import ConstantRatio, Masking, UniformRatio
 from mdt_cli.config.masking import CropWindow as CropWindowTable
+from mdt_cli.config.masking import Masking
 from mdt_cli.config.masking import RandomBlocks as RandomBlocksTable
 from mdt_cli.config.masking import RandomTokens as RandomTokensTable
 from mdt_cli.config.model import Model
@@ -32,9 +32,9 @@ from mdt_cli.core.objectives.epsilon import Epsilon
 from mdt_cli.core.objectives.flow import Flow
 from mdt_cli.core.objectives.reconstruction import Reconstruction
 from mdt_cli.core.objectives.step import Term, View
-from mdt_cli.core.schedules import MaskRatio
 from mdt_cli.core.tokens import CropWindow, RandomBlocks, RandomTokens, Selector
 from mdt_cli.errors import MdtError
+from mdt_cli.services.mask_ratio import build_mask_ratio
 
 
 def build_objective(table: ObjectiveTable) -> Objective:
@@ -68,10 +68,11 @@ def build_network(
             "set model.patch_size to a divisor of both",
         )
     grid = (height // model.patch_size, width // model.patch_size)
-    selector, ratio = build_selector(masking, grid), build_mask_ratio(masking)
-    if masking.is_masked and selector.num_kept(grid, ratio.high) < 1:
+    selector = build_selector(masking, grid)
+    highest = build_mask_ratio(masking).extremes(config.training.steps)[1]
+    if masking.is_masked and selector.num_kept(grid, highest) < 1:
         raise MdtError(
-            f"masking.ratio {ratio.high} keeps none of {grid[0] * grid[1]} tokens",
+            f"masking.ratio {highest:g} keeps none of {grid[0] * grid[1]} tokens",
             "lower masking.ratio or model.patch_size",
         )
     out_channels = channels * build_objective(config.objective).out_multiplier
@@ -135,16 +136,6 @@ def _build_interpolator(
     grid = (latent_shape[1] // model.patch_size, latent_shape[2] // model.patch_size)
     num_biases = num_offsets(*grid) if model.relative_bias else 0
     return Interpolator(model.hidden_size, model.num_heads, model.mlp_ratio, num_biases)
-
-
-def build_mask_ratio(masking: Masking) -> MaskRatio:
-    match masking.ratio:
-        case ConstantRatio():
-            return MaskRatio(masking.ratio.value, masking.ratio.value)
-        case UniformRatio():
-            return MaskRatio(masking.ratio.low, masking.ratio.high)
-        case _:
-            assert_never(masking.ratio)
 
 
 def build_selector(masking: Masking, grid: tuple[int, int]) -> Selector:

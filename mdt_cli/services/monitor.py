@@ -73,7 +73,8 @@ class Monitor:
         rows = trainer.data.split.held_out
         size = trainer.config.validation.batch_size
         seed = trainer.config.training.seed
-        ratio = (trainer.data.mask_ratio.low + trainer.data.mask_ratio.high) / 2
+        # One ratio for the whole run, so that its losses can be compared with each other.
+        ratio = trainer.data.mask_ratio.mean(trainer.config.training.steps)
         total = 0.0
         for start in range(0, len(rows), size):
             part = rows[start : start + size]

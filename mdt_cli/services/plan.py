@@ -12,7 +12,8 @@ from mdt_cli.config.run import RunConfig
 from mdt_cli.core.data.latents import open_cache
 from mdt_cli.core.model.transformer import Transformer
 from mdt_cli.core.tokens import TokenSubset
-from mdt_cli.services.build import build_mask_ratio, build_network, build_selector, build_views
+from mdt_cli.services.build import build_network, build_selector, build_views
+from mdt_cli.services.mask_ratio import build_mask_ratio
 from mdt_cli.services.trained import TRAINING_ONLY
 
 BYTES = 4
@@ -50,6 +51,7 @@ def plan(cache_path: Path, config: RunConfig) -> Plan:
     total = sum(parameters.values())
     training_only = sum(n for name, n in parameters.items() if name.startswith(TRAINING_ONLY))
     ratio = build_mask_ratio(config.masking)
+    lowest, highest = ratio.extremes(config.training.steps)
     call = _flops(network, facts.latent_shape, None)
     train = 0
     kept = "all"
@@ -60,7 +62,7 @@ def plan(cache_path: Path, config: RunConfig) -> Plan:
             continue
         most, middle, least = (
             selector.num_kept(network.grid, r)
-            for r in (ratio.low, (ratio.low + ratio.high) / 2, ratio.high)
+            for r in (lowest, ratio.mean(config.training.steps), highest)
         )
         train += 3 * _flops(network, facts.latent_shape, middle)
         kept = str(most) if least == most else f"{least} to {most}"

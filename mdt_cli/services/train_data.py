@@ -79,7 +79,7 @@ class TrainData:
         clean = posterior_draw(read, generator)
         t_B = self.objective.sample_time(size, generator)
         # The ratio belongs to the step: every process then has the same shapes.
-        ratio = self.mask_ratio.draw(stream(seed, step, "mask ratio"))
+        ratio = self.mask_ratio.at(step, training.steps, stream(seed, step, "mask ratio"))
         draws = tuple(
             draw_view(
                 view,

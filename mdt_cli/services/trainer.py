@@ -36,6 +36,7 @@ from mdt_cli.core.schedules import lr_factor
 from mdt_cli.errors import MdtError
 from mdt_cli.services import build, run_folder
 from mdt_cli.services.events import CheckpointSaved, Event, Note, Warned
+from mdt_cli.services.mask_ratio import build_mask_ratio
 from mdt_cli.services.train_data import MicroBatch, TrainData, split_rows
 from mdt_cli.services.trained import put_weights
 
@@ -70,7 +71,7 @@ class Trainer:
             split_rows(cache.facts.count, config.data.held_out, config.training.seed),
             self.objective,
             self.views,
-            build.build_mask_ratio(config.masking),
+            build_mask_ratio(config.masking),
             build.build_selector(config.masking, network.grid),
             network.grid,
         )
@@ -181,7 +182,12 @@ class Trainer:
         config = self.config
         schedule = config.lr_schedule
         factor = lr_factor(
-            self.step, config.training.steps, schedule.warmup, schedule.kind, schedule.final
+            self.step,
+            config.training.steps,
+            schedule.warmup,
+            schedule.kind,
+            schedule.final,
+            schedule.from_zero,
         )
         for group in self.optimizer.param_groups:
             group["lr"] = config.optimizer.lr * factor

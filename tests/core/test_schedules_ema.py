@@ -1,13 +1,11 @@
 """Learning rate, mask ratio and averages at the places that matter."""
 
-import math
-
 import pytest
 import torch
 
 from mdt_cli.core.ema import Ema, Swapped
 from mdt_cli.core.rng import stream
-from mdt_cli.core.schedules import MaskRatio, lr_factor
+from mdt_cli.core.schedules import lr_factor
 
 
 def test_warmup_never_starts_at_zero_and_then_holds() -> None:
@@ -21,12 +19,11 @@ def test_cosine_ends_where_it_was_told() -> None:
     assert lr_factor(50, 101, 0, "cosine", 0.0) == pytest.approx(0.5)
 
 
-def test_ratio_is_constant_or_uniform() -> None:
-    assert MaskRatio(0.3, 0.3).draw(stream(0)) == 0.3
-    drawn = [MaskRatio(0.3, 0.5).draw(stream(k)) for k in range(500)]
-    assert min(drawn) >= 0.3
-    assert max(drawn) < 0.5
-    assert sum(drawn) / 500 == pytest.approx(0.4, abs=4 * 0.2 / math.sqrt(12 * 500))
+def test_warmup_from_zero_starts_there_and_reaches_one_in_the_same_step() -> None:
+    factors = [lr_factor(step, 100, 4, "constant", 0.0, from_zero=True) for step in range(6)]
+    assert factors == pytest.approx([0, 0.25, 0.5, 0.75, 1, 1])
+    # MaskDiT has no warm-up, and yet its first step is lost.
+    assert [lr_factor(k, 100, 0, "constant", 0.0, from_zero=True) for k in range(3)] == [0, 1, 1]
 
 
 def test_average_is_the_recurrence() -> None:
