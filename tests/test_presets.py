@@ -9,12 +9,16 @@ from mdt_cli.services.build import build_network, build_objective, build_views
 
 NAMES = presets.names()
 SIZES = [name for name in NAMES if name.startswith("size/")]
-RECIPES = ["dit", "mdt", "mdtv2"]
-OVERLAYS = ["unmasked", "cifar10"]
+RECIPES = [
+    *("dit", "mdt", "mdtv2", "maskdit", "mcdit", "maskdm", "lmd", "uvit", "tread", "drop"),
+    "quickstart",
+]
+STAGES = ["maskdit-finetune", "maskdit-finetune-cos", "mcdit-finetune", "maskdm-finetune"]
+OVERLAYS = ["unmasked", "cifar10", "digits"]
 
 
 def test_nothing_is_missing() -> None:
-    assert {*RECIPES, *OVERLAYS, "digits", "digits-finetune", "size/tiny", "size/xl"} <= set(NAMES)
+    assert {*RECIPES, *STAGES, *OVERLAYS, "digits-finetune", "size/tiny", "size/xl"} <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -40,6 +44,7 @@ def test_every_recipe_builds_at_every_size(recipe: str, size: str, overlay: str 
     with torch.device("meta"):
         network = build_network(config, (4, 32, 32), 10)
     assert build_views(config.masking)
-    assert build_objective(config.objective).out_multiplier == 2
-    has_fill = overlay != "unmasked" and recipe != "dit"
-    assert (network.fill is not None) == has_fill
+    learned = recipe in ("dit", "mdt", "mdtv2", "tread", "drop")
+    assert build_objective(config.objective).out_multiplier == (2 if learned else 1)
+    is_masked = overlay != "unmasked" and recipe not in ("dit", "uvit")
+    assert (network.route is not None) == is_masked

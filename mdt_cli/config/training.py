@@ -17,6 +17,10 @@ class Training(Table):
     # share the micro-batches out. 0: the whole batch.
     micro_batch_size: CountOrZero = 0
     seed: CountOrZero = 0
+    # The weights of the earlier stage that finetune starts from, unless --ema says otherwise.
+    start: Literal["ema", "online"] = "ema"
+    # Finetune on other classes than the weights know: the label table starts fresh.
+    new_classes: bool = False
     precision: Literal["no", "fp16", "bf16"] = "no"
     # Largest gradient norm; 0: no clipping.
     clip_norm: NonNegative = 0.0

@@ -8,12 +8,15 @@ import torch
 from torch import Tensor
 
 from mdt_cli.config.load import Loaded, load
-from mdt_cli.core.checkpoint import fit_report, read_header, read_tensors
+from mdt_cli.core.checkpoint import ONLINE, fit_report, read_header, read_tensors
 from mdt_cli.core.data.latents import LatentCache
 from mdt_cli.errors import MdtError
 from mdt_cli.services.events import Event, Note
 from mdt_cli.services.trained import TRAINING_ONLY, find_weights, put_weights
 from mdt_cli.services.training_loop import TrainRequest, train
+
+# Where the label table is, by the way the network is conditioned.
+LABELS = ("label.", "extras.label.")
 
 
 def starting_config(
@@ -34,24 +37,29 @@ def finetune(
     device: str | None = None,
 ) -> Iterator[Event]:
     """Start `run` from the weights `ema` of `source`; a second call resumes `run`."""
+    training = loaded.config.training
+    if ema is None and training.start == ONLINE:
+        ema = ONLINE
     file = find_weights(source, ema)
     header = read_header(file)
 
     def initial(network: torch.nn.Module, opened: LatentCache) -> Iterator[Event]:
-        check_same_data(header.data, opened, file)
+        check_same_data(header.data, opened, file, classes=not training.new_classes)
         yield Note(f"starting from {file} (step {header.step}, weights {header.ema})")
-        yield from put_stage_weights(network, read_tensors(file), file)
+        yield from put_stage_weights(network, read_tensors(file), file, training.new_classes)
 
     yield from train(TrainRequest(cache, run, loaded, "finetune", fresh, device, initial))
 
 
-def check_same_data(before: Mapping[str, Any], cache: LatentCache, source: Path) -> None:
-    """MdtError unless the cache has the codec, shape and classes that the weights know."""
+def check_same_data(
+    before: Mapping[str, Any], cache: LatentCache, source: Path, classes: bool = True
+) -> None:
+    """MdtError unless the cache has the codec, shape and (`classes`) classes of the weights."""
     now = cache.facts.header()
     words = {
         "codec": "another codec",
         "latent_shape": "another latent shape",
-        "class_names": "other classes",
+        **({"class_names": "other classes"} if classes else {}),
     }
     for key, what in words.items():
         old, new = before[key], now[key]
@@ -59,7 +67,9 @@ def check_same_data(before: Mapping[str, Any], cache: LatentCache, source: Path)
             raise MdtError(
                 f"{source} was trained on {what} than the cache holds: {_short(old)} there, "
                 f"{_short(new)} in the cache",
-                "encode the images as for the first stage, or pretrain on this cache",
+                "encode the images as for the first stage, or pretrain on this cache"
+                if key != "class_names"
+                else "--set training.new_classes=true starts the label table afresh",
             )
 
 
@@ -79,12 +89,20 @@ def _short(value: Any) -> str:
 
 
 def put_stage_weights(
-    network: torch.nn.Module, tensors: Mapping[str, Tensor], source: Path
+    network: torch.nn.Module,
+    tensors: Mapping[str, Tensor],
+    source: Path,
+    new_classes: bool = False,
 ) -> Iterator[Event]:
-    """Load weights; parts that serve masked passes may come or go with the stage, and are named."""
+    """Load weights; parts that serve masked passes may come or go with the stage, and are named.
+
+    With `new_classes` so does the label table.
+    """
     ours = dict(network.named_parameters())
-    dropped = [k for k in tensors if k not in ours and k.startswith(TRAINING_ONLY)]
-    added = [k for k in ours if k not in tensors and k.startswith(TRAINING_ONLY)]
+    replaceable = TRAINING_ONLY + (LABELS if new_classes else ())
+    labels = [k for k in tensors if new_classes and k.startswith(LABELS)]
+    dropped = [k for k in tensors if k not in ours and k.startswith(replaceable)] + labels
+    added = [k for k in ours if (k not in tensors or k in labels) and k.startswith(replaceable)]
     kept = {k: v for k, v in tensors.items() if k not in dropped}
     whole = kept | {k: ours[k].detach() for k in added}
     if fit_report(ours, whole):

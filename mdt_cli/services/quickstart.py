@@ -69,8 +69,8 @@ def stages(out: Path, device: str | None = None, samples: int = NUM_SAMPLES) -> 
             lambda: encode_latents(EncodeRequest(images, cache, codec="pixels", size=8)),
         ),
         Stage(
-            ("pretrain", str(cache), str(first), "-p", "digits"),
-            lambda: pretrain(cache, first, load(["digits"], []), device=device),
+            ("pretrain", str(cache), str(first), "-p", "quickstart", "-p", "digits"),
+            lambda: pretrain(cache, first, load(["quickstart", "digits"], []), device=device),
         ),
         Stage(
             ("finetune", str(cache), str(last), "--from", str(first), "-p", "digits-finetune"),

@@ -17,7 +17,7 @@ MDTV2 = (
     ("mdtv2",),
     (*TINY, "model.depth=6", "model.decoder_depth=2", "masking.restore_at=-2", "sampling.steps=4"),
 )
-DIGITS = (("digits",), (*TINY, "model.depth=2", "sampling.steps=3"))
+DIGITS = (("quickstart", "digits"), (*TINY, "model.depth=2", "sampling.steps=3"))
 DIT = (("dit",), (*TINY, "model.depth=3", "sampling.steps=5"))
 EDM = (
     ("dit",),
