@@ -15,14 +15,17 @@ from mdt_cli.config.evaluation import (
     choose,
     choose_several,
 )
+from mdt_cli.errors import MdtError
 
 
 def evaluate(
-    samples: Annotated[
-        Path, typer.Argument(help="Images to score: a folder, zip, npz or sample folder.")
-    ],
-    reference: Annotated[
-        Path, typer.Argument(help="Real images in any of these forms, or an npz of statistics.")
+    paths: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SAMPLES... REFERENCE",
+            help="Images to score, each a folder, zip, tar, npz, sample folder or latent cache of "
+            "pixels; last the real images in any of these forms, or an npz of statistics.",
+        ),
     ],
     metrics: Annotated[
         str | None,
@@ -57,23 +60,51 @@ def evaluate(
         int | None,
         typer.Option("--batch-size", help="Images per pass; does not change the numbers."),
     ] = None,
+    reconstruction: Annotated[
+        bool,
+        typer.Option(
+            "--reconstruction",
+            help="The paths are IMAGES CODEC: how well a codec (pixels, a Hugging Face id or a "
+            "folder) gives the images back.",
+        ),
+    ] = False,
+    size: Annotated[
+        int | None,
+        typer.Option(
+            "--size", help="With --reconstruction: crop the images, as encode-latents does."
+        ),
+    ] = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Score SAMPLES against REFERENCE: FID, Inception score, precision, recall, KID.
+    """Score SAMPLES against REFERENCE: Fréchet and kernel distances, precision, recall and more.
+
+    Several SAMPLES are scored side by side. A table goes to stdout; report.json and report.html
+    go beside the samples.
 
     Example: mdt evaluate samples/ real-images/
     """
     chosen_metrics = choose_several("--metrics", metrics, METRICS)
     chosen_extractor = choose("--extractor", extractor, EXTRACTORS)
     chosen_resize = choose("--resize", resize and resize.replace("-", "_"), RESIZES)
+    if len(paths) < 2 or (reconstruction and len(paths) != 2):
+        wanted = "IMAGES CODEC" if reconstruction else "SAMPLES... REFERENCE"
+        raise MdtError(
+            f"mdt evaluate was given {len(paths)} {'path' if len(paths) == 1 else 'paths'}, "
+            f"and needs {wanted}",
+            "mdt evaluate samples/ real-images/",
+        )
+    if size is not None and not reconstruction:
+        raise MdtError("--size belongs to --reconstruction", "samples are scored as they are")
 
     from mdt_cli.services.evaluate import EvaluateRequest
     from mdt_cli.services.evaluate import evaluate as run
 
+    *samples, reference = paths
     request = EvaluateRequest(
-        samples=samples,
-        reference=reference,
+        samples=Path(samples[0]),
+        others=tuple(Path(path) for path in samples[1:]),
+        reference=Path(reference),
         metrics=chosen_metrics,
         extractor=chosen_extractor,
         weights=weights,
@@ -83,14 +114,40 @@ def evaluate(
         batch_size=batch_size,
         device=device,
     )
+    from mdt_cli.services.events import EvaluationDone
+
     with Bar("extracting", "images") as bar:
-        done = next(event for event in drawn(run(request), bar))
+        done = next(
+            (event for event in drawn(run(request), bar) if isinstance(event, EvaluationDone)), None
+        )
+    if done is None:
+        return  # one of several processes: the first one tells
     report = done.report
-    talk(f"report: {done.path}")
+    talk(f"report: {done.path}" + (f" and {done.page}" if done.page else ""))
     if as_json:
         emit_json(report)
+    elif "reports" in report:
+        show_side_by_side(report)
     else:
         show(report)
+
+
+def show_side_by_side(report: dict[str, Any]) -> None:
+    """A column for each set; * marks the best, = what cannot be told from it."""
+    comparison = report["comparison"]
+    rows = []
+    for name, compared in comparison["metrics"].items():
+        marks = {compared["best"]: " *", **dict.fromkeys(compared["ties_with_best"], " =")}
+        values = [f"{v:.5g}{marks.get(k, '')}" for k, v in enumerate(compared["values"])]
+        rows.append((name, *values))
+    first = report["reports"][0]
+    table(f"Against {first['reference']['path']}", ("metric", *comparison["sets"]), rows)
+    emit("* best, = within the interval of the best: a tie")
+    for caution in comparison["cautions"]:
+        emit(caution)
+    extractor = first["extractor"]
+    emit(f"extractor {extractor['id']}, resizing {extractor['resize']}: {extractor['resize_rule']}")
+    emit(first["comparability"]["verdict"])
 
 
 def show(report: dict[str, Any]) -> None:

@@ -72,10 +72,11 @@ class TrainingDone:
 
 @dataclass(frozen=True)
 class EvaluationDone:
-    """The report as it was written to `path`."""
+    """The report as it was written to `path`; `page` is the same to look at, as HTML."""
 
     report: dict[str, Any]
     path: str
+    page: str | None = None
 
 
 Event = object

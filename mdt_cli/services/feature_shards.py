@@ -27,8 +27,10 @@ from mdt_cli.errors import MdtError, Stopped
 from mdt_cli.services.events import Event, Note, Progress
 from mdt_cli.services.latent_cache import Share
 
-# Images per shard: a minute or so of work on a CPU, 8 MB of features.
-ROWS = 1000
+# Images per shard: seconds of work, 2 MB of features.
+ROWS = 256
+# One process writes shards only for sets that are worth a resume.
+IN_MEMORY = 1000
 SECONDS_BETWEEN_LOOKS = 0.1
 LONGEST_WAIT = timedelta(days=2)
 
@@ -44,6 +46,7 @@ class Shards:
     batch_size: int
     total: int
     done: int = 0
+    dealt: int = 0  # shards of earlier sets: several small sets are shared out as well
 
     def make(self, images: ImageSet, what: str) -> Iterator[Event]:
         """Extract this process's shards of a set, those that are finished left as they are.
@@ -54,7 +57,9 @@ class Shards:
             return
         folder = self._folder(images)
         spans = self._spans(images)
-        mine = range(self.share.rank, len(spans), self.share.of)
+        first = (self.share.rank - self.dealt) % self.share.of
+        mine = range(first, len(spans), self.share.of)
+        self.dealt += len(spans)
         finished = [index for index in mine if self._is_finished(folder, index, spans[index])]
         if finished:
             yield Note(
@@ -116,7 +121,7 @@ class Shards:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _in_memory(self, images: ImageSet) -> bool:
-        return self.share.of == 1 and images.count <= ROWS
+        return self.share.of == 1 and images.count <= IN_MEMORY
 
     def _folder(self, images: ImageSet) -> Path:
         return self.folder / _key(images, self.extractor, self.device)[:16]
