@@ -52,20 +52,12 @@ def plan(cache_path: Path, config: RunConfig) -> Plan:
     training_only = sum(n for name, n in parameters.items() if name.startswith(TRAINING_ONLY))
     ratio = build_mask_ratio(config.masking)
     lowest, highest = ratio.extremes(config.training.steps)
-    call = _flops(network, facts.latent_shape, None)
-    train = 0
     kept = "all"
-    selector = build_selector(config.masking, network.grid)
-    for view in build_views(config.masking):
-        if view.tokens == "all":
-            train += 3 * call
-            continue
-        most, middle, least = (
-            selector.num_kept(network.grid, r)
-            for r in (lowest, ratio.mean(config.training.steps), highest)
-        )
-        train += 3 * _flops(network, facts.latent_shape, middle)
+    if config.masking.is_masked:
+        selector = build_selector(config.masking, network.grid)
+        most, least = (selector.num_kept(network.grid, r) for r in (lowest, highest))
         kept = str(most) if least == most else f"{least} to {most}"
+    train = train_flops(network, config, facts.latent_shape)
     images = config.training.steps * config.training.batch_size
     # AdamW keeps two tensors per parameter, Adan four.
     states = 2 if config.optimizer.kind == "adamw" else 4
@@ -79,7 +71,7 @@ def plan(cache_path: Path, config: RunConfig) -> Plan:
         kept=kept,
         parameters=total,
         training_only=training_only,
-        call_flops=call,
+        call_flops=_flops(network, facts.latent_shape, None),
         train_flops=train,
         images=images,
         run_flops=train * images,
@@ -99,5 +91,28 @@ def _flops(network: Transformer, latent_shape: tuple[int, int, int], keep: int |
         kept_BK = torch.empty(1, keep, dtype=torch.int64, device="meta")
         subset = TokenSubset(kept_BK, network.num_tokens)
     with FlopCounterMode(display=False) as counter:
-        network(x, t, y, subset)
+        network(x, t, y, subset, x)
     return counter.get_total_flops()
+
+
+def teacher_flops(network: Transformer, latent_shape: tuple[int, int, int]) -> int:
+    """Of one pass of the averaged decoder on one image."""
+    x = torch.empty(1, *latent_shape, device="meta")
+    c_BD = network.condition(x.new_empty(1), torch.empty(1, dtype=torch.int64, device="meta"))
+    with FlopCounterMode(display=False) as counter:
+        network.patch_decoder()(x, c_BD)
+    return counter.get_total_flops()
+
+
+def train_flops(network: Transformer, config: RunConfig, latent_shape: tuple[int, int, int]) -> int:
+    """Of one image in one optimizer step, over all views; `network` is on the meta device."""
+    selector = build_selector(config.masking, network.grid)
+    ratio = build_mask_ratio(config.masking).mean(config.training.steps)
+    total = 0
+    for view in build_views(config.masking):
+        keep = None if view.tokens == "all" else selector.num_kept(network.grid, ratio)
+        total += 3 * _flops(network, latent_shape, keep)
+        branches = sum(term.target.startswith("teacher") for term in view.terms)
+        if branches:
+            total += branches * teacher_flops(network, latent_shape)
+    return total
