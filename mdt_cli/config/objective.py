@@ -8,10 +8,15 @@ from mdt_cli.config.base import Positive, Table
 
 
 class Epsilon(Table):
-    """DDPM, linear betas, learned variance (DiT, MDT); `min_snr` weighs the mse (MDT v2)."""
+    """DDPM, learned variance (DiT, MDT) or fixed; `min_snr` weighs the mse (MDT v2)."""
 
     kind: Literal["epsilon"] = "epsilon"
     num_timesteps: Annotated[int, Field(ge=2)] = 1000
+    # linear: 1e-4 to 2e-2. cosine: Nichol & Dhariwal 2021 (MaskDM). scaled_linear: Stable
+    # Diffusion's, whose roots rise evenly from 0.00085 to 0.012 (U-ViT).
+    betas: Literal["linear", "cosine", "scaled_linear"] = "linear"
+    # What the network reads for the first of the times: 0, or 1 as U-ViT counts.
+    first_time: Literal[0, 1] = 0
     learned_variance: bool = True
     weighting: Literal["plain", "min_snr"] = "plain"
     min_snr_gamma: Positive = 5.0

@@ -41,7 +41,9 @@ def build_objective(table: ObjectiveTable) -> Objective:
     match table:
         case EpsilonTable():
             gamma = table.min_snr_gamma if table.weighting == "min_snr" else None
-            return Epsilon(table.num_timesteps, table.learned_variance, gamma)
+            return Epsilon(
+                table.num_timesteps, table.learned_variance, gamma, table.betas, table.first_time
+            )
         case EdmTable():
             return Edm(table.P_mean, table.P_std, table.sigma_data)
         case FlowTable():

@@ -47,6 +47,8 @@ def _misfits(trained: Trained) -> Iterator[str]:
         yield f"its objective is {objective.kind}, not epsilon"
     elif not objective.learned_variance:
         yield "its variance is not learned"
+    elif objective.first_time:
+        yield "it counts times from 1"
     if model.condition != "adaln":
         yield f"its condition is {model.condition}, not adaln"
     if model.null_label != "learned":
@@ -129,12 +131,18 @@ def _scheduler(trained: Trained) -> dict[str, Any]:
     objective = trained.config.objective
     assert isinstance(objective, Epsilon)
     scale = 1000 / objective.num_timesteps
+    name, start, end = {
+        "linear": ("linear", 1e-4, 2e-2),
+        "scaled_linear": ("scaled_linear", 0.00085, 0.012),
+        # This one has no ends; diffusers wants some all the same.
+        "cosine": ("squaredcos_cap_v2", 1e-4, 2e-2),
+    }[objective.betas]
     return {
         "_class_name": "DDIMScheduler",
         "num_train_timesteps": objective.num_timesteps,
-        "beta_start": scale * 1e-4,
-        "beta_end": min(scale * 2e-2, 0.999),
-        "beta_schedule": "linear",
+        "beta_start": scale * start,
+        "beta_end": min(scale * end, 0.999),
+        "beta_schedule": name,
         "clip_sample": False,
         "set_alpha_to_one": True,
         "steps_offset": 0,

@@ -22,7 +22,7 @@ ONNX = "model.onnx"
 # One protobuf file holds 2 GiB at most; larger weights lie in a file beside it.
 LARGEST_INLINE = 3 * 2**29
 TIME_INPUT = {
-    "epsilon": "the training index, 0 (image) to num_timesteps - 1 (noise)",
+    "epsilon": "first_time + the training index, 0 (image) to num_timesteps - 1 (noise)",
     "edm": "log(sigma) / 4",
     "flow": "1000 t, t from 0 (image) to 1 (noise)",
 }

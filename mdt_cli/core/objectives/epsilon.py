@@ -6,10 +6,13 @@ import torch
 from torch import Tensor
 
 from mdt_cli.core.objectives.base import Objective, per_sample
+from mdt_cli.core.objectives.betas import beta_table
 
 
 class Epsilon(Objective):
-    """Linear betas 1e-4 .. 2e-2 over `num_timesteps`; tables in float64.
+    """Noise prediction over `num_timesteps` steps of `betas` (see betas.py); tables in float64.
+
+    Times are indices from 0; the network is told index + `first_time`, as U-ViT counts from 1.
 
     error = w(t) (eps - eps_hat)^2 + vb, where vb (bits) trains the variance alone. w = 1, or
     min(SNR, gamma) / SNR (Hang et al. 2023, eq. 9 for noise prediction); vb stays unweighted.
@@ -22,14 +25,12 @@ class Epsilon(Objective):
         num_timesteps: int = 1000,
         learned_variance: bool = True,
         min_snr_gamma: float | None = None,
+        betas: str = "linear",
+        first_time: int = 0,
     ) -> None:
         self.num_timesteps, self.learned_variance = num_timesteps, learned_variance
         self.out_multiplier = 2 if learned_variance else 1
-        # The published range belongs to 1000 steps; fewer steps are larger ones (Nichol 2021).
-        scale = 1000 / num_timesteps
-        self.betas = torch.linspace(
-            scale * 1e-4, min(scale * 2e-2, 0.999), num_timesteps, dtype=torch.float64
-        )
+        self.betas, self.first_time = beta_table(betas, num_timesteps), first_time
         alphas = 1 - self.betas
         self.alphas_cumprod = alphas.cumprod(0)
         before = torch.cat([torch.ones(1, dtype=torch.float64), self.alphas_cumprod[:-1]])
@@ -59,7 +60,7 @@ class Epsilon(Objective):
         )
 
     def network_input(self, noisy: Tensor, t_B: Tensor) -> tuple[Tensor, Tensor]:
-        return noisy, t_B.to(noisy.device)
+        return noisy, t_B.to(noisy.device) + self.first_time
 
     def epsilon(self, output: Tensor) -> Tensor:
         """The predicted noise: the first half of the channels where the variance is learned."""

@@ -169,7 +169,12 @@ def _draw_seeds(generator: torch.Generator | None, count: int) -> list[int]:
 def _objective(table: Mapping[str, Any]) -> Objective:
     match table["kind"]:
         case "epsilon":
-            return Epsilon(table["num_timesteps"], table["learned_variance"])
+            return Epsilon(
+                table["num_timesteps"],
+                table["learned_variance"],
+                betas=table["betas"],
+                first_time=table["first_time"],
+            )
         case "edm":
             return Edm(sigma_data=table["sigma_data"])
         case "flow":

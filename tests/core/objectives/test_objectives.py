@@ -37,6 +37,75 @@ def test_epsilon_tables() -> None:
         assert table[index].item() == pytest.approx(value, rel=1e-6)
 
 
+def test_betas_are_those_of_diffusers() -> None:
+    from diffusers import DDPMScheduler
+
+    pairs = {
+        "linear": DDPMScheduler(beta_start=1e-4, beta_end=2e-2),
+        "scaled_linear": DDPMScheduler(
+            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"
+        ),
+        "cosine": DDPMScheduler(beta_schedule="squaredcos_cap_v2"),
+    }
+    for kind, scheduler in pairs.items():
+        ours = Epsilon(betas=kind)
+        # diffusers keeps float32.
+        torch.testing.assert_close(ours.betas.float(), scheduler.betas, rtol=2e-5, atol=1e-8)
+        torch.testing.assert_close(
+            ours.alphas_cumprod.float(), scheduler.alphas_cumprod, rtol=2e-4, atol=1e-7
+        )
+
+
+def test_betas_at_their_ends() -> None:
+    roots = Epsilon(betas="scaled_linear").betas.sqrt()
+    assert roots[0].square().item() == pytest.approx(0.00085, rel=1e-12)
+    assert roots[-1].square().item() == pytest.approx(0.012, rel=1e-12)
+    assert roots.diff().std().item() < 1e-15
+    cosine = Epsilon(betas="cosine")
+    assert cosine.betas[-1].item() == 0.999
+    # But for the last, which is cut, the products are the closed form (eq. 17).
+    start = math.cos(0.008 / 1.008 * math.pi / 2) ** 2
+    for index in (0, 400, 998):
+        share = ((index + 1) / 1000 + 0.008) / 1.008
+        wanted = math.cos(share * math.pi / 2) ** 2 / start
+        assert cosine.alphas_cumprod[index].item() == pytest.approx(wanted, rel=1e-9)
+    for kind in ("linear", "scaled_linear", "cosine"):
+        # As much noise in the end over ten times fewer steps, each below 1.
+        short = Epsilon(num_timesteps=100, betas=kind)
+        assert short.betas.max() < 1
+        assert short.alphas_cumprod[49].item() == pytest.approx(
+            Epsilon(betas=kind).alphas_cumprod[499].item(), rel=0.08
+        )
+    with pytest.raises(ValueError, match="no such betas: square"):
+        Epsilon(betas="square")
+
+
+@pytest.mark.parametrize("kind", ["linear", "scaled_linear", "cosine"])
+def test_every_table_follows_the_betas(kind: str) -> None:
+    objective = Epsilon(learned_variance=False, min_snr_gamma=5.0, betas=kind)
+    assert objective.out_multiplier == 1
+    t = torch.tensor([1, 400, 900])
+    noisy = objective.add_noise(CLEAN, NOISE, t)
+    abar = (1 - objective.betas).cumprod(0)[t].view(-1, 1, 1, 1)
+    torch.testing.assert_close(
+        noisy, (abar.sqrt() * CLEAN + (1 - abar).sqrt() * NOISE).float(), rtol=0, atol=1e-6
+    )
+    torch.testing.assert_close(objective.denoised(NOISE, noisy, t), CLEAN, atol=2e-5, rtol=1e-4)
+    snr = (abar / (1 - abar)).flatten()
+    error = objective.error(NOISE + 1, CLEAN, NOISE, noisy, t).mean((1, 2, 3))
+    torch.testing.assert_close(error.double(), snr.clamp(max=5) / snr, rtol=1e-5, atol=0)
+
+
+def test_times_may_be_counted_from_1() -> None:
+    t = torch.tensor([0, 999])
+    assert Epsilon().network_input(CLEAN[:2], t)[1].tolist() == [0, 999]
+    late = Epsilon(first_time=1)
+    assert late.network_input(CLEAN[:2], t)[1].tolist() == [1, 1000]
+    # Only what the network reads: the noise of an index is the same.
+    same = late.add_noise(CLEAN[:2], NOISE[:2], t) - Epsilon().add_noise(CLEAN[:2], NOISE[:2], t)
+    assert same.abs().max() == 0
+
+
 def test_min_snr_weights() -> None:
     weight = Epsilon(min_snr_gamma=5.0)._weight
     for index, value in {0: 5.0e-4, 10: 0.01099, 50: 0.15490, 100: 0.58571, 130: 1, 900: 1}.items():
