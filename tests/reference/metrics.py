@@ -59,6 +59,25 @@ def share_inside(points: Rows, centres: Rows, k: int) -> float:
     return float(np.mean(inside))
 
 
+def balls_around(points: Rows, centres: Rows, k: int) -> NDArray[np.bool_]:
+    """[points, centres]: which points lie in which centre's k-NN ball."""
+    answer = np.zeros((len(points), len(centres)), bool)
+    for j, centre in enumerate(centres):
+        others = sorted(np.linalg.norm(centre - other) for i, other in enumerate(centres) if i != j)
+        for i, point in enumerate(points):
+            answer[i, j] = np.linalg.norm(point - centre) <= others[k - 1]
+    return answer
+
+
+def clip_distance(x: Rows, y: Rows) -> float:
+    """1,000 times the squared MMD with a Gaussian of width 10, all pairs, own ones included."""
+
+    def mean(a: Rows, b: Rows) -> float:
+        return float(np.mean([[np.exp(-((p - q) ** 2).sum() / 200) for q in b] for p in a]))
+
+    return 1000 * (mean(x, x) + mean(y, y) - 2 * mean(x, y))
+
+
 def inception_score(probabilities: Rows) -> float:
     """exp of the mean KL divergence of each row from the mean row."""
     mean = probabilities.mean(0)

@@ -1,5 +1,9 @@
-"""Kernel distance (KID): the unbiased MMD with a cubic kernel over all pairs."""
+"""Kernel distances: KID (a cubic kernel on any features) and CMMD (a Gaussian one on CLIP's).
 
+Axes: N, M rows of the two sets; D features; R rows and C columns of one block of the kernel.
+"""
+
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -7,6 +11,13 @@ from torch import Tensor
 
 # A block of the kernel matrix: 1,024 x 8,192 float64 values are 64 MB.
 ROWS, COLUMNS = 1024, 8192
+DIAGONAL = 32
+# Binkowski et al. 2018 and the tables after them average over subsets of this many.
+BLOCK = 1000
+# Jayasumana et al. 2024, section 4: bandwidth of the kernel, and a factor that makes it readable.
+BANDWIDTH, SCALE = 10.0, 1000.0
+# [R,D], [C,D] -> [R,C]
+Kernel = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -17,23 +28,87 @@ class KernelDistance:
     standard_error: float | None  # None below 3 images a side
 
 
+@dataclass(frozen=True)
+class BlockDistance:
+    """Mean of unbiased estimates over disjoint blocks, and the standard error of that mean."""
+
+    value: float
+    standard_error: float | None  # None for one block
+    blocks: int
+    size: int
+
+
+def cubic(x_RD: Tensor, y_CD: Tensor) -> Tensor:
+    """(x.y / D + 1)^3 (Binkowski et al. 2018, section 4)."""
+    return (x_RD @ y_CD.T / x_RD.shape[1] + 1) ** 3
+
+
+def gaussian(x_RD: Tensor, y_CD: Tensor) -> Tensor:
+    """exp(-|x - y|^2 / (2 s^2)) with s = 10 (Jayasumana et al. 2024)."""
+    squares_RC = (x_RD**2).sum(1)[:, None] + (y_CD**2).sum(1)[None] - 2 * x_RD @ y_CD.T
+    return (squares_RC.clamp(min=0) / (-2 * BANDWIDTH**2)).exp()
+
+
 def kernel_distance(
     x_ND: Tensor, y_MD: Tensor, device: torch.device | None = None
 ) -> KernelDistance:
-    """Squared MMD with k(x, y) = (x.y / D + 1)^3 (Binkowski et al. 2018, section 4).
+    """KID: squared MMD with the cubic kernel over all pairs.
 
     Every pair enters once, so neither a random subset nor the order of rows moves the value: it is
     the mean over all possible subsets. Float64; memory is one block of rows of the kernel.
     """
+    return _distance(x_ND, y_MD, cubic, device)[0]
+
+
+def block_kernel_distance(
+    x_ND: Tensor, y_MD: Tensor, size: int = BLOCK, device: torch.device | None = None
+) -> BlockDistance:
+    """KID as tables give it: the mean over pairs of blocks, block i of one set with i of the other.
+
+    Its expectation is `kernel_distance`, its cost is a fraction of it, and its error is larger.
+    Rows should come in random order. A last incomplete block is left out; sets smaller than `size`
+    make one block.
+    """
+    size = min(size, len(x_ND), len(y_MD))
+    count = min(len(x_ND), len(y_MD)) // size
+    values = torch.tensor(
+        [
+            _distance(x_ND[i * size :][:size], y_MD[i * size :][:size], cubic, device)[0].value
+            for i in range(count)
+        ],
+        dtype=torch.float64,
+    )
+    error = (values.std(correction=1) / count**0.5).item() if count > 1 else None
+    return BlockDistance(values.mean().item(), error, count, size)
+
+
+def clip_distance(x_ND: Tensor, y_MD: Tensor, device: torch.device | None = None) -> KernelDistance:
+    """CMMD of CLIP embeddings of length 1: 1,000 times the squared MMD with the Gaussian kernel.
+
+    The published code takes the biased estimate, each row paired with itself as well (Gretton et
+    al. 2012, eq. 5), so this does; it is never negative.
+    """
+    unbiased, biased = _distance(x_ND, y_MD, gaussian, device)
+    error = None if unbiased.standard_error is None else SCALE * unbiased.standard_error
+    return KernelDistance(SCALE * biased, error)
+
+
+def _distance(
+    x_ND: Tensor, y_MD: Tensor, kernel: Kernel, device: torch.device | None
+) -> tuple[KernelDistance, float]:
+    """The unbiased estimate with its error, and the biased one."""
     n, m = len(x_ND), len(y_MD)
     if n < 2 or m < 2:
         raise ValueError(f"the unbiased estimate needs 2 rows a side, got {n} and {m}")
-    own_x_N, own_y_M = _own_sums(x_ND, device), _own_sums(y_MD, device)
-    cross_N, cross_M = _sums(x_ND, y_MD, device)
+    (own_x_N, itself_x), (own_y_M, itself_y) = (
+        _own_sums(rows, kernel, device) for rows in (x_ND, y_MD)
+    )
+    cross_N, cross_M = _sums(x_ND, y_MD, kernel, device)
     xx, yy, xy = own_x_N.sum(), own_y_M.sum(), cross_N.sum()
     value = xx / (n * (n - 1)) + yy / (m * (m - 1)) - 2 * xy / (n * m)
+    biased = ((xx + itself_x) / n**2 + (yy + itself_y) / m**2 - 2 * xy / (n * m)).item()
     if n < 3 or m < 3:
-        return KernelDistance(value.item(), None)
+        return KernelDistance(value.item(), None), biased
     # The estimate without row i, for each i, in closed form from the row sums.
     without_x_N = (
         (xx - 2 * own_x_N) / ((n - 1) * (n - 2))
@@ -47,17 +122,21 @@ def kernel_distance(
     )
     # Efron & Stein 1981: jackknife variance, one term for each sample.
     variance = without_x_N.var(correction=0) * (n - 1) + without_y_M.var(correction=0) * (m - 1)
-    return KernelDistance(value.item(), variance.sqrt().item())
+    return KernelDistance(value.item(), variance.sqrt().item()), biased
 
 
-def _own_sums(x_ND: Tensor, device: torch.device | None) -> Tensor:
-    """Sum [N] over all other rows of the kernel with each row."""
-    rows_N, _ = _sums(x_ND, x_ND, device)
-    squares_N = torch.cat([(part.double() ** 2).sum(1) for part in x_ND.split(COLUMNS)])
-    return rows_N - (squares_N / x_ND.shape[1] + 1) ** 3
+def _own_sums(x_ND: Tensor, kernel: Kernel, device: torch.device | None) -> tuple[Tensor, Tensor]:
+    """Sum [N] over all other rows of the kernel with each row, and the sum of its diagonal."""
+    rows_N, _ = _sums(x_ND, x_ND, kernel, device)
+    # Row by row in small pieces: the diagonal of a square block is all that is wanted of it.
+    pieces = (part.double() for part in x_ND.split(DIAGONAL))
+    itself_N = torch.cat([kernel(piece, piece).diagonal() for piece in pieces])
+    return rows_N - itself_N, itself_N.sum()
 
 
-def _sums(x_ND: Tensor, y_MD: Tensor, device: torch.device | None) -> tuple[Tensor, Tensor]:
+def _sums(
+    x_ND: Tensor, y_MD: Tensor, kernel: Kernel, device: torch.device | None
+) -> tuple[Tensor, Tensor]:
     """Row sums [N] and column sums [M] of the kernel between both samples."""
     rows, columns_M = [], torch.zeros(len(y_MD), dtype=torch.float64)
     for part in x_ND.split(ROWS):
@@ -65,7 +144,7 @@ def _sums(x_ND: Tensor, y_MD: Tensor, device: torch.device | None) -> tuple[Tens
         total_R = x_RD.new_zeros(len(x_RD))
         for start in range(0, len(y_MD), COLUMNS):
             y_CD = y_MD[start : start + COLUMNS].to(x_RD)
-            kernel_RC = (x_RD @ y_CD.T / x_RD.shape[1] + 1) ** 3
+            kernel_RC = kernel(x_RD, y_CD)
             total_R += kernel_RC.sum(1)
             columns_M[start : start + COLUMNS] += kernel_RC.sum(0).cpu()
         rows.append(total_R.cpu())

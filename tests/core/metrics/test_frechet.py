@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch_fidelity.metric_fid import fid_statistics_to_metric
 
-from mdt_cli.core.metrics.frechet import frechet_distance
+from mdt_cli.core.metrics.frechet import frechet_distance, frechet_infinity, frechet_with_error
 from mdt_cli.core.metrics.moments import Moments
 from tests.reference.metrics import frechet_by_nuclear_norm, frechet_by_sqrtm
 
@@ -61,3 +61,77 @@ def test_a_set_has_no_distance_from_itself() -> None:
     assert ours(x, x) == pytest.approx(0, abs=1e-9)
     zero = np.zeros((5, 4))
     assert ours(zero, zero) == 0
+
+
+def statistics(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    moments = Moments(x.shape[1])
+    moments.add(x)
+    return moments.finish()
+
+
+def test_the_error_is_the_spread_of_many_draws() -> None:
+    """The infinitesimal jackknife beside 1,000 fresh sets, correlated and with shifted means."""
+    generator = torch.Generator().manual_seed(0)
+    mix = torch.randn(12, 12, generator=generator, dtype=torch.float64) / 3
+    target = statistics(torch.randn(4000, 12, generator=generator, dtype=torch.float64) + 0.3)
+    values, errors = [], []
+    for _ in range(1000):
+        x = torch.randn(600, 12, generator=generator, dtype=torch.float64) @ mix
+        found = frechet_with_error(x, *statistics(x), *target)
+        assert found.value == pytest.approx(
+            frechet_distance(*statistics(x), *target), rel=1e-9, abs=1e-9
+        )
+        values.append(found.value)
+        errors.append(found.standard_error)
+    assert 0.92 < np.mean(errors) / np.std(values) < 1.12
+
+
+def test_the_error_is_the_jackknife_row_by_row() -> None:
+    x = torch.from_numpy(rows(200, 6, 1))
+    target = statistics(torch.from_numpy(rows(300, 6, 2, 0.2)))
+    without = [
+        frechet_distance(*statistics(torch.cat([x[:i], x[i + 1 :]])), *target) for i in range(200)
+    ]
+    expected = np.sqrt(199 * np.var(without))
+    found = frechet_with_error(x, *statistics(x), *target)
+    assert found.standard_error == pytest.approx(expected, rel=0.05)
+
+
+def test_the_error_with_dead_columns_and_few_rows() -> None:
+    x = torch.from_numpy(rows(30, 48, 4))
+    x[:, ::3] = 0
+    target = statistics(torch.from_numpy(rows(300, 48, 5)))
+    found = frechet_with_error(x, *statistics(x), *target)
+    assert found.value == pytest.approx(frechet_distance(*statistics(x), *target), rel=1e-9)
+    assert found.standard_error is not None
+    assert 0 < found.standard_error < found.value
+
+
+def test_extrapolation_takes_the_bias_away() -> None:
+    """Two draws of one distribution: the distance at N is bias alone, its limit is 0."""
+    generator = torch.Generator().manual_seed(3)
+    target = torch.zeros(16, dtype=torch.float64), torch.eye(16, dtype=torch.float64)
+    limits, plain = [], []
+    for _ in range(20):
+        x = torch.randn(1500, 16, generator=generator, dtype=torch.float64)
+        found = frechet_infinity(x, *target)
+        assert found.sizes[0] == 150
+        assert found.sizes[-1] == 1500
+        assert len(found.sizes) == 15
+        assert found.distances[-1] == pytest.approx(
+            frechet_distance(*statistics(x), *target), rel=1e-9
+        )
+        limits.append(found.value)
+        plain.append(found.distances[-1])
+    assert np.mean(plain) > 0.03
+    assert abs(np.mean(limits)) < 0.1 * np.mean(plain)
+    with pytest.raises(ValueError, match="20 rows"):
+        frechet_infinity(x[:19], *target)
+
+
+def test_extrapolation_is_the_least_squares_line() -> None:
+    x = torch.from_numpy(rows(400, 8, 7))
+    found = frechet_infinity(x, *statistics(torch.from_numpy(rows(500, 8, 8, 0.1))))
+    slope, value = np.polyfit(1 / np.array(found.sizes), found.distances, 1)
+    assert found.value == pytest.approx(value, rel=1e-9)
+    assert found.slope == pytest.approx(slope, rel=1e-9)

@@ -44,3 +44,21 @@ def test_splits_equal_torch_fidelity() -> None:
 def test_a_sure_and_varied_classifier_scores_the_number_of_classes() -> None:
     found = inception_score(torch.eye(6).repeat(4, 1) * 1000, torch.eye(6), None)
     assert found.value == pytest.approx(6, rel=1e-12)
+
+
+def test_the_error_is_the_spread_of_many_draws() -> None:
+    generator = torch.Generator().manual_seed(1)
+    head_CD = torch.randn(10, 12, generator=generator)
+    found = [
+        inception_score(torch.randn(400, 12, generator=generator), head_CD, None, split=200)
+        for _ in range(300)
+    ]
+    spread = np.std([one.value for one in found])
+    assert 0.9 < np.mean([one.standard_error for one in found]) / spread < 1.15
+
+
+def test_a_class_no_image_has_costs_nothing() -> None:
+    """Its probability underflows to 0 everywhere; 0 log 0 is 0."""
+    features_ND = torch.eye(3).repeat(4, 1)
+    head_CD = torch.cat([torch.eye(3) * 2000, torch.full((1, 3), -9000.0)])
+    assert inception_score(features_ND, head_CD, None).value == pytest.approx(3, rel=1e-12)

@@ -4,7 +4,7 @@ import torch
 from torch_fidelity.metric_kid import kid_features_to_metric
 
 from mdt_cli.core.metrics import kernel
-from mdt_cli.core.metrics.kernel import kernel_distance
+from mdt_cli.core.metrics.kernel import block_kernel_distance, clip_distance, kernel_distance
 from tests.reference import metrics as reference
 
 
@@ -64,3 +64,50 @@ def test_two_rows_have_a_value_but_no_error() -> None:
     assert found.standard_error is None
     with pytest.raises(ValueError, match="2 rows a side"):
         kernel_distance(draw(1, 3, 0), draw(2, 3, 1))
+
+
+def test_blocks_are_the_mean_of_torch_fidelitys_subset_estimates() -> None:
+    x, y = draw(130, 6, 6), draw(110, 6, 7, 0.3)
+    found = block_kernel_distance(x, y, size=50)
+    parts = [
+        kid_features_to_metric(
+            x[start : start + 50],
+            y[start : start + 50],
+            kid_subsets=1,
+            kid_subset_size=50,
+            kid_kernel="poly",
+            kid_kernel_poly_degree=3,
+            kid_kernel_poly_gamma=None,
+            kid_kernel_poly_coef0=1.0,
+            rng_seed=0,
+            verbose=False,
+        )["kernel_inception_distance_mean"]
+        for start in (0, 50)
+    ]
+    assert (found.blocks, found.size) == (2, 50)
+    assert found.value == pytest.approx(np.mean(parts), rel=1e-10)
+    assert found.standard_error == pytest.approx(np.std(parts, ddof=1) / 2**0.5, rel=1e-8)
+    whole = block_kernel_distance(x[:40], y)
+    assert (whole.blocks, whole.size, whole.standard_error) == (1, 40, None)
+    assert whole.value == pytest.approx(kernel_distance(x[:40], y[:40]).value, rel=1e-12)
+
+
+def test_blocks_scatter_about_the_estimate_of_all_pairs() -> None:
+    x, y = draw(3000, 8, 8), draw(3000, 8, 9, 0.2)
+    blocks, pairs = block_kernel_distance(x, y, size=100), kernel_distance(x, y)
+    assert blocks.standard_error is not None
+    assert abs(blocks.value - pairs.value) < 4 * blocks.standard_error
+    assert pairs.standard_error < blocks.standard_error
+
+
+def test_clip_distance_equals_the_definition() -> None:
+    x, y = (torch.nn.functional.normalize(draw(n, 9, n), dim=1) for n in (17, 12))
+    y[:, 0] += 1
+    y = torch.nn.functional.normalize(y, dim=1)
+    found = clip_distance(x, y)
+    assert found.value == pytest.approx(reference.clip_distance(x.numpy(), y.numpy()), rel=1e-9)
+    assert found.standard_error is not None
+    # The Gaussian is so wide that the distance of the means is nearly all of it.
+    shift = x.mean(0) - y.mean(0)
+    assert found.value == pytest.approx(1000 * float(shift @ shift) / 100, rel=0.02)
+    assert clip_distance(x, x).value == pytest.approx(0, abs=1e-9)

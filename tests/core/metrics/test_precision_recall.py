@@ -1,9 +1,11 @@
+import numpy as np
 import pytest
 import torch
 from torch_fidelity.metric_prc import prc_features_to_metric
 
-from mdt_cli.core.metrics import precision_recall as module
-from mdt_cli.core.metrics.precision_recall import precision_recall, squared_radii
+from mdt_cli.core.metrics.neighbours import squared_radii
+from mdt_cli.core.metrics.precision_recall import density_coverage, precision_recall
+from tests.reference import metrics as reference
 from tests.reference.metrics import share_inside
 
 
@@ -31,12 +33,38 @@ def test_equals_torch_fidelity() -> None:
     assert found.recall == pytest.approx(theirs["recall"], abs=1e-6)
 
 
-def test_blocks_and_order_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_and_order_change_nothing() -> None:
+    """The least memory makes blocks of 16 x 64."""
     x, y = draw(130, 6, 4), draw(90, 6, 5, 1.2)
-    whole = precision_recall(x, y)
-    monkeypatch.setattr(module, "ROWS", 7)
-    monkeypatch.setattr(module, "COLUMNS", 11)
-    assert precision_recall(x.flip(0), y.flip(0)) == whole
+    assert precision_recall(x.flip(0), y.flip(0), memory=0) == precision_recall(x, y)
+    one, other = density_coverage(x.flip(0), y.flip(0), memory=0), density_coverage(x, y)
+    assert one.density == pytest.approx(other.density, rel=1e-12)
+    assert one.coverage == other.coverage
+
+
+@pytest.mark.parametrize("k", [1, 3, 5])
+def test_density_and_coverage_equal_the_definition(k: int) -> None:
+    x, y = draw(60, 4, 0, 1.3), draw(45, 4, 1)
+    found = density_coverage(x, y, k)
+    balls = reference.balls_around(x.double().numpy(), y.double().numpy(), k)
+    assert found.density == pytest.approx(balls.sum(1).mean() / k, rel=1e-12)
+    assert found.density_error == pytest.approx((balls.sum(1) / k).std(ddof=1) / 60**0.5, rel=1e-9)
+    assert found.coverage == balls.any(0).mean()
+    assert 0 < found.coverage < 1
+
+
+def test_coverage_of_fresh_samples_is_its_closed_form() -> None:
+    """Naeem et al. 2020, eq. 10, for two draws of one distribution, and density 1."""
+    n, m, k = 300, 250, 5
+    found = [
+        density_coverage(draw(m, 8, seed).double(), draw(n, 8, 1000 + seed).double(), k)
+        for seed in range(40)
+    ]
+    missed = 1.0
+    for i in range(k):
+        missed *= (n - 1 - i) / (n + m - 1 - i)
+    assert np.mean([one.coverage for one in found]) == pytest.approx(1 - missed, abs=0.004)
+    assert np.mean([one.density for one in found]) == pytest.approx(1, abs=0.03)
 
 
 def test_copies_are_inside_though_their_ball_is_a_point() -> None:
