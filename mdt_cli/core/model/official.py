@@ -1,6 +1,7 @@
 """Where each tensor of official DiT, MDT and MaskDiT weights lives in our network.
 
-`official_tokens.py` has the layouts of networks whose condition is among the tokens.
+`official_tokens.py` has the layouts of networks whose condition is among the tokens,
+`official_mae.py` that of the network without any.
 """
 
 from collections.abc import Iterator, Mapping
@@ -8,6 +9,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
+from mdt_cli.core.model.official_mae import mae_layout
 from mdt_cli.core.model.official_tokens import UVIT, TokenNames, token_layout
 from mdt_cli.core.model.places import Place, Slot, linear
 from mdt_cli.core.model.transformer import Transformer
@@ -23,7 +25,8 @@ def official_layout(network: Transformer, names: TokenNames = UVIT) -> dict[str,
     `names` tells apart what has the same structure; it says nothing for the DiT family.
     """
     if network.extras is not None:
-        return dict(token_layout(network, names))
+        is_autoencoder = network.extras.class_token is not None
+        return dict(mae_layout(network) if is_autoencoder else token_layout(network, names))
     prefix = MASKDIT_PREFIX if network.narrow is not None else ""
     return {prefix + key: place for key, place in _layout(network)}
 
