@@ -15,6 +15,11 @@ from mdt_cli.core.metrics.images import ImageSet, open_images
 from mdt_cli.core.metrics.moments import save_statistics
 from mdt_cli.errors import MdtError
 from mdt_cli.services.comparison import side_by_side
+from mdt_cli.services.evaluation_details import (
+    class_section,
+    missing_classes,
+    nearest_section,
+)
 from mdt_cli.services.evaluation_inputs import (
     NEIGHBOURS,
     EvaluateRequest,
@@ -38,6 +43,8 @@ from mdt_cli.services.evaluation_report import (
 from mdt_cli.services.events import EvaluationDone, EvaluationShareDone, Event, Note, Warned
 from mdt_cli.services.feature_shards import Shards
 from mdt_cli.services.latent_cache import Share
+from mdt_cli.services.report_page import write_page
+from mdt_cli.services.report_pictures import figures
 from mdt_cli.services.runtime import own_device
 
 __all__ = ["EvaluateRequest", "default_report", "evaluate", "score"]
@@ -106,7 +113,7 @@ def evaluate(request: EvaluateRequest) -> Iterator[Event]:
             save_statistics(request.save_reference, of_reference.statistics)
             yield Note(f"statistics of the reference are in {request.save_reference}")
     yield Note("computing " + ", ".join(metric_key(metric, extractor.name) for metric in metrics))
-    reports = []
+    reports, pictures = [], []
     for samples in sets:
         scored = Scored(
             samples=samples,
@@ -120,11 +127,43 @@ def evaluate(request: EvaluateRequest) -> Iterator[Event]:
         )
         if of_reference and of_reference.statistics.digest == scored.of_samples.statistics.digest:
             yield Warned(f"{samples.path} and the reference are the same images")
-        reports.append(report_of(scored, compute(scored, metrics, NEIGHBOURS, device)))
+        single = report_of(scored, compute(scored, metrics, NEIGHBOURS, device))
+        yield from _add_details(single, scored, device)
+        reports.append(single)
+        pictures.append(figures(single, samples, scored.of_samples, reference.images, of_reference))
     report = reports[0] if len(reports) == 1 else side_by_side(reports)
     write_json(target, report)
+    page = target.with_suffix(PAGE)
+    write_page(page, report, pictures)
     shards.remove()
-    yield EvaluationDone(report, str(target))
+    yield EvaluationDone(report, str(target), str(page))
+
+
+def _add_details(report: dict[str, Any], scored: Scored, device: torch.device) -> Iterator[Event]:
+    """Classes and nearest neighbours, where the features of both sides were kept."""
+    samples, reference = scored.samples, scored.reference_images
+    if reference is None or scored.of_reference is None:
+        return
+    name = scored.extractor.name
+    nearest = nearest_section(scored.of_samples, scored.of_reference, name, device)
+    if nearest is not None:
+        report["nearest"] = nearest
+        if nearest["identical"]:
+            yield Warned(
+                f"{nearest['identical']:,} samples of {samples.path} are pixel for pixel images "
+                "of the reference"
+            )
+    classes = class_section(
+        samples, scored.of_samples, reference, scored.of_reference, name, device
+    )
+    if classes is not None:
+        report["classes"] = classes
+        missing = missing_classes(classes)
+        if missing:
+            some = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+            yield Warned(
+                f"{len(missing)} classes of the reference have no sample in {samples.path}: {some}"
+            )
 
 
 def score(

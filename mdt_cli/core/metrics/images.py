@@ -5,7 +5,6 @@ import json
 import re
 import struct
 import zipfile
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -20,6 +19,7 @@ from mdt_cli.core.metrics.arrays import RowFile, keys, load
 from mdt_cli.core.metrics.pictures import (
     BROKEN,
     broken,
+    one_size,
     picture_pixels,
     picture_size,
 )
@@ -140,11 +140,13 @@ def _open_folder(path: Path) -> ImageSet:
             f"{path} holds no images", f"expected {', '.join(sorted(EXTENSIONS))} at any depth"
         )
     names = tuple(file.relative_to(path).as_posix() for file in found)
-    size = _one_size(path, ((name, picture_size(path, name, path / name)) for name in names))
+    size = one_size(path, ((name, picture_size(path, name, path / name)) for name in names))
     if provenance is None:
         listing = path / EDM_LABELS
         told = labels.from_listing(listing.read_bytes(), names) if listing.is_file() else None
         classes = told or labels.from_folders(names)
+        if classes is not None:
+            _refuse_empty_class(path, names)
         return ImageSet(path, "folder", len(names), size, _jpegs(names), names, classes=classes)
     return ImageSet(
         path,
@@ -156,6 +158,21 @@ def _open_folder(path: Path) -> ImageSet:
         provenance=provenance,
         classes=labels.from_provenance(provenance, names),
     )
+
+
+def _refuse_empty_class(path: Path, names: Sequence[str]) -> None:
+    """A class folder without images is a class that was lost on the way."""
+    filled = {name.partition("/")[0] for name in names}
+    empty = sorted(
+        entry.name
+        for entry in path.iterdir()
+        if entry.is_dir() and not entry.name.startswith(".") and entry.name not in filled
+    )
+    if empty:
+        raise MdtError(
+            f"{path}: the class folder {empty[0]} holds no images",
+            "fill it, or remove it if the class is meant to be left out",
+        )
 
 
 def _open_tars(files: list[Path], path: Path) -> ImageSet:
@@ -177,7 +194,7 @@ def _open_tars(files: list[Path], path: Path) -> ImageSet:
         for name, raw in _read_stretches(images, range(images.count))
         if isinstance(raw, bytes)
     )
-    return replace(images, size=_one_size(path, sizes))
+    return replace(images, size=one_size(path, sizes))
 
 
 def _open_cache(path: Path) -> ImageSet:
@@ -232,7 +249,7 @@ def _open_zip(path: Path) -> ImageSet:
         sizes = (
             (name, picture_size(path, name, _zip_bytes(path, archive, name))) for name in names
         )
-        size = _one_size(path, sizes)
+        size = one_size(path, sizes)
         told = None
         if EDM_LABELS in archive.namelist():
             told = labels.from_listing(_zip_bytes(path, archive, EDM_LABELS), names)
@@ -293,22 +310,6 @@ def _zip_bytes(path: Path, archive: zipfile.ZipFile, name: str) -> bytes:
     # RuntimeError: an encrypted entry; NotImplementedError: a compression Python lacks.
     except (*BROKEN, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
         raise broken(path, name, error) from error
-
-
-def _one_size(path: Path, sizes: Iterator[tuple[str, tuple[int, int]]]) -> tuple[int, int]:
-    counts: Counter[tuple[int, int]] = Counter()
-    first: dict[tuple[int, int], str] = {}
-    for name, size in sizes:
-        counts[size] += 1
-        first.setdefault(size, name)
-    if len(counts) > 1:
-        told = [f"{n} of {w}x{h} ({first[h, w]})" for (h, w), n in counts.most_common(4)]
-        more = f" and {len(counts) - 4} further sizes" if len(counts) > 4 else ""
-        raise MdtError(
-            f"{path} holds images of different sizes: {', '.join(told)}{more}",
-            "crop and resize all of them to the size of the samples first",
-        )
-    return next(iter(counts))
 
 
 def _jpegs(names: tuple[str, ...]) -> int:

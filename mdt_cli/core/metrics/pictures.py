@@ -3,6 +3,8 @@
 import io
 import struct
 import zlib
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -52,3 +54,20 @@ def broken(where: Path, name: str, error: BaseException) -> MdtError:
         f"{where}: {name} cannot be read: {reason}",
         "replace or remove it; a score over fewer images than meant would mislead",
     )
+
+
+def one_size(path: Path, sizes: Iterator[tuple[str, tuple[int, int]]]) -> tuple[int, int]:
+    """The (height, width) that all pictures have; MdtError counts the sizes where they differ."""
+    counts: Counter[tuple[int, int]] = Counter()
+    first: dict[tuple[int, int], str] = {}
+    for name, size in sizes:
+        counts[size] += 1
+        first.setdefault(size, name)
+    if len(counts) > 1:
+        told = [f"{n} of {w}x{h} ({first[h, w]})" for (h, w), n in counts.most_common(4)]
+        more = f" and {len(counts) - 4} further sizes" if len(counts) > 4 else ""
+        raise MdtError(
+            f"{path} holds images of different sizes: {', '.join(told)}{more}",
+            "crop and resize all of them to the size of the samples first",
+        )
+    return next(iter(counts))

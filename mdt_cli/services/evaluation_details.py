@@ -1,0 +1,107 @@
+"""What stands behind the numbers: scores of each class, and the nearest neighbours."""
+
+from typing import Any
+
+import torch
+
+from mdt_cli.core.metrics.extraction import Extracted
+from mdt_cli.core.metrics.images import ImageSet
+from mdt_cli.core.metrics.labels import matched
+from mdt_cli.core.metrics.memorisation import SUSPECT, memorisation
+from mdt_cli.core.metrics.per_class import ROWS_PER_DIMENSION, class_scores
+
+PAIRS = 32
+# Distances to so many pairs of images take a minute or two; beyond, a part of the reference serves.
+MOST_DISTANCES = 500_000_000
+
+
+def class_section(
+    samples: ImageSet,
+    of_samples: Extracted,
+    reference: ImageSet,
+    of_reference: Extracted,
+    extractor: str,
+    device: torch.device,
+) -> dict[str, Any] | None:
+    """`classes` of the report; None where one of the sets has no classes, or others."""
+    if of_samples.features_ND is None or of_reference.features_ND is None:
+        return None
+    both = matched(samples.classes, reference.classes)
+    if both is None:
+        return None
+    ours, theirs = both
+    found = class_scores(
+        of_samples.features_ND,
+        [ours[k] for k in of_samples.positions_N.tolist()],
+        of_reference.features_ND,
+        [theirs[k] for k in of_reference.positions_N.tolist()],
+        device,
+    )
+    what = {
+        "frechet": "Fréchet distance between the samples and the reference images of each class",
+        "kernel": "kernel distance (unbiased, cubic) of each class, because some class has fewer "
+        f"than {ROWS_PER_DIMENSION} x {of_samples.features_ND.shape[1]} images; small differences "
+        "between classes are noise",
+    }[found.rule]
+    return {
+        "rule": f"{what}, on features of {extractor}",
+        "names": {
+            "samples": dict(zip(ours, samples.classes or (), strict=True)),
+            "reference": dict(zip(theirs, reference.classes or (), strict=True)),
+        },
+        "scores": [
+            {
+                "name": score.name,
+                "value": score.value,
+                "samples": score.samples,
+                "reference": score.reference,
+            }
+            for score in found.scores
+        ],
+    }
+
+
+def missing_classes(section: dict[str, Any]) -> list[str]:
+    """Classes of the reference that no sample has."""
+    return [
+        score["name"] for score in section["scores"] if not score["samples"] and score["reference"]
+    ]
+
+
+def nearest_section(
+    of_samples: Extracted, of_reference: Extracted, extractor: str, device: torch.device
+) -> dict[str, Any] | None:
+    """`nearest` of the report: pairs by their places in reading order, the closest first."""
+    samples_ND, reference_MD = of_samples.features_ND, of_reference.features_ND
+    if samples_ND is None or reference_MD is None or len(reference_MD) < 2:
+        return None
+    most = max(2, MOST_DISTANCES // len(samples_ND))
+    part_MD = reference_MD[:most]
+    found = memorisation(
+        samples_ND,
+        part_MD,
+        of_samples.digests,
+        of_reference.digests,
+        pairs=PAIRS,
+        device=device,
+    )
+    among = f"all {len(part_MD):,}" if len(part_MD) == len(reference_MD) else f"{len(part_MD):,}"
+    return {
+        "identical": found.identical,
+        "suspect_share": found.share,
+        "suspect_distance": found.threshold,
+        "note": (
+            f"{found.identical:,} of {len(samples_ND):,} samples are pixel for pixel a reference "
+            f"image. {found.share:.1%} lie nearer to one than {1 - SUSPECT:.0%} of the reference "
+            f"images do to each other ({SUSPECT:.0%} is what new images of the same kind give). "
+            f"Euclidean distance of {extractor} features, {among} reference images."
+        ),
+        "closest": [
+            {
+                "sample": int(of_samples.positions_N[pair.sample]),
+                "reference": int(of_reference.positions_N[pair.reference]),
+                "distance": pair.distance,
+            }
+            for pair in found.closest
+        ],
+    }

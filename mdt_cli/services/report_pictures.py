@@ -1,0 +1,109 @@
+"""The pictures of a report: a grid of samples, the closest pairs, the worst classes."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from mdt_cli.core.metrics.extraction import Extracted
+from mdt_cli.core.metrics.images import ImageSet, Pixels, pixels_at
+from mdt_cli.services.grids import sheet, square
+
+GRID_SIDE, GRID_CLASSES, PER_CLASS = 8, 10, 10
+STRIP = 10
+WORST = 4
+# Larger images are shown smaller: a report is mailed.
+LARGEST_TILE = 128
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A PNG as a data address, with the sentence under it."""
+
+    address: str
+    caption: str
+    width: int
+
+
+def figures(
+    report: Mapping[str, Any],
+    samples: ImageSet,
+    of_samples: Extracted,
+    reference: ImageSet | None,
+    of_reference: Extracted | None,
+) -> dict[str, list[Figure]]:
+    """By section: `samples`, `nearest`, `classes`; what cannot be shown is left out."""
+    shown = {"samples": [_grid(samples)]}
+    if reference is None or of_reference is None:
+        return shown
+    closest = report.get("nearest", {}).get("closest", [])[:STRIP]
+    if closest:
+        ours = _tiles(samples, [pair["sample"] for pair in closest])
+        theirs = _tiles(reference, [pair["reference"] for pair in closest])
+        shown["nearest"] = [
+            _figure(
+                [ours, theirs],
+                ["sample", "nearest"],
+                "The samples that lie nearest to a reference image, and that image; the closest "
+                "pair is on the left.",
+            )
+        ]
+    worst = [score for score in report.get("classes", {}).get("scores", []) if score["value"]]
+    for score in worst[:WORST]:
+        pair = [
+            _tiles(images, _of_class(images, score["name"], report["classes"], side))
+            for images, side in ((samples, "samples"), (reference, "reference"))
+        ]
+        if all(pair):
+            shown.setdefault("classes", []).append(
+                _figure(pair, ["samples", "reference"], f"{score['name']}: {score['value']:.4g}")
+            )
+    return shown
+
+
+def _grid(samples: ImageSet) -> Figure:
+    """A row for each class where the samples have classes, else a square."""
+    rows: dict[str, list[int]] = {}
+    for position, name in enumerate(samples.classes or ()):
+        rows.setdefault(name, []).append(position)
+    if len(rows) > 1:
+        chosen = sorted(rows)[:GRID_CLASSES]
+        tiles = [_tiles(samples, rows[name][:PER_CLASS]) for name in chosen]
+        more = f"; {len(chosen)} of {len(rows)} classes" if len(chosen) < len(rows) else ""
+        return _figure(tiles, chosen, f"The first samples of each class{more}.")
+    count = min(samples.count, GRID_SIDE**2)
+    positions = [k * samples.count // count for k in range(count)]
+    spread = "All samples" if count == samples.count else f"{count} samples, evenly spread"
+    return _figure(square(_tiles(samples, positions)), None, f"{spread}.")
+
+
+def _of_class(images: ImageSet, name: str, told: Mapping[str, Any], side: str) -> list[int]:
+    """The first images of a class, whatever that set calls it."""
+    own = told["names"][side].get(name, name)
+    found = [k for k, given in enumerate(images.classes or ()) if given == own]
+    return found[:STRIP]
+
+
+def _tiles(images: ImageSet, positions: Sequence[int]) -> list[Pixels]:
+    return [_small(pixels) for pixels in pixels_at(images, positions)]
+
+
+def _small(pixels: Pixels) -> Pixels:
+    side = max(pixels.shape[:2])
+    if side <= LARGEST_TILE:
+        return pixels
+    height, width = (round(n * LARGEST_TILE / side) for n in pixels.shape[:2])
+    small = Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS)
+    return np.asarray(small)
+
+
+def _figure(rows: Sequence[Sequence[Pixels]], names: Sequence[str] | None, caption: str) -> Figure:
+    picture = sheet(rows, names)
+    file = io.BytesIO()
+    picture.save(file, "PNG", optimize=True)
+    address = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    return Figure(address, caption, picture.width)
