@@ -60,6 +60,12 @@ class Sampling(Table):
     steps: Count = 250
     # Share of DDPM noise put back by ddim; 0: deterministic.
     eta: NonNegative = 0.0
+    # Training times that an epsilon run visits. ends: evenly, the first and the last among them
+    # (DiT, MDT). trailing: the last of each of `steps` equal parts (MaskDM).
+    spacing: Literal["ends", "trailing"] = "ends"
+    # Keep every clean estimate within [-1, 1]; for pixels. ddim then puts back the noise that the
+    # network named, not the one that the kept estimate implies, as MaskDM publishes it.
+    clip: bool = False
     guidance: Guidance = NoGuidance()
     # round: 127.5 x + 128, cut (DiT). truncate: (x+1) 127.5, cut (MDT, MaskDiT).
     uint8: Literal["round", "truncate"] = "round"

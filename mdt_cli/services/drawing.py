@@ -36,7 +36,7 @@ from mdt_cli.core.sampling.noise_levels import (
 )
 from mdt_cli.core.sampling.ode import euler, heun
 from mdt_cli.core.sampling.schedulers import dpm_solver_pp
-from mdt_cli.core.sampling.sde import Chain, Estimate, StepNoise, ddim, ddpm
+from mdt_cli.core.sampling.sde import Chain, Estimate, StepNoise, clipped, ddim, ddpm
 from mdt_cli.core.sampling.seeds import SeededNoise, drawn_labels
 from mdt_cli.errors import MdtError
 from mdt_cli.services.trained import Trained
@@ -101,14 +101,16 @@ def sampler_of(
     @torch.no_grad()
     def sample(noise: Tensor, y_B: Tensor | None, step_noise: StepNoise) -> Tensor:
         estimate = estimate_for(y_B)
+        if sampling.clip and sampling.solver != "ddim":
+            estimate = clipped(estimate)
         denoise: Denoise = lambda x, t_B: estimate(x, t_B)[0]  # noqa: E731
         match sampling.solver:
             case "ddpm" | "ddim":
                 assert isinstance(objective, Epsilon)
-                chain = Chain(objective.alphas_cumprod, sampling.steps)
+                chain = Chain(objective.alphas_cumprod, sampling.steps, sampling.spacing)
                 if sampling.solver == "ddpm":
                     return ddpm(estimate, noise, chain, step_noise).float()
-                return ddim(denoise, noise, chain, sampling.eta, step_noise).float()
+                return ddim(denoise, noise, chain, sampling.eta, step_noise, sampling.clip).float()
             case "euler":
                 return euler(denoise, noise, levels).float()
             case "heun":
@@ -157,7 +159,7 @@ def check_fits(sampling: Sampling, objective: Objective) -> None:
 def _levels(sampling: Sampling, objective: Objective) -> Levels:
     match objective:
         case Epsilon():
-            return ddpm_levels(objective.alphas_cumprod, sampling.steps)
+            return ddpm_levels(objective.alphas_cumprod, sampling.steps, sampling.spacing)
         case Edm():
             return edm_levels(sampling.steps, sampling.sigma_min, sampling.sigma_max, sampling.rho)
         case Flow():

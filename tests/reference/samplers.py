@@ -31,6 +31,32 @@ def gaussian_posterior(
     return mean, variance
 
 
+def ddim_with_clipping(
+    noise_at: Callable[[np.ndarray, int], np.ndarray],
+    x: np.ndarray,
+    betas: np.ndarray,
+    steps: int,
+    draws: list[np.ndarray],
+) -> np.ndarray:
+    """MaskDM's sampler, from its description: eta 1, times int(linspace(-1, T - 1)) backwards.
+
+    The estimate is cut to [-1, 1] and joined with the noise that the network named before that.
+    """
+    products = np.cumprod(1 - betas)
+    times = [int(time) for time in np.linspace(-1, len(betas) - 1, steps + 1)][::-1]
+    for time, after in zip(times, times[1:], strict=False):
+        a = products[time]
+        noise = noise_at(x, time)
+        clean = np.clip((x - math.sqrt(1 - a) * noise) / math.sqrt(a), -1, 1)
+        if after < 0:
+            return clean
+        b = products[after]
+        variance = (1 - a / b) * (1 - b) / (1 - a)
+        x = math.sqrt(b) * clean + math.sqrt(1 - b - variance) * noise
+        x = x + math.sqrt(variance) * draws.pop(0)
+    raise AssertionError("the last time must be -1")
+
+
 def dpm_solver_pp_2m(
     clean_at: Callable[[np.ndarray, int], np.ndarray],
     x: np.ndarray,

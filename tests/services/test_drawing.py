@@ -16,16 +16,26 @@ from mdt_cli.errors import MdtError
 from mdt_cli.services.drawing import build_sampler, draw, guidance_of, sampler_of
 from mdt_cli.services.trained import load_trained
 from tests.core.sampling.closed_form import MEAN, STD
+from tests.reference.samplers import ddim_with_clipping, dpm_solver_pp_2m
 from tests.services.tiny_weights import write_weights
 
 CPU = torch.device("cpu")
 SHAPE = (4, 3, 3)
-OBJECTIVES = {"epsilon": Epsilon(), "edm": Edm(), "flow": Flow()}
+# Of which U-ViT's and MaskDM's chains.
+SCALED = Epsilon(learned_variance=False, betas="scaled_linear", first_time=1)
+COSINE = Epsilon(learned_variance=False, betas="cosine")
+OBJECTIVES = {
+    "epsilon": Epsilon(),
+    "scaled_linear": SCALED,
+    "cosine": COSINE,
+    "edm": Edm(),
+    "flow": Flow(),
+}
 FITTING = [
     (kind, solver)
     for kind in OBJECTIVES
     for solver in ("ddpm", "ddim", "euler", "heun", "dpm++")
-    if kind == "epsilon" or solver not in ("ddpm", "ddim")
+    if kind not in ("edm", "flow") or solver not in ("ddpm", "ddim")
 ]
 
 
@@ -58,8 +68,9 @@ class Ideal(nn.Module):
         view = (-1, 1, 1, 1)
         match self.objective:
             case Epsilon():
-                abar = self.objective.alphas_cumprod[t_embed].view(view)
-                return t_embed, x, abar.sqrt(), (1 - abar).sqrt()
+                t = t_embed - self.objective.first_time
+                abar = self.objective.alphas_cumprod[t].view(view)
+                return t, x, abar.sqrt(), (1 - abar).sqrt()
             case Edm():
                 t = (4 * t_embed.double()).exp()
                 sigma = t.view(view)
@@ -78,12 +89,19 @@ def test_every_solver_samples_the_class_asked_for(kind, solver):
     objective = OBJECTIVES[kind]
     labels = [0, 2] * 200
     network = Ideal(objective)
-    latents = draw(network, objective, sampling(solver), SHAPE, 3, list(range(400)), labels, CPU)
+    # The cosine chain's first step is long: Heun wants the others shorter.
+    chosen = sampling(solver, 150 if kind == "cosine" else 60)
+    latents = draw(network, objective, chosen, SHAPE, 3, list(range(400)), labels, CPU)
     assert latents.dtype == torch.float32
     for label in (0, 2):
         values = latents[label // 2 :: 2]
         # 7,200 values each: four standard errors are 0.033; DDPM in 60 steps is a little narrow.
-        assert float(values.mean()) == pytest.approx(MEAN + label, abs=0.045)
+        wanted = MEAN + label
+        if kind == "scaled_linear" and solver != "ddpm":
+            # This chain keeps 7% of the image to its end, but starts from noise without an image.
+            kept = float(objective.alphas_cumprod[-1]) ** 0.5
+            wanted -= STD * kept * wanted / (kept**2 * STD**2 + 1 - kept**2) ** 0.5
+        assert float(values.mean()) == pytest.approx(wanted, abs=0.045)
         assert float(values.std()) == pytest.approx(STD, abs=0.06)
 
 
@@ -95,6 +113,62 @@ def test_an_image_is_the_same_in_any_batch(kind, solver):
     for row, seed in enumerate([4, 8, 15]):
         alone = draw(network, objective, sampling(solver, 5), SHAPE, 3, [seed], None, CPU)
         assert float((alone[0] - together[row]).abs().max()) < 1e-5
+
+
+def test_dpm_solver_with_guidance_on_all_channels_equals_the_restated_one():
+    """U-ViT's sampler: 50 steps, noise + 0.4 (noise - noise without class), every channel."""
+    chosen = sampling("dpm++", 50, guidance=ConstantGuidance(scale=1.4, channels="all"))
+    ours = draw(Ideal(SCALED), SCALED, chosen, SHAPE, 3, [7], [2], CPU).double().numpy()
+    network, chain = Ideal(SCALED), SCALED.alphas_cumprod
+    indices = [round(k * 999 / 49) for k in range(50)][::-1]
+    alphas = [float(chain[index]) ** 0.5 for index in indices] + [1.0]
+    sigmas = [(1 - alpha**2) ** 0.5 for alpha in alphas]
+
+    def clean_at(x, step):
+        x_B = torch.from_numpy(x).float()
+        # The network reads 1 to 1000.
+        t_B = torch.tensor([indices[step] + 1])
+        with_class, without = (network(x_B, t_B, torch.tensor([y])).double() for y in (2, 3))
+        noise = (with_class + 0.4 * (with_class - without)).numpy()
+        return (x - sigmas[step] * noise) / alphas[step]
+
+    start = SeededNoise([7], SHAPE, 3).start().double().numpy()
+    expected = dpm_solver_pp_2m(clean_at, start, alphas, sigmas)
+    # Our state is float32 and starts from noise of the chain's own variance.
+    assert abs(ours - expected).max() < 1e-4
+
+
+def test_clipping_holds_for_every_solver():
+    for kind, solver in FITTING:
+        objective = OBJECTIVES[kind]
+        chosen = sampling(solver, 5, clip=True, spacing="trailing")
+        end = draw(Ideal(objective), objective, chosen, SHAPE, 3, [1, 2], [2, 2], CPU)
+        free = draw(Ideal(objective), objective, sampling(solver, 5), SHAPE, 3, [1, 2], [2, 2], CPU)
+        # Class 2 lies at 2.3.
+        assert float(end.abs().max()) <= 1 + 1e-5
+        assert float(free.max()) > 1.5
+
+
+def test_maskdm_asks_for_the_trailing_times_and_puts_the_networks_noise_back():
+    class Watched(Ideal):
+        def forward(self, x, t_embed, y, subset=None):
+            seen.append(int(t_embed[0]))
+            return super().forward(x, t_embed, y, subset)
+
+    seen = []
+    chosen = sampling("ddim", 250, eta=1.0, clip=True, spacing="trailing")
+    ours = draw(Watched(COSINE), COSINE, chosen, SHAPE, 3, [5], [1], CPU)
+    assert seen == list(range(999, 0, -4))
+    noise = SeededNoise([5], SHAPE, 3)
+    start = noise.start().double().numpy()
+    draws = [noise.step().double().numpy() for _ in range(249)]
+    network, y_B = Ideal(COSINE), torch.tensor([1])
+
+    def noise_at(x, time):
+        return network(torch.from_numpy(x).float(), torch.tensor([time]), y_B).double().numpy()
+
+    expected = ddim_with_clipping(noise_at, start, COSINE.betas.numpy(), 250, draws)
+    assert abs(ours.double().numpy() - expected).max() < 1e-4
 
 
 def test_without_labels_each_seed_draws_its_own():

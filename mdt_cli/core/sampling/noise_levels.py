@@ -56,13 +56,17 @@ def karras_sigmas(
     return torch.cat([(high + share * (low - high)) ** rho, share.new_zeros(1)])
 
 
-def respaced_indices(num_timesteps: int, steps: int) -> Tensor:
-    """[steps] rising training indices, first and last included (Nichol & Dhariwal 2021, sec. 4).
+def respaced_indices(num_timesteps: int, steps: int, spacing: str = "ends") -> Tensor:
+    """[steps] rising training indices.
 
+    ends: the first and the last are among them (Nichol & Dhariwal 2021, sec. 4). trailing: each is
+    the last of one of `steps` equal parts (MaskDM: every fourth of 1000, from 3 to 999).
     One step alone visits the noisiest index. Raises ValueError for more steps than indices.
     """
     if not 1 <= steps <= num_timesteps:
         raise ValueError(f"{steps} steps do not fit {num_timesteps} training times")
+    if spacing == "trailing":
+        return torch.arange(1, steps + 1) * num_timesteps // steps - 1
     if steps == 1:
         return torch.tensor([num_timesteps - 1])
     share = torch.arange(steps, dtype=torch.float64) * (num_timesteps - 1) / (steps - 1)
@@ -92,9 +96,10 @@ def flow_levels(steps: int) -> Levels:
     return Levels(tuple(Level(t, 1.0, t) for t in times), start=1.0, straight=True)
 
 
-def ddpm_levels(alphas_cumprod: Tensor, steps: int) -> Levels:
+def ddpm_levels(alphas_cumprod: Tensor, steps: int, spacing: str = "ends") -> Levels:
     """Respaced training times of a variance-preserving chain; `t` is the original index."""
-    indices: list[int] = respaced_indices(len(alphas_cumprod), steps).flip(0).tolist()
+    rising = respaced_indices(len(alphas_cumprod), steps, spacing)
+    indices: list[int] = rising.flip(0).tolist()
     table: list[float] = alphas_cumprod.double().tolist()
     stops = [
         Level(((1 - table[index]) / table[index]) ** 0.5, table[index] ** 0.5, index)

@@ -20,8 +20,8 @@ StepNoise = Callable[[], Tensor]
 class Chain:
     """A respaced DDPM chain, step `steps - 1` (noise) down to 0 (Ho et al. 2020, sec. 2)."""
 
-    def __init__(self, alphas_cumprod: Tensor, steps: int) -> None:
-        self.indices: list[int] = respaced_indices(len(alphas_cumprod), steps).tolist()
+    def __init__(self, alphas_cumprod: Tensor, steps: int, spacing: str = "ends") -> None:
+        self.indices: list[int] = respaced_indices(len(alphas_cumprod), steps, spacing).tolist()
         betas = respaced_betas(alphas_cumprod, torch.tensor(self.indices))
         self.alphas_cumprod: list[float] = alphas_cumprod.double()[self.indices].tolist()
         self.before: list[float] = [1.0, *self.alphas_cumprod[:-1]]
@@ -62,12 +62,19 @@ def ddpm(estimate: Estimate, noise_BCHW: Tensor, chain: Chain, step_noise: StepN
 
 
 def ddim(
-    denoise: Denoise, noise_BCHW: Tensor, chain: Chain, eta: float, step_noise: StepNoise
+    denoise: Denoise,
+    noise_BCHW: Tensor,
+    chain: Chain,
+    eta: float,
+    step_noise: StepNoise,
+    clip: bool = False,
 ) -> Tensor:
     """Song et al. 2021, eq. 12 and 16: eta 0 is deterministic, eta 1 has DDPM's posterior variance.
 
-    `step_noise` is not drawn from where eta is 0. Raises ValueError where eta leaves a step less
-    variance than it wants to put back.
+    `clip` keeps the clean estimate within [-1, 1], but not the noise that it stands for: the
+    published sampler of MaskDM puts the network's own noise back, which no longer adds up to x.
+    The last step returns the estimate. `step_noise` is not drawn from where eta is 0. Raises
+    ValueError where eta leaves a step less variance than it wants to put back.
     """
     x = noise_BCHW.double()
     for step in reversed(range(chain.steps)):
@@ -79,10 +86,21 @@ def ddim(
         if kept < -1e-12:
             raise ValueError(f"eta {eta} puts back more noise than step {step} has")
         predicted_noise = (x - here**0.5 * clean) / (1 - here) ** 0.5
+        clean = clean.clamp(-1, 1) if clip else clean
         x = before**0.5 * clean + max(kept, 0.0) ** 0.5 * predicted_noise
         if sigma > 0:
             x = x + sigma * step_noise().double()
     return x
+
+
+def clipped(estimate: Estimate) -> Estimate:
+    """The same with every clean estimate kept within [-1, 1]."""
+
+    def within(x: Tensor, t_B: Tensor) -> tuple[Tensor, Tensor | None]:
+        clean, fraction = estimate(x, t_B)
+        return clean.clamp(-1, 1), fraction
+
+    return within
 
 
 def _times(chain: Chain, step: int, x: Tensor) -> Tensor:

@@ -46,7 +46,20 @@ def test_respaced_products_are_those_of_the_long_chain():
 
 
 def test_all_indices_are_the_chain_itself():
-    assert respaced_indices(1000, 1000).tolist() == list(range(1000))
+    for spacing in ("ends", "trailing"):
+        assert respaced_indices(1000, 1000, spacing).tolist() == list(range(1000))
+
+
+@pytest.mark.parametrize("steps", [1, 10, 50, 250, 500])
+def test_trailing_times_are_those_of_maskdm(steps):
+    published = torch.linspace(-1, 999, steps + 1).int()[1:]
+    assert respaced_indices(1000, steps, "trailing").tolist() == published.tolist()
+
+
+def test_trailing_times_in_uneven_parts():
+    # The ends of thirds and sevenths, whatever floating point makes of them.
+    assert respaced_indices(1000, 3, "trailing").tolist() == [332, 665, 999]
+    assert respaced_indices(7, 3, "trailing").tolist() == [1, 3, 6]
 
 
 @pytest.mark.parametrize("steps", [0, 1001])
