@@ -13,6 +13,7 @@ from mdt_cli.cli import (
     evaluate,
     export,
     finetune,
+    import_checkpoint,
     inspect,
     presets,
     pretrain,
@@ -37,6 +38,7 @@ app.command("finetune")(finetune.finetune)
 app.command("sample")(sample.sample)
 app.command("evaluate")(evaluate.evaluate)
 app.command("export")(export.export)
+app.command("import")(import_checkpoint.import_checkpoint)
 app.command("quickstart")(quickstart.quickstart)
 app.command("presets")(presets.presets)
 app.command("inspect")(inspect.inspect)

@@ -51,8 +51,7 @@ def build_sampler(trained: Trained, sampling: Sampling) -> Sampler:
 
 
 def num_classes_of(trained: Trained) -> int:
-    """Classes the network knows: 0 where it was trained without labels."""
-    return int(trained.facts["num_classes"]) if trained.config.data.conditional else 0
+    return trained.num_classes
 
 
 def draw(

@@ -179,3 +179,14 @@ class EvaluationShareDone:
 
     rank: int
     of: int
+
+
+@dataclass(frozen=True)
+class ImportDone:
+    """Official weights are ours at `path`; `report` is what `report_path` holds."""
+
+    path: str
+    report_path: str
+    step: int
+    ema: str
+    report: dict[str, Any]

@@ -93,7 +93,7 @@ def network_arguments(trained: Trained) -> dict[str, Any]:
     return {
         "latent_shape": shape,
         "out_channels": shape[0] * trained.objective.out_multiplier,
-        "num_classes": trained.facts["num_classes"] if trained.network.label is not None else 0,
+        "num_classes": trained.num_classes,
         **network_shape(trained.config.model),
     }
 

@@ -59,10 +59,8 @@ def about(trained: Trained) -> str:
 
 
 def _label_input(trained: Trained) -> dict[str, str]:
-    if trained.network.label is None:
-        return {}
-    null = trained.facts["num_classes"]
-    return {"y": f"int64 [batch]: a class, or {null} for no class"}
+    null = trained.num_classes
+    return {"y": f"int64 [batch]: a class, or {null} for no class"} if null else {}
 
 
 def _arguments(inputs: Inputs) -> tuple[Tensor, ...]:

@@ -33,7 +33,7 @@ class Card:
 
 def render(card: Card, trained: Trained) -> str:
     tags = ["diffusion", "transformer", "masked-diffusion-transformer", "image-generation"]
-    tags.append("class-conditional" if trained.network.label is not None else "unconditional")
+    tags.append("class-conditional" if trained.num_classes else "unconditional")
     front = [
         "---",
         f"license: {json.dumps(card.license or UNKNOWN_LICENSE)}",
@@ -73,7 +73,7 @@ def config_toml(trained: Trained) -> str:
 def _summary(trained: Trained) -> str:
     shape = "x".join(str(side) for side in trained.facts["latent_shape"])
     parameters = sum(p.numel() for p in trained.network.parameters())
-    classes = trained.facts["num_classes"] if trained.network.label is not None else 0
+    classes = trained.num_classes
     kind = f"{classes} classes" if classes else "no classes"
     weights = "last weights" if trained.ema == "online" else f"averaged weights ({trained.ema})"
     return (
@@ -93,7 +93,7 @@ def codec_name(facts: Mapping[str, Any]) -> str:
 
 
 def class_names(trained: Trained) -> tuple[str, ...]:
-    if trained.network.label is None:
+    if not trained.num_classes:
         return ()
     return tuple(trained.facts["class_names"])
 

@@ -35,9 +35,9 @@ def fixed_inputs(trained: Trained) -> Inputs:
     t_B = trained.objective.quantile_time((torch.arange(IMAGES) + 0.5) / IMAGES)
     noisy = trained.objective.add_noise(clean, noise, t_B)
     x, read_B = trained.objective.network_input(noisy, t_B)
-    if trained.network.label is None:
+    null = trained.num_classes
+    if not null:
         return Inputs(x, read_B, None)
-    null = trained.facts["num_classes"]
     y_B = torch.randint(null, (IMAGES,), generator=generator)
     y_B[-1] = null
     return Inputs(x, read_B, y_B)

@@ -29,6 +29,8 @@ from mdt_cli.core.objectives.base import Objective
 from mdt_cli.errors import MdtError
 from mdt_cli.services.build import build_network, build_objective
 
+# Marks a folder of imported weights, and says where they are from.
+IMPORTED = "import.json"
 # Parameters of these parts serve masked passes alone.
 TRAINING_ONLY = ("fill.", "interpolator.")
 
@@ -46,6 +48,11 @@ class Trained:
     network: Transformer
     objective: Objective
 
+    @property
+    def num_classes(self) -> int:
+        """Classes the network knows: 0 where it was trained without labels."""
+        return int(self.facts["num_classes"]) if self.config.data.conditional else 0
+
 
 def find_weights(path: Path, ema: str | None) -> Path:
     """The weights file meant by a run, a checkpoint or a file.
@@ -61,6 +68,8 @@ def find_weights(path: Path, ema: str | None) -> Path:
         return path
     if not path.is_dir():
         raise MdtError(f"no such run or weights: {path}")
+    if (path / IMPORTED).is_file() and (path / WEIGHTS).is_file():
+        return find_weights(path / WEIGHTS, ema)
     if (path / STATE).is_file():
         read_state(path)
         return _in_checkpoint(path, ema)

@@ -19,6 +19,7 @@ FLAGS = {
     "finetune": "--device --dry-run --ema --fresh --from --json --preset --set",
     "sample": "--batch-size --classes --codec --device --ema --format --grid --guidance --json "
     "--seeds --solver --steps",
+    "import": "--classes --codec --decoder-depth --family --json --set --weights",
     "quickstart": "--device --json",
     "presets": "--json",
 }

@@ -1,0 +1,211 @@
+"""Official weights to ours: read without running anything, checked, written with a full header."""
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mdt_cli import __version__
+from mdt_cli.config.load import Loaded, load
+from mdt_cli.core.checkpoint import FORMAT, ONLINE, WEIGHTS, Header, save_weights
+from mdt_cli.core.files import atomic_path, sha256_of, write_json
+from mdt_cli.core.foreign import read_foreign
+from mdt_cli.core.model.official import from_official
+from mdt_cli.core.model.transformer import Transformer
+from mdt_cli.errors import MdtError
+from mdt_cli.services.build import build_network
+from mdt_cli.services.events import Event, ImportDone, Note, Warned
+from mdt_cli.services.import_check import (
+    check_finite,
+    check_fits,
+    forward_summary,
+    round_trip,
+    under_layout_names,
+)
+from mdt_cli.services.import_container import Contents, unpack
+from mdt_cli.services.import_facts import data_facts, repeated
+from mdt_cli.services.import_families import FAMILIES, Family, check_family
+from mdt_cli.services.import_shapes import Asked, Seen, Shapes, Value
+from mdt_cli.services.trained import IMPORTED, load_trained
+
+STAGE = "import"
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class ImportRequest:
+    """`assignments` are those of --set; None means: what the file says, or the published."""
+
+    source: Path
+    out: Path
+    family: str
+    weights: str | None = None
+    decoder_depth: int | None = None
+    codec: str | None = None
+    classes: Path | None = None
+    assignments: tuple[str, ...] = ()
+
+
+def import_checkpoint(request: ImportRequest) -> Iterator[Event]:
+    """Write our weights and `import.json`, or nothing; ends with ImportDone. Raises MdtError."""
+    family, source = _family(request.family), request.source
+    if request.out.exists():
+        raise MdtError(f"{request.out} exists already", "choose another name, or remove it first")
+    contents = unpack(read_foreign(source), source, request.weights, family.inside)
+    check_family(family, contents.tensors, str(source))
+    check_finite(contents.tensors, source)
+    asked = Asked(
+        request.decoder_depth,
+        _number(request.assignments, "model.num_heads"),
+        _number(request.assignments, "model.narrow_decoder.num_heads"),
+    )
+    seen = family.see(Shapes(contents.tensors, str(source), contents.beside), asked)
+    loaded = _config(request, family, seen)
+    facts = data_facts(request.codec, request.classes, seen.latent_shape, seen.num_classes)
+    yield from _notes(seen, loaded, contents, facts)
+
+    network = build_network(loaded.config, seen.latent_shape, seen.num_classes)
+    tensors = under_layout_names(contents, network, family, source)
+    check_fits(tensors, network, family, source)
+    from_official(network, tensors, family.names)
+    trip = round_trip(network, tensors, family, source)
+    header = _header(request, contents, loaded, facts)
+    yield _write(request, family, contents, seen, network, header, trip)
+
+
+def _family(name: str) -> Family:
+    if name not in FAMILIES:
+        near = difflib.get_close_matches(name, FAMILIES, n=1)
+        meant = f"; did you mean {near[0]}?" if near else ""
+        raise MdtError(f"--family: no {name}{meant}", f"there are {', '.join(FAMILIES)}")
+    return FAMILIES[name]
+
+
+def _number(assignments: tuple[str, ...], key: str) -> int | None:
+    """`--set KEY=N`, where it is needed before there is a configuration."""
+    found = [re.fullmatch(rf"\s*{re.escape(key)}\s*=\s*(\d+)\s*", text) for text in assignments]
+    numbers = [int(match[1]) for match in found if match]
+    return numbers[-1] if numbers else None
+
+
+def _config(request: ImportRequest, family: Family, seen: Seen) -> Loaded:
+    """The recipe's preset, what the file says, and --set where the file says nothing."""
+    custom = {key: assumed.value for key, assumed in seen.assumed.items()}
+    derived = [f"{key}={_toml(value)}" for key, value in {**custom, **seen.keys}.items()]
+    before = load([family.preset], derived)
+    loaded = load([family.preset], [*derived, *request.assignments])
+    for key, value in seen.keys.items():
+        if (now := _at(loaded, key)) != _at(before, key):
+            raise MdtError(
+                f"--set {key}={now}: {request.source} says {value}", f"leave out --set {key}"
+            )
+    depth = loaded.config.model.decoder_depth
+    if request.decoder_depth is not None and request.decoder_depth != depth:
+        raise MdtError(
+            f"--decoder-depth {request.decoder_depth}: {request.source} has a decoder of {depth}",
+            "leave out --decoder-depth",
+        )
+    return loaded
+
+
+def _toml(value: Value) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _at(loaded: Loaded, key: str) -> Any:
+    return _dotted(loaded.config.model_dump(mode="json"), key)
+
+
+def _dotted(tree: Mapping[str, Any], key: str) -> Any:
+    for part in key.split("."):
+        tree = tree[part]
+    return tree
+
+
+def _notes(
+    seen: Seen, loaded: Loaded, contents: Contents, facts: Mapping[str, Any]
+) -> Iterator[Event]:
+    """What was assumed, so that nobody has to guess what else it could be."""
+    for key, assumed in seen.assumed.items():
+        if (value := _at(loaded, key)) == assumed.value:
+            yield Note(f"{key}={value}, which the file does not say: {assumed.why}; else use --set")
+    if len(contents.offered) > 1:
+        other = next(name for name in contents.offered if name != contents.which)
+        yield Note(f"the {contents.which} weights; the file also has {other} (--weights {other})")
+    elif contents.which is None:
+        yield Note(
+            "the file does not say whether its weights are averaged: taken for the published "
+            "average (--weights online if they are not)"
+        )
+    for name in repeated(facts["class_names"]):
+        yield Warned(f'several classes are called "{name}"; ask for them by index')
+
+
+def _header(
+    request: ImportRequest, contents: Contents, loaded: Loaded, facts: Mapping[str, Any]
+) -> Header:
+    decay = f"{loaded.config.ema.decays[0]:g}"
+    if named := re.match(r"ema_(0\.\d+)_", request.source.name):
+        decay = named[1]
+    return Header(
+        config=loaded.config.model_dump(mode="json"),
+        data=facts,
+        step=contents.step or 0,
+        ema=ONLINE if contents.which == "online" else decay,
+        stage=STAGE,
+    )
+
+
+def _write(
+    request: ImportRequest,
+    family: Family,
+    contents: Contents,
+    seen: Seen,
+    network: Transformer,
+    header: Header,
+    trip: Mapping[str, Any],
+) -> ImportDone:
+    """Weights and report appear together, after the written weights gave a finite answer."""
+    ours = dict(network.named_parameters())
+    with ExitStack() as stack:
+        temporary = stack.enter_context(atomic_path(request.out))
+        if request.out.suffix == ".safetensors":
+            beside = request.out.with_suffix(f".{IMPORTED}")
+            weights, target = temporary, stack.enter_context(atomic_path(beside))
+        else:
+            temporary.mkdir()
+            beside = request.out / IMPORTED
+            weights, target = temporary / WEIGHTS, temporary / IMPORTED
+        save_weights(weights, ours, header)
+        trained = load_trained(weights, None, CPU)
+        report = {
+            "format": FORMAT,
+            "mdt": __version__,
+            "family": family.title,
+            "source": {
+                "file": request.source.name,
+                "sha256": sha256_of(request.source),
+                "bytes": request.source.stat().st_size,
+                "weights": contents.which or "not said",
+                "offered": list(contents.offered),
+                "beside": sorted(contents.beside),
+                "step": contents.step,
+                "step_from": contents.step_from,
+            },
+            "weights_sha256": trained.digest,
+            "ema": header.ema,
+            "parameters": sum(parameter.numel() for parameter in ours.values()),
+            "seen": dict(seen.keys),
+            "assumed": {key: _dotted(header.config, key) for key in seen.assumed},
+            "sampling": trained.config.sampling.model_dump(mode="json"),
+            "data": dict(header.data),
+            "round_trip": dict(trip),
+            "forward": forward_summary(trained, request.source),
+        }
+        write_json(target, report)
+    return ImportDone(str(request.out), str(beside), header.step, header.ema, report)

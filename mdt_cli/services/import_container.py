@@ -1,0 +1,154 @@
+"""From whatever a checkpoint holds to one plain state dict under official names."""
+
+import argparse
+import difflib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mdt_cli.errors import MdtError
+
+EMA, ONLINE = "ema", "online"
+# What DistributedDataParallel and torch.compile put around a network, anywhere in a name.
+WRAPPERS = ("module", "_orig_mod")
+# Training dicts of DiT, MaskDiT, MaskDM and others: key -> which weights.
+SETS = {"ema": EMA, "model": ONLINE, "state_dict": ONLINE}
+# ema-pytorch (MaskDM) keeps both in one dict.
+PAIR = {"ema_model.": EMA, "online_model.": ONLINE}
+
+
+@dataclass(frozen=True)
+class Contents:
+    """One set of weights out of a file.
+
+    tensors: by name, wrappers and prefix removed. beside: whatever else the set holds, such as the
+    tables of a noise schedule. which: "ema", "online", or None where the file does not say.
+    """
+
+    tensors: Mapping[str, Tensor]
+    beside: Mapping[str, Any]
+    which: str | None
+    offered: tuple[str, ...]
+    step: int | None
+    step_from: str | None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+def unpack(held: object, path: Path, asked: str | None, inside: str) -> Contents:
+    """The weights `asked` for ("ema", "online" or None: the average where there is one).
+
+    inside: what is put before every name of the network, such as "model."; a file without it is
+    read as well. Raises MdtError.
+    """
+    if asked is not None and asked not in (EMA, ONLINE):
+        near = difflib.get_close_matches(asked, (EMA, ONLINE), n=1)
+        meant = f"; did you mean {near[0]}?" if near else ""
+        raise MdtError(f"--weights {asked}: no such weights{meant}", "it is ema or online")
+    if not isinstance(held, Mapping):
+        raise MdtError(f"{path} holds a {type(held).__name__}, not a state dict")
+    sets = _sets(held, path)
+    # A flat file holds one set, under "": only its name or its maker can tell which it is.
+    chosen = "" if "" in sets else asked or (EMA if EMA in sets else next(iter(sets)))
+    if chosen not in sets:
+        raise MdtError(
+            f"{path} holds no {asked} weights",
+            f"it has {' and '.join(sets)}: leave out --weights",
+        )
+    tensors, beside = _within(sets[chosen], inside)
+    if not tensors:
+        raise MdtError(f"{path} holds no tensors", "expected the state dict of a network")
+    step, step_from = _step(held, path)
+    arguments = held.get("args")
+    return Contents(
+        tensors=tensors,
+        beside=beside,
+        which=chosen or asked,
+        offered=tuple(name for name in sets if name),
+        step=step,
+        step_from=step_from,
+        arguments=vars(arguments) if isinstance(arguments, argparse.Namespace) else {},
+    )
+
+
+def _sets(held: Mapping[Any, Any], path: Path) -> dict[str, dict[str, Any]]:
+    """The state dicts in a container, by which weights they are; "" where it does not say."""
+    inner = {key: held[key] for key in SETS if isinstance(held.get(key), Mapping)}
+    if not inner:
+        flat = _plain(held, path)
+        return _pair(flat) or {"": flat}
+    sets: dict[str, dict[str, Any]] = {}
+    for key, value in inner.items():
+        flat = _plain(value, path)
+        if SETS[key] == ONLINE and not _pair(flat):
+            sets[ONLINE] = flat
+            continue
+        for which, tensors in (_pair(flat) or {EMA: flat}).items():
+            sets.setdefault(which, tensors)
+    return sets
+
+
+def _pair(flat: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    if not any(name.startswith("ema_model.") for name in flat):
+        return {}
+    return {
+        which: {
+            name.removeprefix(start): value
+            for name, value in flat.items()
+            if name.startswith(start)
+        }
+        for start, which in PAIR.items()
+        if any(name.startswith(start) for name in flat)
+    }
+
+
+def _plain(held: Mapping[Any, Any], path: Path) -> dict[str, Any]:
+    """Names without the words of wrappers."""
+    found: dict[str, Any] = {}
+    for key, value in held.items():
+        name = ".".join(word for word in str(key).split(".") if word not in WRAPPERS)
+        if name in found:
+            raise MdtError(f"{path} holds {name} twice, with and without a wrapper's prefix")
+        found[name] = value
+    return found
+
+
+def _within(held: Mapping[str, Any], inside: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors of the network, their prefix removed, and what lies beside them."""
+    start = inside if any(name.startswith(inside) for name in held) else ""
+    tensors: dict[str, Tensor] = {}
+    beside: dict[str, Any] = {}
+    for name, value in held.items():
+        is_tensor = isinstance(value, Tensor) and value.layout is torch.strided
+        if is_tensor and name.startswith(start):
+            tensors[name.removeprefix(start)] = value
+        else:
+            beside[name] = value
+    return tensors, beside
+
+
+def _step(held: Mapping[Any, Any], path: Path) -> tuple[int | None, str | None]:
+    """Optimizer steps behind the weights and where that is from."""
+    if (step := _whole(held.get("step"))) is not None:
+        return step, "step in the file"
+    for key in ("opt", "optimizer"):
+        optimizer = held.get(key)
+        states = optimizer.get("state") if isinstance(optimizer, Mapping) else None
+        if isinstance(states, Mapping):
+            for state in states.values():
+                if isinstance(state, Mapping) and (step := _whole(state.get("step"))) is not None:
+                    return step, "optimizer state in the file"
+    named = re.fullmatch(r"(?:model|ema_[0-9.]+_)?(\d{5,})", path.stem)
+    return (int(named[1]), "file name") if named else (None, None)
+
+
+def _whole(value: object) -> int | None:
+    if isinstance(value, Tensor) and value.numel() == 1:
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return int(value) if value >= 0 and value == int(value) else None

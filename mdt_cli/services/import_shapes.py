@@ -1,0 +1,120 @@
+"""The tensors of a file, asked for by name, and what may be concluded from them."""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from mdt_cli.core.model.positions import sincos_table
+from mdt_cli.core.objectives.betas import beta_table
+from mdt_cli.errors import MdtError
+
+# Heads cannot be seen in shapes. Published sizes: width -> heads (S, U-ViT S, B, L, XL and H).
+HEADS = {384: 6, 512: 8, 768: 12, 1024: 16, 1152: 16, 1280: 16}
+# The same for the narrow decoder of MaskDiT.
+NARROW_HEADS = {512: 16}
+# A fixed table made by another library may differ in the last bit.
+SAME_POSITIONS = 1e-6
+# float32 and float64 tables of betas are as near as this.
+SAME_BETAS = 1e-6
+
+Value = str | int | float | bool
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a file says. `keys`: configuration that it decides. `assumed`: what it cannot say.
+
+    num_classes: 0 for a network without classes.
+    """
+
+    keys: Mapping[str, Value]
+    assumed: Mapping[str, "Assumed"]
+    latent_shape: tuple[int, int, int]
+    num_classes: int
+
+
+@dataclass(frozen=True)
+class Assumed:
+    """A value that only custom decides, and the custom: `--set` has the last word."""
+
+    value: Value
+    why: str
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a person may have to say because no file does."""
+
+    decoder_depth: int | None = None
+    num_heads: int | None = None
+    narrow_heads: int | None = None
+
+
+class Shapes:
+    """Tensors by name; MdtError where one that matters is missing or misshapen."""
+
+    def __init__(
+        self, tensors: Mapping[str, Tensor], what: str, beside: Mapping[str, object] | None = None
+    ) -> None:
+        self.tensors, self.what, self.beside = tensors, what, beside or {}
+
+    def of(self, name: str, dimensions: int) -> tuple[int, ...]:
+        if name not in self.tensors:
+            raise MdtError(f"{self.what} has no {name}, which tells the size of its network")
+        shape = tuple(self.tensors[name].shape)
+        if len(shape) != dimensions or 0 in shape:
+            raise MdtError(f"{self.what}: {name} has shape {list(shape)}, not {dimensions} axes")
+        return shape
+
+    def count(self, start: str) -> int:
+        """Blocks named `start`.0, `start`.1, ..."""
+        found = (re.match(rf"{re.escape(start)}\.(\d+)\.", name) for name in self.tensors)
+        return len({match[1] for match in found if match})
+
+    def grid(self, num_tokens: int) -> int:
+        """The side of a square of tokens."""
+        side = math.isqrt(max(num_tokens, 0))
+        if side == 0 or side * side != num_tokens:
+            raise MdtError(f"{self.what} has {num_tokens} positions, which are no square")
+        return side
+
+    def multiple(self, outputs: int, inputs: int) -> int:
+        """1 where the answer has the channels of the input, 2 with a learned variance."""
+        if outputs not in (inputs, 2 * inputs):
+            raise MdtError(
+                f"{self.what} answers {outputs} values a patch of {inputs}: neither as many nor "
+                "twice as many"
+            )
+        return outputs // inputs
+
+    def heads(self, width: int, asked: int | None, key: str, known: Mapping[int, int]) -> Assumed:
+        heads = asked or known.get(width)
+        if heads is None:
+            raise MdtError(
+                f"{self.what} does not say how many heads its attention has, and {width} is no "
+                "published width",
+                f"add --set {key}=N",
+            )
+        return Assumed(heads, f"published for width {width}")
+
+    def betas(self) -> tuple[str, int] | None:
+        """The kind and number of the betas kept beside the network; None where there are none."""
+        theirs = self.beside.get("betas")
+        if not isinstance(theirs, Tensor) or theirs.dim() != 1:
+            return None
+        for kind in ("linear", "cosine", "scaled_linear"):
+            if float((beta_table(kind, len(theirs)) - theirs.double()).abs().max()) < SAME_BETAS:
+                return kind, len(theirs)
+        raise MdtError(f"{self.what} was trained with betas that are none of the published ones")
+
+    def has_fixed_positions(self, name: str) -> bool:
+        """Whether the positions in the file are the sin-cos table, and not trained ones."""
+        _, num_tokens, width = self.of(name, 3)
+        side = self.grid(num_tokens)
+        if width % 4:
+            return False
+        difference = sincos_table(side, side, width) - self.tensors[name][0].float()
+        return float(difference.abs().max()) <= SAME_POSITIONS
