@@ -26,15 +26,15 @@ class LogRecord:
 class LearningSpeed:
     """Of `iterations` logged iterations, with a record every `resolution` of them.
 
-    `MIT`: wall seconds per iteration, whatever happened between the records included. `MLI`: mean
+    `mit`: wall seconds per iteration, whatever happened between the records included. `mli`: mean
     number of iterations between successive strict new minima of the training loss, averaged over
-    the last `window` iterations; None where it never fell. `MLT` = MIT x MLI, seconds. `minima`
+    the last `window` iterations; None where it never fell. `mlt` = mit x mli, seconds. `minima`
     counts those that were successors.
     """
 
-    MIT: float
-    MLI: float | None
-    MLT: float | None
+    mit: float
+    mli: float | None
+    mlt: float | None
     minima: int
     iterations: int
     window: int
@@ -77,12 +77,12 @@ def learning_speed(records: Sequence[LogRecord], window: int = WINDOW) -> Learni
         if average < lowest:
             lowest = average
             minima.append(record.step)
-    MIT = seconds / history[-1].step
-    MLI = (minima[-1] - minima[0]) / (len(minima) - 1) if len(minima) > 1 else None
+    mit = seconds / history[-1].step
+    mli = (minima[-1] - minima[0]) / (len(minima) - 1) if len(minima) > 1 else None
     return LearningSpeed(
-        MIT=MIT,
-        MLI=MLI,
-        MLT=None if MLI is None else MIT * MLI,
+        mit=mit,
+        mli=mli,
+        mlt=None if mli is None else mit * mli,
         minima=max(0, len(minima) - 1),
         iterations=history[-1].step,
         window=widest,

@@ -23,9 +23,9 @@ def test_a_loss_that_falls_all_the_time_has_a_new_minimum_at_every_iteration() -
     speed = learning_speed(log([100.0 - k for k in range(100)]))
     assert speed is not None
     # The first full window ends at step 20, so 80 of the 100 averages succeed another one.
-    assert (speed.MLI, speed.minima, speed.iterations) == (1.0, 80, 100)
-    assert speed.MIT == pytest.approx(0.5, abs=1e-12)
-    assert speed.MLT == pytest.approx(0.5, abs=1e-12)
+    assert (speed.mli, speed.minima, speed.iterations) == (1.0, 80, 100)
+    assert speed.mit == pytest.approx(0.5, abs=1e-12)
+    assert speed.mlt == pytest.approx(0.5, abs=1e-12)
     assert (speed.window, speed.resolution) == (20, 1)
 
 
@@ -34,26 +34,26 @@ def test_a_staircase_has_the_width_of_its_steps() -> None:
     speed = learning_speed(log(losses), window=5)
     assert speed is not None
     # Windows of 5 hold one low value each; it is replaced by a lower one every 5 iterations.
-    assert speed.MLI == 5.0
-    assert speed.MLT == pytest.approx(2.5, abs=1e-12)
+    assert speed.mli == 5.0
+    assert speed.mlt == pytest.approx(2.5, abs=1e-12)
 
 
 def test_equal_averages_are_no_new_minimum() -> None:
     speed = learning_speed(log([3.0] * 50))
     assert speed is not None
-    assert (speed.MLI, speed.MLT, speed.minima) == (None, None, 0)
-    assert speed.MIT == pytest.approx(0.5, abs=1e-12)
+    assert (speed.mli, speed.mlt, speed.minima) == (None, None, 0)
+    assert speed.mit == pytest.approx(0.5, abs=1e-12)
 
 
 def test_a_sparse_log_keeps_iterations_as_its_unit() -> None:
     speed = learning_speed(log([100.0 - k for k in range(40)], every=25))
     assert speed is not None
     # One record alone covers more than 20 iterations.
-    assert (speed.window, speed.resolution, speed.MLI) == (25, 25, 25.0)
+    assert (speed.window, speed.resolution, speed.mli) == (25, 25, 25.0)
     speed = learning_speed(log([100.0 - k for k in range(40)], every=8))
     assert speed is not None
-    assert (speed.window, speed.resolution, speed.MLI) == (24, 8, 8.0)
-    assert speed.MIT == pytest.approx(0.5, abs=1e-12)
+    assert (speed.window, speed.resolution, speed.mli) == (24, 8, 8.0)
+    assert speed.mit == pytest.approx(0.5, abs=1e-12)
 
 
 def test_records_of_unequal_length_weigh_by_their_iterations() -> None:
@@ -65,9 +65,9 @@ def test_records_of_unequal_length_weigh_by_their_iterations() -> None:
     ]
     speed = learning_speed(records)
     assert speed is not None
-    assert (speed.window, speed.resolution, speed.MLI) == (20, 20, 20.0)
+    assert (speed.window, speed.resolution, speed.mli) == (20, 20, 20.0)
     # 160 images at 16 a second, 160 at 8 a second.
-    assert speed.MIT == pytest.approx((10 + 20) / 40, abs=1e-12)
+    assert speed.mit == pytest.approx((10 + 20) / 40, abs=1e-12)
 
 
 def test_a_log_that_was_written_twice_counts_once() -> None:
@@ -85,7 +85,7 @@ def test_losses_that_are_no_numbers_hide_their_windows_alone() -> None:
     assert speed is not None
     # Averages end at 20..50 and, once the NaN has left the window, at 71..100: one gap of 21.
     assert speed.minima == 30 + 1 + 29
-    assert pytest.approx((30 + 21 + 29) / 60, abs=1e-12) == speed.MLI
+    assert speed.mli == pytest.approx((30 + 21 + 29) / 60, abs=1e-12)
 
 
 def test_nothing_to_measure() -> None:
