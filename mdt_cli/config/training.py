@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from mdt_cli.config.base import Count, CountOrZero, NonNegative, Positive, Table
 
@@ -48,6 +48,8 @@ class AdamW(Table):
     betas: tuple[Beta, Beta] = (0.9, 0.999)
     eps: Positive = 1e-8
     weight_decay: NonNegative = 0.0
+    # Whether biases, norms and other vectors decay as well.
+    decay_1d: bool = True
 
 
 class Adan(Table):
@@ -58,6 +60,8 @@ class Adan(Table):
     betas: tuple[Beta, Beta, Beta] = (0.98, 0.92, 0.99)
     eps: Positive = 1e-8
     weight_decay: NonNegative = 0.0
+    # Whether biases, norms and other vectors decay as well (in LMD they do not).
+    decay_1d: bool = True
 
 
 Optimizer = Annotated[AdamW | Adan, Field(discriminator="kind")]
@@ -73,11 +77,17 @@ class LrSchedule(Table):
     from_zero: bool = False
 
 
+def _ramp_or_none(value: object) -> object:
+    return {True: "ramp", False: "none"}[value] if isinstance(value, bool) else value
+
+
 class Ema(Table):
     # Several averages at once; each gets its own file. The first is the default elsewhere.
     decays: Annotated[tuple[Beta, ...], Field(min_length=1)] = (0.9999,)
-    # Decay min(decay, (1+k)/(10+k)) after k steps, so that short runs have a usable average.
-    warmup: bool = False
+    # Decays of the first steps, so that short runs have a usable average. ramp: at most
+    # (1+k)/(10+k) after k steps. power: copies for 101 steps, then at most 1 - (k-100)^(-2/3)
+    # (ema-pytorch, MaskDM). true and false are short for ramp and none.
+    warmup: Annotated[Literal["none", "ramp", "power"], BeforeValidator(_ramp_or_none)] = "none"
 
     # The averaged decoder that a loss term may have for its target (MC-DiT).
     teacher_decay: Beta = 0.999

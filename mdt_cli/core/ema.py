@@ -6,15 +6,35 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
+# The updates of ema-pytorch's warm-up that only copy, and the power of what follows.
+COPIES, POWER = 101, 2 / 3
+
+
+def decay_at(update: int, decay: float, warmup: str) -> float:
+    """The share of the average that stays in update number `update` (from 1).
+
+    none: `decay` throughout. ramp: at most (1 + k) / (10 + k) after k updates. power: nothing stays
+    in the first 101 updates, and then at most 1 - (k - 100)^(-2/3), as MaskDM averages.
+    """
+    match warmup:
+        case "none":
+            return decay
+        case "ramp":
+            return min(decay, (1 + update) / (10 + update))
+        case "power":
+            return min(decay, 1 - max(1, update - COPIES + 1) ** -POWER)
+        case _:
+            raise ValueError(f"no such warm-up of averages: {warmup}")
+
 
 class Ema:
     """Average of the parameters of one network, updated after every optimizer step.
 
     Starts as a copy of the initial weights (DiT, MDT, MaskDiT). Kept in float32 on the device
-    of the network. With `warmup` the decay after k updates is min(decay, (1+k)/(10+k)).
+    of the network. `warmup` as in `decay_at`.
     """
 
-    def __init__(self, network: nn.Module, decay: float, warmup: bool) -> None:
+    def __init__(self, network: nn.Module, decay: float, warmup: str) -> None:
         self.decay, self._warmup = decay, warmup
         self.tensors = {
             name: parameter.detach().float().clone()
@@ -24,7 +44,7 @@ class Ema:
     @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:
         """Blend in the parameters reached by optimizer step number `step` (from 1)."""
-        decay = min(self.decay, (1 + step) / (10 + step)) if self._warmup else self.decay
+        decay = decay_at(step, self.decay, self._warmup)
         news = [parameter.detach().float() for parameter in network.parameters()]
         torch._foreach_lerp_(list(self.tensors.values()), news, 1 - decay)
 

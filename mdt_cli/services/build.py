@@ -181,8 +181,14 @@ def build_views(masking: Masking) -> list[View]:
 
 
 def build_optimizer(table: AdamW | Adan, network: torch.nn.Module) -> torch.optim.Optimizer:
-    """One parameter group: every parameter decays alike, as in the published recipes."""
-    parameters = list(network.parameters())
+    """Every parameter decays alike, as in most recipes, or those of one axis do not (LMD)."""
+    everything = list(network.parameters())
+    parameters: list[Any] = everything
+    if not table.decay_1d:
+        parameters = [
+            {"params": [p for p in everything if p.ndim > 1]},
+            {"params": [p for p in everything if p.ndim <= 1], "weight_decay": 0.0},
+        ]
     match table:
         case AdamW():
             return torch.optim.AdamW(

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mdt_cli.core.ema import Ema, Swapped
+from mdt_cli.core.ema import Ema, Swapped, decay_at
 from mdt_cli.core.rng import stream
 from mdt_cli.core.schedules import lr_factor
 
@@ -30,7 +30,7 @@ def test_average_is_the_recurrence() -> None:
     network = torch.nn.Linear(1, 1, bias=False)
     with torch.no_grad():
         network.weight.fill_(1.0)
-    ema = Ema(network, 0.9, warmup=False)
+    ema = Ema(network, 0.9, warmup="none")
     for step, value in enumerate((2.0, 3.0), start=1):
         with torch.no_grad():
             network.weight.fill_(value)
@@ -38,9 +38,36 @@ def test_average_is_the_recurrence() -> None:
     assert ema.tensors["weight"].item() == pytest.approx(0.9 * (0.9 * 1 + 0.1 * 2) + 0.1 * 3)
 
 
+def test_the_power_warmup_copies_101_times_and_then_slows_down() -> None:
+    """ema-pytorch: beta 0.999, update_after_step 100, inv_gamma 1, power 2/3."""
+    assert {decay_at(k, 0.999, "power") for k in range(1, 102)} == {0.0}
+    wanted = {102: 1 - 2 ** (-2 / 3), 103: 1 - 3 ** (-2 / 3), 127: 1 - 1 / 9, 1100: 0.99}
+    for update, value in wanted.items():
+        assert decay_at(update, 0.999, "power") == pytest.approx(value, abs=1e-12)
+    # 1 - n^(-2/3) reaches 0.999 at n = 31,623.
+    assert decay_at(31_700, 0.999, "power") < 0.999
+    assert decay_at(31_724, 0.999, "power") == 0.999
+    with pytest.raises(ValueError, match="no such warm-up of averages: slow"):
+        decay_at(1, 0.999, "slow")
+
+
+def test_the_power_warmup_in_an_average() -> None:
+    network = torch.nn.Linear(1, 1, bias=False)
+    ema = Ema(network, 0.999, warmup="power")
+    wanted = 0.0
+    for step in range(1, 105):
+        with torch.no_grad():
+            network.weight.fill_(step)
+        ema.update(network, step)
+        kept = 0.0 if step <= 101 else 1 - (1 + step - 101) ** (-2 / 3)
+        wanted = kept * wanted + (1 - kept) * step
+        assert ema.tensors["weight"].item() == pytest.approx(wanted, rel=1e-6)
+    assert wanted < 104
+
+
 def test_warmup_lets_a_young_average_follow() -> None:
     network = torch.nn.Linear(1, 1, bias=False)
-    slow, quick = Ema(network, 0.9999, warmup=False), Ema(network, 0.9999, warmup=True)
+    slow, quick = Ema(network, 0.9999, warmup="none"), Ema(network, 0.9999, warmup="ramp")
     with torch.no_grad():
         network.weight.fill_(5.0)
     for step in range(1, 60):
