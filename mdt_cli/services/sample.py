@@ -1,6 +1,5 @@
 """From weights to pictures: one batch at a time, resumable, shared among processes."""
 
-import os
 import time
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,19 +15,18 @@ from mdt_cli.core.sampling.pixels import to_uint8
 from mdt_cli.core.sampling.seeds import SeededNoise, drawn_labels
 from mdt_cli.errors import MdtError
 from mdt_cli.services.drawing import build_sampler, num_classes_of
-from mdt_cli.services.events import Event, Note, Progress, SamplesDone, Warned
+from mdt_cli.services.events import Event, Note, SamplesDone, Warned
 from mdt_cli.services.grids import save_grid, square
-from mdt_cli.services.runtime import Stop, deferred_signals, pick_device
+from mdt_cli.services.runtime import own_device
 from mdt_cli.services.sample_choices import parse_classes, parse_seeds, with_choices
 from mdt_cli.services.sample_files import GRID, Job, Pixels, PngFolder
 from mdt_cli.services.sample_npz import NpzFolder
+from mdt_cli.services.sample_share import draw_share, num_processes
 from mdt_cli.services.trained import Trained, load_trained
 
 FORMATS = ("png", "npz")
-GO_ON = "Finished images are kept: run the same command again to go on."
 # A decoder needs far more memory for an image than the network does.
 DECODED_AT_ONCE = 16
-SECONDS_BETWEEN_LOOKS = 0.5
 GRID_ROWS, GRID_COLUMNS = 50, 10
 
 
@@ -52,18 +50,13 @@ class SampleRequest:
 
 
 def sample(request: SampleRequest) -> Iterator[Event]:
-    """Draw what is missing in the folder; the last event of the first process is `SamplesDone`.
-
-    Batches are dealt to the processes of a launcher in turn. Nobody waits at a barrier: the first
-    process looks until all files are there, then writes what comes last.
-    """
+    """Draw what is missing in the folder; the last event of the first process is `SamplesDone`."""
     seeds = parse_seeds(request.seeds)
     if request.format not in FORMATS:
         raise MdtError(f"--format {request.format}: no such format", "it is png or npz")
     if request.batch_size < 1:
         raise MdtError(f"--batch-size {request.batch_size} is not above 0")
-    rank, processes = (int(os.environ.get(k, d)) for k, d in (("RANK", "0"), ("WORLD_SIZE", "1")))
-    device = _own_device(request.device)
+    device = own_device(request.device)
     trained = load_trained(request.weights, request.ema, device)
     sampling = with_choices(
         trained.config.sampling, request.steps, request.solver, request.guidance
@@ -75,29 +68,9 @@ def sample(request: SampleRequest) -> Iterator[Event]:
     folder.check()
 
     started = time.monotonic()
-    mine = range(rank, job.num_batches, processes)
-    missing = {batch: folder.missing(batch) for batch in mine}
-    total = sum(len(job.batch(batch)) for batch in mine)
-    done = total - sum(len(positions) for positions in missing.values())
-    share = "" if processes == 1 else f"share of process 1 of {processes}"
-    drawn = 0
-    yield Progress(done, total, share)
-    with deferred_signals() as stop:
-        if any(missing.values()):
-            folder.begin()
-        for batch, positions in missing.items():
-            stop.raise_if_asked(GO_ON)
-            if not positions:
-                continue
-            images = draw_batch(job, job.batch(batch))
-            folder.write(positions, images)
-            drawn += len(positions)
-            done += len(positions)
-            yield Progress(done, total, share)
-        stop.raise_if_asked(GO_ON)
-        if rank != 0:
-            return
-        yield from _wait_for_others(folder, job, processes, stop)
+    drawn = yield from draw_share(folder, job, draw_batch)
+    if drawn is None:
+        return
     path = folder.finish(_facts(trained, request))
     grid = None
     if request.grid:
@@ -107,7 +80,7 @@ def sample(request: SampleRequest) -> Iterator[Event]:
         grid=None if grid is None else str(grid),
         count=len(seeds),
         drawn=drawn,
-        processes=processes,
+        processes=num_processes(),
         seconds=time.monotonic() - started,
         weights=str(trained.path),
         ema=trained.ema,
@@ -146,24 +119,17 @@ class _Drawing:
                 f"try --batch-size {max(1, job.batch_size // 2)}",
             ) from error
         decoded = torch.cat(parts)
-        _check_finite(decoded, seeds)
+        check_finite(decoded, seeds)
         return dict(zip(positions, to_uint8(decoded, self._rule).numpy(), strict=True))
 
 
-def _check_finite(images: Tensor, seeds: list[int]) -> None:
+def check_finite(images: Tensor, seeds: list[int]) -> None:
     good_B = images.isfinite().flatten(1).all(1).tolist()
     if not all(good_B):
         raise MdtError(
             f"seed {seeds[good_B.index(False)]} gave values that are not numbers",
             "the weights have diverged: use an earlier checkpoint, or another solver",
         )
-
-
-def _own_device(asked: str | None) -> torch.device:
-    device = pick_device(asked)
-    if device.type == "cuda" and device.index is None and "LOCAL_RANK" in os.environ:
-        return torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
-    return device
 
 
 def _possible_guidance(
@@ -207,7 +173,7 @@ def _job(request: SampleRequest, trained: Trained, sampling: Sampling, seeds: li
         "sampler": _sampler_facts(sampling, trained.objective.kind),
         "guidance": sampling.guidance.model_dump(mode="json"),
         "uint8": sampling.uint8,
-        "codec": _codec_facts(trained.facts["codec"]),
+        "codec": codec_facts(trained.facts["codec"]),
         "image_size": int(trained.facts["image_size"]),
         "precision": "float32",
     }
@@ -224,7 +190,7 @@ def _sampler_facts(sampling: Sampling, objective: str) -> dict[str, Any]:
     return facts
 
 
-def _codec_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
+def codec_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
     return {key: facts[key] for key in ("name", "id", "weights_sha256") if key in facts}
 
 
@@ -236,22 +202,6 @@ def _facts(trained: Trained, request: SampleRequest) -> dict[str, Any]:
         "class_names": list(trained.facts.get("class_names") or []),
         "torch": torch.__version__,
     }
-
-
-def _wait_for_others(
-    folder: PngFolder | NpzFolder, job: Job, processes: int, stop: Stop
-) -> Iterator[Event]:
-    """Look at the files of the other processes until all are whole."""
-    if processes == 1:
-        return
-    others = [batch for batch in range(job.num_batches) if batch % processes]
-    while others:
-        stop.raise_if_asked(GO_ON)
-        others = [batch for batch in others if folder.missing(batch)]
-        absent = sum(len(job.batch(batch)) for batch in others)
-        yield Progress(len(job.seeds) - absent, len(job.seeds), "all processes")
-        if others:
-            time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
 def _grid(

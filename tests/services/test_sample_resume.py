@@ -7,6 +7,7 @@ import pytest
 
 from mdt_cli.errors import MdtError
 from mdt_cli.services import sample as service
+from mdt_cli.services import sample_share
 from mdt_cli.services.events import SamplesDone
 from mdt_cli.services.sample import sample
 from tests.services.sampled import contents, manifest, run
@@ -154,7 +155,7 @@ def test_processes_share_the_batches_out(request_, tmp_path, monkeypatch, format
 
 def test_the_first_process_waits_for_whole_files(request_, monkeypatch):
     """It looks again until what the others owe is there, and a broken file is not there."""
-    monkeypatch.setattr(service, "SECONDS_BETWEEN_LOOKS", 0.0)
+    monkeypatch.setattr(sample_share, "SECONDS_BETWEEN_LOOKS", 0.0)
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
     list(sample(request_))
