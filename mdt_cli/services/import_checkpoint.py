@@ -4,11 +4,12 @@ import difflib
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mdt_cli import __version__
 from mdt_cli.config.load import Loaded, load
@@ -30,11 +31,13 @@ from mdt_cli.services.import_check import (
 from mdt_cli.services.import_container import Contents, unpack
 from mdt_cli.services.import_facts import data_facts, repeated
 from mdt_cli.services.import_families import FAMILIES, Family, check_family
-from mdt_cli.services.import_shapes import Asked, Seen, Shapes, Value
+from mdt_cli.services.import_shapes import Asked, Assumed, Seen, Shapes, Value
 from mdt_cli.services.trained import IMPORTED, load_trained
 
 STAGE = "import"
 CPU = torch.device("cpu")
+LABEL_TABLES = frozenset({"y_embedder.embedding_table.weight", "label_emb.weight"})
+NO_GUIDANCE = Assumed("none", "there is no label for no class")
 
 
 @dataclass(frozen=True)
@@ -61,21 +64,35 @@ def import_checkpoint(request: ImportRequest) -> Iterator[Event]:
     check_finite(contents.tensors, source)
     asked = Asked(
         request.decoder_depth,
-        _number(request.assignments, "model.num_heads"),
-        _number(request.assignments, "model.narrow_decoder.num_heads"),
+        _number(request, "model.num_heads"),
+        _number(request, "model.narrow_decoder.num_heads"),
+        null_row=_assigned(request, "data.class_dropout") not in ("0", "0.0"),
     )
     seen = family.see(Shapes(contents.tensors, str(source), contents.beside), asked)
+    if not asked.null_row:
+        # Guidance compares with "no class", which such a network never saw.
+        seen = replace(seen, assumed={**seen.assumed, "sampling.guidance.kind": NO_GUIDANCE})
     loaded = _config(request, family, seen)
     facts = data_facts(request.codec, request.classes, seen.latent_shape, seen.num_classes)
-    yield from _notes(seen, loaded, contents, facts)
+    yield from _notes(request, seen, loaded, contents, facts)
 
     network = build_network(loaded.config, seen.latent_shape, seen.num_classes)
     tensors = under_layout_names(contents, network, family, source)
+    if not asked.null_row:
+        yield from _add_null_row(tensors)
     check_fits(tensors, network, family, source)
     from_official(network, tensors, family.names)
     trip = round_trip(network, tensors, family, source)
     header = _header(request, contents, loaded, facts)
     yield _write(request, family, contents, seen, network, header, trip)
+
+
+def _add_null_row(tensors: dict[str, Tensor]) -> Iterator[Event]:
+    """A network that never dropped labels may have no row for "no class"; ours always has."""
+    for name in LABEL_TABLES & tensors.keys():
+        table = tensors[name]
+        tensors[name] = torch.cat([table, table.new_zeros(1, table.shape[1])])
+        yield Note(f"{name} got a row of zeros for no class: it has none with data.class_dropout=0")
 
 
 def _family(name: str) -> Family:
@@ -86,11 +103,16 @@ def _family(name: str) -> Family:
     return FAMILIES[name]
 
 
-def _number(assignments: tuple[str, ...], key: str) -> int | None:
-    """`--set KEY=N`, where it is needed before there is a configuration."""
-    found = [re.fullmatch(rf"\s*{re.escape(key)}\s*=\s*(\d+)\s*", text) for text in assignments]
-    numbers = [int(match[1]) for match in found if match]
-    return numbers[-1] if numbers else None
+def _assigned(request: ImportRequest, key: str) -> str | None:
+    """What --set gives `key`, where it is needed before there is a configuration."""
+    pairs = (text.partition("=") for text in request.assignments)
+    found = [value.strip() for name, _, value in pairs if name.strip() == key]
+    return found[-1] if found else None
+
+
+def _number(request: ImportRequest, key: str) -> int | None:
+    value = _assigned(request, key)
+    return int(value) if value is not None and value.isdigit() else None
 
 
 def _config(request: ImportRequest, family: Family, seen: Seen) -> Loaded:
@@ -128,11 +150,16 @@ def _dotted(tree: Mapping[str, Any], key: str) -> Any:
 
 
 def _notes(
-    seen: Seen, loaded: Loaded, contents: Contents, facts: Mapping[str, Any]
+    request: ImportRequest,
+    seen: Seen,
+    loaded: Loaded,
+    contents: Contents,
+    facts: Mapping[str, Any],
 ) -> Iterator[Event]:
     """What was assumed, so that nobody has to guess what else it could be."""
     for key, assumed in seen.assumed.items():
-        if (value := _at(loaded, key)) == assumed.value:
+        value = _at(loaded, key)
+        if _assigned(request, key) is None:
             yield Note(f"{key}={value}, which the file does not say: {assumed.why}; else use --set")
     if len(contents.offered) > 1:
         other = next(name for name in contents.offered if name != contents.which)

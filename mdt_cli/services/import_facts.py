@@ -88,7 +88,8 @@ def class_names(path: Path | None, num_classes: int) -> list[str] | None:
     if len(names) != num_classes:
         raise MdtError(
             f"--classes {path} has {len(names)} names, but the network has {num_classes} classes",
-            "give one name per class, in the order of their indices",
+            "give one name per class, in the order of their indices; --set data.class_dropout=0 if "
+            'the last row of its label table is a class and not "no class"',
         )
     return names
 

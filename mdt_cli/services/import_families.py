@@ -60,18 +60,19 @@ def _see_adaln(shapes: Shapes, asked: Asked, first: str, depth: int) -> Seen:
     return Seen(keys, assumed, (channels, side, side), 0)
 
 
-def _with_labels(shapes: Shapes, seen: Seen) -> Seen:
+def _with_labels(shapes: Shapes, asked: Asked, seen: Seen) -> Seen:
     """A table with a row for every class and a last one for none; a learned variance."""
     rows = shapes.of("y_embedder.embedding_table.weight", 2)[0]
     inputs = int(seen.keys["model.patch_size"]) ** 2 * seen.latent_shape[0]
     multiple = shapes.multiple(shapes.of("final_layer.linear.weight", 2)[0], inputs)
     keys = {**seen.keys, "objective.learned_variance": multiple == 2}
-    return replace(seen, keys=keys, num_classes=rows - 1)
+    return replace(seen, keys=keys, num_classes=rows - asked.null_row)
 
 
 def see_dit(shapes: Shapes, asked: Asked) -> Seen:
     """DiT, whose positions are a fixed table unless someone trained them on."""
-    seen = _with_labels(shapes, _see_adaln(shapes, asked, "blocks.0", shapes.count("blocks")))
+    seen = _see_adaln(shapes, asked, "blocks.0", shapes.count("blocks"))
+    seen = _with_labels(shapes, asked, seen)
     positions = "fixed" if shapes.has_fixed_positions("pos_embed") else "learned"
     return replace(seen, keys={**seen.keys, "model.positions": positions})
 
@@ -90,7 +91,7 @@ def see_mdt(shapes: Shapes, asked: Asked) -> Seen:
             f"--decoder-depth {asked.decoder_depth} does not fit {depth} blocks",
             f"it is between 1 and {depth - 1}",
         )
-    seen = _with_labels(shapes, _see_adaln(shapes, asked, "blocks.0", depth))
+    seen = _with_labels(shapes, asked, _see_adaln(shapes, asked, "blocks.0", depth))
     return _with_decoder(seen, asked.decoder_depth, skips=False)
 
 
@@ -103,7 +104,7 @@ def see_mdtv2(shapes: Shapes, asked: Asked) -> Seen:
             f"second and {last} in its decoder; the halves are equal in MDT v2"
         )
     seen = _see_adaln(shapes, asked, "en_inblocks.0", first + second + last)
-    return _with_decoder(_with_labels(shapes, seen), last, skips=True)
+    return _with_decoder(_with_labels(shapes, asked, seen), last, skips=True)
 
 
 def _with_decoder(seen: Seen, depth: int, skips: bool) -> Seen:
@@ -144,7 +145,7 @@ def _see_tokens(shapes: Shapes, asked: Asked, names: TokenNames) -> Seen:
     start = names.prefix
     width, channels, patch_size, _ = shapes.of(f"{start}patch_embed.proj.weight", 4)
     label = f"{start}label_emb.weight"
-    num_classes = shapes.of(label, 2)[0] - 1 if label in shapes.tensors else 0
+    num_classes = shapes.of(label, 2)[0] - asked.null_row if label in shapes.tensors else 0
     extras = 2 if num_classes else 1
     first, last = shapes.count(f"{start}in_blocks"), shapes.count(f"{start}out_blocks")
     middle = any(name.startswith(f"{start}mid_block.") for name in shapes.tensors)
@@ -176,8 +177,9 @@ def see_uvit(shapes: Shapes, asked: Asked) -> Seen:
     that linear betas discretise."""
     seen = _see_tokens(shapes, asked, UVIT)
     width = int(seen.keys["model.hidden_size"])
-    betas = "scaled_linear" if width == UVIT_H_WIDTH else "linear"
-    custom = Assumed(betas, f"published for width {width}")
+    is_h = width == UVIT_H_WIDTH
+    why = "published for H" if is_h else "published for all sizes but H, there in continuous time"
+    custom = Assumed("scaled_linear" if is_h else "linear", why)
     return replace(seen, assumed={**seen.assumed, "objective.betas": custom})
 
 

@@ -46,11 +46,15 @@ class Assumed:
 
 @dataclass(frozen=True)
 class Asked:
-    """What a person may have to say because no file does."""
+    """What a person may have to say because no file does.
+
+    null_row: whether the last row of a label table stands for no class.
+    """
 
     decoder_depth: int | None = None
     num_heads: int | None = None
     narrow_heads: int | None = None
+    null_row: bool = True
 
 
 class Shapes:

@@ -46,6 +46,10 @@ def _folder(path: Path) -> Inspected:
         from mdt_cli.services.inspect_weights import checkpoint
 
         return checkpoint(path)
+    if (path / "import.json").is_file():
+        from mdt_cli.services.inspect_weights import imported
+
+        return imported(path)
     if (path / "config.toml").is_file():
         from mdt_cli.services.inspect_weights import run
 
@@ -178,6 +182,8 @@ def _json(path: Path) -> Inspected:
             "extractor": found["extractor"]["id"],
         }
         return Inspected(path, "report", facts)
+    if {"family", "round_trip"} <= found.keys():
+        return Inspected(path, "import report", found)
     for name in ("manifest.json", "plan.json", "state.json", "samples.json", "model_index.json"):
         if path.name == name:
             return _folder(path.parent)

@@ -14,9 +14,9 @@ from mdt_cli.config.write import to_toml
 from mdt_cli.core.checkpoint import WEIGHTS, checkpoints, read_header, read_state
 from mdt_cli.core.files import sha256_of
 from mdt_cli.errors import MdtError
-from mdt_cli.services.inspect import Inspected
+from mdt_cli.services.inspect import Inspected, read
 from mdt_cli.services.run_folder import CONFIG, LOG, METRICS
-from mdt_cli.services.trained import TRAINING_ONLY
+from mdt_cli.services.trained import IMPORTED, TRAINING_ONLY
 
 
 def weights(path: Path) -> Inspected:
@@ -80,6 +80,17 @@ def checkpoint(path: Path) -> Inspected:
         config = inner.config
         facts["weights"] = dict(inner.facts)
     return Inspected(path, "checkpoint", facts, config)
+
+
+def imported(path: Path) -> Inspected:
+    """A folder of `mdt import`: the weights, where they are from and what was checked."""
+    report = read(path / IMPORTED)
+    keys = ("family", "source", "seen", "assumed", "round_trip", "forward")
+    inner = weights(path / WEIGHTS)
+    facts = {key: report.get(key) for key in keys} | {"weights": dict(inner.facts)}
+    if inner.facts["sha256"] != report.get("weights_sha256"):
+        facts["damage"] = "the weights are not those of import.json"
+    return Inspected(path, "imported weights", facts, inner.config)
 
 
 def run(path: Path) -> Inspected:
