@@ -1,5 +1,6 @@
 """`mdt evaluate`: score one set of images against another."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +14,7 @@ from mdt_cli.config.evaluation import (
     METRICS,
     RESIZES,
     choose,
+    choose_extractor_or_file,
     choose_several,
 )
 from mdt_cli.errors import MdtError
@@ -31,22 +33,33 @@ def evaluate(
         str | None,
         typer.Option(
             "--metrics",
-            help=f"Some of {','.join(METRICS)}; default: all that the reference allows.",
+            help=f"Some of {','.join(METRICS)}; default: those of published tables.",
         ),
     ] = None,
     extractor: Annotated[
         str | None,
         typer.Option(
             "--extractor",
-            help=f"{' or '.join(EXTRACTORS)}; default: inception where it is at hand.",
+            help=f"{', '.join(EXTRACTORS)}, or any network in a FILE.pt (TorchScript) or FILE.pt2 "
+            "(exported) that takes float images [B,3,H,W] in 0..255 and answers [B,D]; "
+            "default: inception where it is at hand.",
         ),
     ] = None,
     weights: Annotated[
-        Path | None, typer.Option("--weights", help="The Inception file, where it is not cached.")
+        Path | None,
+        typer.Option(
+            "--weights",
+            help="The Inception file (clean-fid's or pytorch-fid's), or a folder of DINOv2 or "
+            "CLIP, where they are not cached.",
+        ),
     ] = None,
     resize: Annotated[
         str | None,
-        typer.Option("--resize", help=f"{' or '.join(RESIZES)} (as ADM); Inception only."),
+        typer.Option(
+            "--resize",
+            help=f"{RESIZES[0]}, {RESIZES[1]} (as ADM) or {RESIZES[2]} (as pytorch-fid); "
+            "Inception only.",
+        ),
     ] = None,
     out: Annotated[
         Path | None,
@@ -59,6 +72,10 @@ def evaluate(
     batch_size: Annotated[
         int | None,
         typer.Option("--batch-size", help="Images per pass; does not change the numbers."),
+    ] = None,
+    memory: Annotated[
+        int | None,
+        typer.Option("--memory", help="Megabytes for blocks of distances; default: 512."),
     ] = None,
     reconstruction: Annotated[
         bool,
@@ -85,7 +102,7 @@ def evaluate(
     Example: mdt evaluate samples/ real-images/
     """
     chosen_metrics = choose_several("--metrics", metrics, METRICS)
-    chosen_extractor = choose("--extractor", extractor, EXTRACTORS)
+    chosen_extractor = choose_extractor_or_file("--extractor", extractor)
     chosen_resize = choose("--resize", resize and resize.replace("-", "_"), RESIZES)
     if len(paths) < 2 or (reconstruction and len(paths) != 2):
         wanted = "IMAGES CODEC" if reconstruction else "SAMPLES... REFERENCE"
@@ -97,10 +114,26 @@ def evaluate(
     if size is not None and not reconstruction:
         raise MdtError("--size belongs to --reconstruction", "samples are scored as they are")
 
+    *samples, reference = paths
+    if reconstruction:
+        from mdt_cli.services.reconstruction import ReconstructionRequest, reconstruct
+
+        what = ReconstructionRequest(
+            images=Path(samples[0]),
+            codec=reference,
+            size=size,
+            extractor=chosen_extractor,
+            weights=weights,
+            resize=chosen_resize,
+            out=out,
+            batch_size=batch_size,
+            device=device,
+        )
+        _tell(reconstruct(what), "reconstructing", as_json)
+        return
     from mdt_cli.services.evaluate import EvaluateRequest
     from mdt_cli.services.evaluate import evaluate as run
 
-    *samples, reference = paths
     request = EvaluateRequest(
         samples=Path(samples[0]),
         others=tuple(Path(path) for path in samples[1:]),
@@ -113,12 +146,17 @@ def evaluate(
         save_reference=save_reference,
         batch_size=batch_size,
         device=device,
+        memory=memory,
     )
+    _tell(run(request), "extracting", as_json)
+
+
+def _tell(events: Iterator[Any], title: str, as_json: bool) -> None:
     from mdt_cli.services.events import EvaluationDone
 
-    with Bar("extracting", "images") as bar:
+    with Bar(title, "images") as bar:
         done = next(
-            (event for event in drawn(run(request), bar) if isinstance(event, EvaluationDone)), None
+            (event for event in drawn(events, bar) if isinstance(event, EvaluationDone)), None
         )
     if done is None:
         return  # one of several processes: the first one tells
@@ -158,7 +196,7 @@ def show(report: dict[str, Any]) -> None:
         rows.append(
             (
                 name,
-                f"{metric['value']:.5g}",
+                "exact" if metric["value"] is None else f"{metric['value']:.5g}",
                 f"{spread:.2g}" if spread is not None else "",
                 _count(metric["samples"]),
                 _count(metric["reference"]),

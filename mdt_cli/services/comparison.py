@@ -3,9 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mdt_cli.core.metrics.intervals import Score, is_tie
+
 FORMAT = 1
 # Of all other metrics more is better.
-LOWER_IS_BETTER = ("fid", "sfid", "fd", "fdd", "kid", "cmmd", "rfid", "rfd")
+LOWER_IS_BETTER = ("fid", "sfid", "fd", "fdd", "kid", "cmmd", "memorisation", "rfid", "rfd")
 
 
 def side_by_side(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -54,13 +56,10 @@ def _compared(name: str, reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]
         return {"values": values, "best": None, "ties_with_best": []}
     lower = lower_is_better(name)
     best = min(range(len(values)), key=lambda k: values[k] if lower else -values[k])
-    ties = [k for k in range(len(values)) if k != best and is_tie(metrics[k], metrics[best])]
+    ties = [k for k in range(len(values)) if k != best and tied(metrics[k], metrics[best])]
     return {"values": values, "best": best, "ties_with_best": ties}
 
 
-def is_tie(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether the intervals of two scores overlap; without intervals, whether they are equal."""
-    a, b = one.get("interval"), other.get("interval")
-    if not a or not b:
-        return bool(one["value"] == other["value"])
-    return bool(a[0] <= b[1] and b[0] <= a[1])
+def tied(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two scores cannot be told apart, by their standard errors."""
+    return is_tie(*(Score(m["value"], m.get("standard_error")) for m in (one, other)))

@@ -122,7 +122,7 @@ def _one(report: Mapping[str, Any], figures: Figures) -> str:
     parts = [f'<p class="verdict{" good" if good else ""}">{verdict}</p>']
     rows = "".join(
         f"<tr><td>{escape(name)} {'↓' if lower_is_better(name) else '↑'}</td>"
-        f'<td class="n">{metric["value"]:.5g}{_spread(metric)}</td>'
+        f'<td class="n">{_value(metric["value"])}{_spread(metric)}</td>'
         f'<td class="n">{_count(metric["samples"])}</td>'
         f'<td class="n">{_count(metric["reference"])}</td>'
         f'<td class="stamp">{escape(stamp_of(report, name))}</td></tr>'
@@ -133,7 +133,7 @@ def _one(report: Mapping[str, Any], figures: Figures) -> str:
         '<th class="n">samples</th><th class="n">reference</th>'
         f"<th>comparable with</th></tr>{rows}</table></div>"
     )
-    parts += ["<h2>Samples</h2>", *map(_figure, figures["samples"])]
+    parts += ["<h2>Images</h2>", *map(_figure, figures["samples"])]
     if "nearest" in figures:
         parts += ["<h2>Nearest neighbours</h2>", *map(_figure, figures["nearest"])]
         parts.append(f'<p class="soft">{escape(report["nearest"]["note"])}</p>')
@@ -183,6 +183,10 @@ def _facts(reports: Sequence[Mapping[str, Any]]) -> str:
     entries += [("software", ", ".join(f"{k} {v}" for k, v in first["software"].items()))]
     told = "".join(f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in entries)
     return f"<h2>How the numbers came to be</h2><dl>{told}</dl>"
+
+
+def _value(value: float | None) -> str:
+    return "exact" if value is None else f"{value:.5g}"
 
 
 def _spread(metric: Mapping[str, Any]) -> str:

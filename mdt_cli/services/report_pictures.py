@@ -65,6 +65,12 @@ def figures(
     return shown
 
 
+def reconstruction_figure(pairs: Sequence[tuple[Pixels, Pixels]]) -> Figure:
+    """Images above what the codec made of them."""
+    rows = [[_small(pair[side]) for pair in pairs] for side in (0, 1)]
+    return _figure(rows, ["image", "through codec"], "The first images, before and after.")
+
+
 def _grid(samples: ImageSet) -> Figure:
     """A row for each class where the samples have classes, else a square."""
     rows: dict[str, list[int]] = {}

@@ -1,7 +1,6 @@
 """The sets of images that can be scored, whatever they lie in, read as 8-bit RGB."""
 
 import hashlib
-import json
 import re
 import struct
 import zipfile
@@ -64,6 +63,14 @@ def open_images(path: Path) -> ImageSet:
         return _open_zip(path)
     if path.suffix.lower() == ".zip":
         raise MdtError(f"{path} is not a readable zip", "it may be truncated: copy it again")
+    if path.suffix.lower() in (".pkl", ".pickle"):
+        raise MdtError(
+            f"{path} is a pickle, which may run any code when it is opened",
+            "if you trust its maker, turn it into an npz (EDM2's files hold one entry per "
+            'network; "fid" is Inception\'s):\n  python -c "import pickle, numpy; '
+            f"r = pickle.load(open('{path}', 'rb')); r = r.get('fid', r); "
+            f"numpy.savez('{path.with_suffix('.npz')}', mu=r['mu'], sigma=r['sigma'])\"",
+        )
     if path.suffix.lower() == ".tar":
         return _open_tars([path], path)
     raise MdtError(
@@ -119,7 +126,7 @@ def pixel_digest(pixels_HWC: Pixels) -> bytes:
 
 
 def _open_folder(path: Path) -> ImageSet:
-    provenance = _provenance(path)
+    provenance = labels.provenance(path)
     found = [
         file
         for file in sorted(path.rglob("*"))
@@ -287,21 +294,6 @@ def _open_npz(
         provenance=provenance,
         classes=classes,
     )
-
-
-def _provenance(folder: Path) -> dict[str, Any] | None:
-    file = folder / "samples.json"
-    if not file.is_file():
-        return None
-    try:
-        told = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise MdtError(f"{file} is not readable JSON: {error}", "sample again, or remove it") from (
-            error
-        )
-    if not isinstance(told, dict):
-        raise MdtError(f"{file} is not a JSON object", "sample again, or remove it")
-    return told
 
 
 def _zip_bytes(path: Path, archive: zipfile.ZipFile, name: str) -> bytes:

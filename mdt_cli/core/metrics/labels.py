@@ -2,12 +2,31 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+from mdt_cli.errors import MdtError
 
 # Folders of these names are parts of a data set, not classes.
 SPLITS = frozenset({"train", "val", "valid", "validation", "test", "dev"})
 # Keys under which the JSON beside an image of a WebDataset names its class.
 JSON_KEYS = ("label", "cls", "class_label", "class")
+
+
+def provenance(folder: Path) -> dict[str, Any] | None:
+    """`samples.json` of a sample folder; None for any other."""
+    file = folder / "samples.json"
+    if not file.is_file():
+        return None
+    try:
+        told = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise MdtError(f"{file} is not readable JSON: {error}", "sample again, or remove it") from (
+            error
+        )
+    if not isinstance(told, dict):
+        raise MdtError(f"{file} is not a JSON object", "sample again, or remove it")
+    return told
 
 
 def from_folders(names: Sequence[str]) -> tuple[str, ...] | None:

@@ -2,6 +2,10 @@
 
 import io
 import json
+import pickle
+import shlex
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -138,3 +142,22 @@ def test_classes_of_two_sets_in_the_same_words() -> None:
     assert labels.matched(["2"], ["cat", "dog"]) is None
     assert labels.matched(["bird"], ["cat", "dog"]) is None
     assert labels.matched(None, ["cat"]) is None
+
+
+def test_an_empty_class_folder_is_named(tmp_path: Path) -> None:
+    write_folder(tmp_path, class_files(2, 2))
+    (tmp_path / "dog").mkdir()
+    with pytest.raises(MdtError, match="class folder dog holds no images"):
+        open_images(tmp_path)
+
+
+def test_a_pickle_is_refused_with_the_way_to_convert_it(tmp_path: Path) -> None:
+    stored = {"fid": {"mu": np.zeros(3), "sigma": np.eye(3)}, "fd_dinov2": {}}
+    (tmp_path / "img512.pkl").write_bytes(pickle.dumps(stored))
+    with pytest.raises(MdtError, match="is a pickle") as refused:
+        open_images(tmp_path / "img512.pkl")
+    line = str(refused.value.hint).splitlines()[1].strip()
+    command = shlex.split(line)
+    subprocess.run([sys.executable, *command[1:]], check=True)
+    with np.load(tmp_path / "img512.npz") as made:
+        np.testing.assert_array_equal(made["sigma"], np.eye(3))

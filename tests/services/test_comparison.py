@@ -1,0 +1,40 @@
+from typing import Any
+
+from mdt_cli.services.comparison import side_by_side
+
+
+def report(
+    name: str, count: int = 9, jpegs: int = 0, **values: tuple[float, float]
+) -> dict[str, Any]:
+    return {
+        "samples": {"path": name, "count": count, "jpegs": jpegs},
+        "metrics": {
+            key: {"value": value, "standard_error": error, "samples": count}
+            for key, (value, error) in values.items()
+        },
+    }
+
+
+def test_best_and_ties_by_the_direction_of_each_metric() -> None:
+    found = side_by_side(
+        [
+            report("a", fid=(5.0, 0.5), precision=(0.5, 0.01), only_here=(1, 1)),
+            report("b", fid=(4.5, 0.5), precision=(0.9, 0.01)),
+            report("c", fid=(9.0, 0.5), precision=(0.895, 0.01)),
+        ]
+    )["comparison"]
+    assert found["sets"] == ["a", "b", "c"]
+    assert found["metrics"] == {
+        "fid": {"values": [5.0, 4.5, 9.0], "best": 1, "ties_with_best": [0]},
+        "precision": {"values": [0.5, 0.9, 0.895], "best": 1, "ties_with_best": [2]},
+    }
+    assert found["cautions"] == []
+
+
+def test_other_counts_and_jpegs_are_cautioned_against() -> None:
+    values = {"fd_x": (5.0, 0.1), "kid_x": (1.0, 0.1)}
+    found = side_by_side([report("a", 9, **values), report("b", 8, 8, **values)])["comparison"]
+    assert found["metrics"]["fd_x"]["best"] is None
+    assert found["metrics"]["kid_x"]["best"] == 0
+    assert "9, 8 images" in found["cautions"][0]
+    assert "JPEG" in found["cautions"][1]
