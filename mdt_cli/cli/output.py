@@ -38,6 +38,14 @@ def emit_json(data: Mapping[str, Any]) -> None:
     emit(json.dumps(data, indent=2, ensure_ascii=False))
 
 
+def draws_blocks() -> bool:
+    """Whether stdout is a terminal that shows more than ASCII."""
+    from rich.console import Console
+
+    console = Console()
+    return console.is_terminal and not console.options.ascii_only
+
+
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """A table on stdout, as wide as its widest cells."""
     if not is_first_process():

@@ -1,22 +1,42 @@
 """`mdt presets`: what there is, and one preset explained."""
 
-from typing import Annotated
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mdt_cli.cli.chart import COLUMNS, chart
 from mdt_cli.cli.options import Json
-from mdt_cli.cli.output import emit, emit_json, table
+from mdt_cli.cli.output import draws_blocks, emit, emit_json, table
+
+if TYPE_CHECKING:
+    from mdt_cli.services.mask_ratio import RatioCurve
 
 Name = Annotated[str | None, typer.Argument(help="Preset to explain.", show_default=False)]
+Plot = Annotated[
+    Path | None,
+    typer.Option(
+        "--plot", help="Draw the preset's mask ratio into this PNG, SVG or PDF.", show_default=False
+    ),
+]
+# Where a curve is told in numbers, as shares of the run.
+TOLD = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
+FINE = 1001
 
 
-def presets(name: Name = None, json: Json = False) -> None:
+def presets(name: Name = None, json: Json = False, plot: Plot = None) -> None:
     """List the presets, or explain one. Example: mdt presets mdtv2"""
     from mdt_cli.config import presets as found
     from mdt_cli.config.load import load
     from mdt_cli.config.write import to_toml
+    from mdt_cli.errors import MdtError
+    from mdt_cli.services.mask_ratio import preset_curve
+    from mdt_cli.services.ratio_plot import plot_ratio
 
     if name is None:
+        if plot is not None:
+            raise MdtError("--plot draws the mask ratio of one preset", "name the preset")
         all_of_them = [found.read(one) for one in found.names()]
         if json:
             emit_json({one.name: one.about for one in all_of_them})
@@ -28,12 +48,44 @@ def presets(name: Name = None, json: Json = False) -> None:
         )
         return
     preset = found.read(name)
+    loaded, fine = load([name], []), preset_curve(preset, FINE)
+    if plot is not None:
+        if fine is None:
+            raise MdtError(f"preset {name} has no mask ratio to draw")
+        plot_ratio(fine, f"{name}: {fine.kind}", plot)
     if json:
-        emit_json({"name": preset.name, "about": preset.about, "keys": preset.keys})
+        curve = preset_curve(preset, COLUMNS)
+        emit_json(
+            {
+                "name": preset.name,
+                "about": preset.about,
+                "keys": preset.keys,
+                "mask_ratio": None if curve is None else asdict(curve),
+                **({} if plot is None else {"plot": str(plot)}),
+            }
+        )
         return
     emit(preset.about)
     emit(f"\nFile: {preset.path}\n")
-    emit(to_toml(load([name], [])))
+    emit(to_toml(loaded))
+    coarse = preset_curve(preset, COLUMNS)
+    if coarse is not None and fine is not None:
+        _show_ratio(coarse, fine)
+
+
+def _show_ratio(coarse: "RatioCurve", fine: "RatioCurve") -> None:
+    emit(f"Mask ratio: {coarse.kind}, on average {coarse.mean:.3f}\n")
+    for line in chart(coarse.low, coarse.high, fancy=draws_blocks()):
+        emit(line)
+    last = f"{coarse.steps[-1]:,}"
+    emit(f"{'':>7}0{last:>{max(1, len(coarse.steps) - 1)}}\n")
+    for place in dict.fromkeys(round(share * (len(fine.steps) - 1)) for share in TOLD):
+        step = f"{fine.steps[place]:,}"
+        emit(f"  step {step:>{len(last)}}  {_range(fine.low[place], fine.high[place])}")
+
+
+def _range(low: float, high: float) -> str:
+    return f"{low:.4f}" if low == high else f"{low:.4f} to {high:.4f}, drawn"
 
 
 def _first_sentence(about: str) -> str:

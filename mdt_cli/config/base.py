@@ -1,8 +1,9 @@
 """What every config table shares: frozen, unknown keys forbidden, bounds in the type."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -13,3 +14,17 @@ CountOrZero = Annotated[int, Field(ge=0)]
 
 class Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _kinds_by_default(cls, given: Any) -> Any:
+        """A variant without a kind is of the default kind: an overlay may set its lr alone."""
+        if not isinstance(given, Mapping):
+            return given
+        filled = dict(given)
+        for name, field in cls.model_fields.items():
+            value, default = filled.get(name), field.default
+            if isinstance(value, Mapping) and "kind" not in value and isinstance(default, Table):
+                kind = type(default).model_fields.get("kind")
+                filled[name] = {**value, "kind": kind.default} if kind else value
+        return filled

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import assert_never
 
+from mdt_cli.config.load import load
 from mdt_cli.config.masking import (
     ConstantRatio,
     CosineDecayRatio,
@@ -12,6 +13,7 @@ from mdt_cli.config.masking import (
     PiecewiseRatio,
     UniformRatio,
 )
+from mdt_cli.config.presets import Preset
 from mdt_cli.config.run import RunConfig
 from mdt_cli.core import schedules
 from mdt_cli.core.schedules import MaskRatio
@@ -47,11 +49,20 @@ def build_mask_ratio(masking: Masking) -> MaskRatio:
             assert_never(table)
 
 
-def ratio_curve(config: RunConfig, count: int) -> RatioCurve | None:
-    """At `count` steps of the run, or at all where it has fewer; None where nothing is masked."""
+def preset_curve(preset: Preset, count: int) -> RatioCurve | None:
+    """The curve of a preset by itself; None where it masks nothing and sets no ratio.
+
+    An overlay may set the ratio of a recipe that it is laid over.
+    """
+    config = load([preset.name], []).config
+    own = "ratio" in preset.keys.get("masking", {})
+    by_ratio = config.masking.is_masked and config.masking.selector.kind != "crop"
+    return ratio_curve(config, count) if own or by_ratio else None
+
+
+def ratio_curve(config: RunConfig, count: int) -> RatioCurve:
+    """At `count` steps of the run, or at all where it has fewer."""
     masking, last = config.masking, config.training.steps - 1
-    if not masking.is_masked or masking.selector.kind == "crop":
-        return None
     ratio = build_mask_ratio(masking)
     count = min(count, last + 1)
     steps = [k * last // max(1, count - 1) for k in range(count)]

@@ -21,7 +21,7 @@ FLAGS = {
     "--seeds --solver --steps",
     "import": "--classes --codec --decoder-depth --family --json --set --weights",
     "quickstart": "--device --json",
-    "presets": "--json",
+    "presets": "--json --plot",
 }
 
 
