@@ -9,7 +9,13 @@ from mdt_cli.cli.progress import Bar, drawn
 
 def training_teller(bar: Bar) -> Callable[[Any], None]:
     """A function that draws what a training run tells between its start and its end."""
-    from mdt_cli.services.events import CheckpointSaved, PreviewSaved, StepDone, Validated
+    from mdt_cli.services.events import (
+        CheckpointSaved,
+        PreviewSaved,
+        ScoresDone,
+        StepDone,
+        Validated,
+    )
 
     loss = ""
 
@@ -24,6 +30,9 @@ def training_teller(bar: Bar) -> Callable[[Any], None]:
                 talk(f"step {event.step}: held-out loss {shown}")
             case CheckpointSaved():
                 talk(f"step {event.step}: saved {event.path}")
+            case ScoresDone():
+                shown = ", ".join(f"{name} {value:.4g}" for name, value in event.scores.items())
+                talk(f"step {event.step}: {shown}")
             case PreviewSaved():
                 talk(f"step {event.step}: drew {event.path}")
 

@@ -10,6 +10,7 @@ from mdt_cli.config.masking import Masking
 from mdt_cli.config.model import Model
 from mdt_cli.config.objective import Epsilon, Objective
 from mdt_cli.config.sampling import Sampling
+from mdt_cli.config.scoring import Evaluation
 from mdt_cli.config.training import (
     AdamW,
     Checkpoint,
@@ -36,6 +37,7 @@ class RunConfig(Table):
     log: Log = Log()
     validation: Validation = Validation()
     preview: Preview = Preview()
+    evaluation: Evaluation = Evaluation()
     sampling: Sampling = Sampling()
 
     @property

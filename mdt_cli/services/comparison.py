@@ -7,7 +7,18 @@ from mdt_cli.core.metrics.intervals import Score, is_tie
 
 FORMAT = 1
 # Of all other metrics more is better.
-LOWER_IS_BETTER = ("fid", "sfid", "fd", "fdd", "kid", "cmmd", "memorisation", "rfid", "rfd")
+LOWER_IS_BETTER = (
+    "fid",
+    "sfid",
+    "fd",
+    "fdd",
+    "kid",
+    "cmmd",
+    "memorisation",
+    "rfid",
+    "rfd",
+    "memorisation",
+)
 
 
 def side_by_side(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

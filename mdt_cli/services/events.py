@@ -59,6 +59,15 @@ class PreviewSaved:
 
 
 @dataclass(frozen=True)
+class ScoresDone:
+    """Samples of step `step` were scored in `seconds`; names as in reports."""
+
+    step: int
+    scores: Mapping[str, float]
+    seconds: float
+
+
+@dataclass(frozen=True)
 class TrainingDone:
     """`seconds` and `images` count this start alone; `held_out` is the last held-out loss."""
 

@@ -15,6 +15,7 @@ from mdt_cli.services import run_folder
 from mdt_cli.services.drawing import draw
 from mdt_cli.services.events import Event, PreviewSaved, Validated, Warned
 from mdt_cli.services.grids import labelled_grid
+from mdt_cli.services.scoring import Scorer
 from mdt_cli.services.train_data import posterior_draw
 from mdt_cli.services.trainer import Trainer
 
@@ -22,8 +23,8 @@ from mdt_cli.services.trainer import Trainer
 class Monitor:
     """Runs on the first process, with random streams of its own: the run's bits do not change."""
 
-    def __init__(self, trainer: Trainer) -> None:
-        self._trainer = trainer
+    def __init__(self, trainer: Trainer, scorer: Scorer | None = None) -> None:
+        self._trainer, self._scorer = trainer, scorer
         self._can_preview = True
         self.held_out: Mapping[str, float] = {}
 
@@ -45,6 +46,8 @@ class Monitor:
             and (step % config.preview.every == 0 or done)
         ):
             yield from self._preview()
+        if self._scorer is not None and (step % config.evaluation.every == 0 or done):
+            yield from self._scorer.score(trainer)
 
     def _held_out_losses(self) -> dict[str, float]:
         """Mean loss per branch and weights, at times and noise that never change."""

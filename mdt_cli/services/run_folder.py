@@ -16,7 +16,15 @@ from mdt_cli.errors import MdtError
 
 CONFIG, LOG, METRICS = "config.toml", "log.jsonl", "metrics.jsonl"
 # Keys that may change between two starts of one run: they steer it and do not define it.
-MAY_CHANGE = ("training.steps", "checkpoint", "log", "validation", "preview", "sampling")
+MAY_CHANGE = (
+    "training.steps",
+    "checkpoint",
+    "log",
+    "validation",
+    "preview",
+    "evaluation",
+    "sampling",
+)
 
 
 def check(run: Path, loaded: Loaded, fresh: int) -> None:
@@ -46,7 +54,7 @@ def write(run: Path, loaded: Loaded, stage: str, fresh: int) -> None:
     if fresh >= 2:
         for name in (CONFIG, LOG, METRICS):
             (run / name).unlink(missing_ok=True)
-        for name in ("checkpoints", "samples", "tensorboard"):
+        for name in ("checkpoints", "samples", "tensorboard", "evaluation"):
             shutil.rmtree(run / name, ignore_errors=True)
     with atomic_path(run / CONFIG) as temporary:
         temporary.write_text(f"# {stage}\n" + to_toml(loaded), "utf-8")

@@ -16,9 +16,18 @@ from mdt_cli.core.model.transformer import Transformer
 from mdt_cli.core.rng import stream
 from mdt_cli.errors import MdtError
 from mdt_cli.services import build, run_folder
-from mdt_cli.services.events import Event, Note, StepDone, TrainingDone, Validated, Warned
+from mdt_cli.services.events import (
+    Event,
+    Note,
+    ScoresDone,
+    StepDone,
+    TrainingDone,
+    Validated,
+    Warned,
+)
 from mdt_cli.services.monitor import Monitor
 from mdt_cli.services.runtime import Stop, check_precision, deferred_signals, make_accelerator
+from mdt_cli.services.scoring import Scorer, open_scorer
 from mdt_cli.services.trackers import Trackers
 from mdt_cli.services.trainer import Trainer
 
@@ -55,6 +64,9 @@ def train(request: TrainRequest) -> Iterator[Event]:
     if not resumed and request.initial is not None:
         yield from request.initial(network, cache)
         trainer.restart_emas()
+    scorer = None
+    if accelerator.is_main_process:
+        scorer = open_scorer(config, cache, trainer.objective, trainer.device)
     # Only now is everything checked that can be: a refused start leaves no trace.
     if accelerator.is_main_process:
         run_folder.write(request.run, request.loaded, request.stage, request.fresh)
@@ -64,7 +76,7 @@ def train(request: TrainRequest) -> Iterator[Event]:
     if config.data.flip and not cache.facts.flip:
         yield Note("the cache has no flipped copies: data.flip has no effect")
     with deferred_signals() as stop:
-        yield from Loop(trainer).run(stop)
+        yield from Loop(trainer, scorer).run(stop)
 
 
 def _check_data(loaded: Loaded, cache: LatentCache, accelerator: Accelerator) -> None:
@@ -93,13 +105,14 @@ def _fresh_network(request: TrainRequest, cache: LatentCache) -> Transformer:
 class Loop:
     """Steps, and what is told and saved between them."""
 
-    def __init__(self, trainer: Trainer) -> None:
+    def __init__(self, trainer: Trainer, scorer: Scorer | None) -> None:
         self._trainer, self._config = trainer, trainer.config
-        self._monitor = Monitor(trainer)
+        self._monitor = Monitor(trainer, scorer)
         self._trackers = self._open_trackers()
         self._window: list[dict[str, Tensor]] = []
         self._since_log = time.monotonic()
         self._loss: float | None = None
+        self._told_time = False
 
     def run(self, stop: Stop) -> Iterator[Event]:
         """Train from where the trainer stands to the last step; ends with TrainingDone."""
@@ -143,9 +156,26 @@ class Loop:
             if isinstance(event, Validated) and self._trackers is not None:
                 numbers = {f"held-out/{name}": loss for name, loss in event.losses.items()}
                 self._trackers.log(event.step, numbers)
+            if isinstance(event, ScoresDone):
+                yield from self._tell_time(event)
+                if self._trackers is not None:
+                    named = {f"evaluation/{name}": value for name, value in event.scores.items()}
+                    self._trackers.log(event.step, named)
         if self._trackers is not None:
             yield from map(Warned, self._trackers.warnings)
             self._trackers.warnings.clear()
+
+    def _tell_time(self, event: ScoresDone) -> Iterator[Event]:
+        """After the first scores: what the others will take."""
+        left = (self._config.training.steps - event.step) // self._config.evaluation.every
+        if self._told_time or not left:
+            return
+        self._told_time = True
+        minutes = left * event.seconds / 60
+        yield Note(
+            f"scoring took {event.seconds:.0f} s; {left} more times are about {minutes:.0f} min "
+            "of this run (evaluation.every, evaluation.count)"
+        )
 
     def _open_trackers(self) -> Trackers | None:
         trainer, log = self._trainer, self._config.log

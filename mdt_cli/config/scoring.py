@@ -1,0 +1,27 @@
+"""`[evaluation]`: scores of samples while a run trains."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from mdt_cli.config.base import Count, CountOrZero, Table
+from mdt_cli.config.evaluation import ExtractorName, MetricName
+
+AtLeastTwo = Annotated[int, Field(ge=2)]
+
+
+class Evaluation(Table):
+    """Samples of the first average against images of the cache, with seeds of their own.
+
+    Few samples make a number that ranks the checkpoints of one run, not one for a table.
+    """
+
+    # 0: never.
+    every: CountOrZero = 0
+    count: AtLeastTwo = 1000
+    # Images of the cache; their features are computed once and kept in the run folder.
+    reference: AtLeastTwo = 2000
+    steps: Count = 25
+    batch_size: Count = 64
+    extractor: ExtractorName = "efficientnet-lite0"
+    metrics: Annotated[tuple[MetricName, ...], Field(min_length=1)] = ("fid", "kid")

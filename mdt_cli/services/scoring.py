@@ -1,0 +1,197 @@
+"""Scores while a run trains: averaged weights, few samples, reference features kept on disk."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mdt_cli.config.evaluation import MetricName
+from mdt_cli.config.run import RunConfig
+from mdt_cli.config.sampling import NoGuidance, Sampling
+from mdt_cli.core.checkpoint import read_tensors, save_tensors
+from mdt_cli.core.codecs.codec import Codec, codec_from_facts
+from mdt_cli.core.data.latents import LatentCache
+from mdt_cli.core.ema import Swapped
+from mdt_cli.core.files import atomic_path
+from mdt_cli.core.metrics.extractor import Extractor, extract_batch
+from mdt_cli.core.metrics.features import build_extractor
+from mdt_cli.core.metrics.frechet import frechet_distance
+from mdt_cli.core.metrics.inception_score import inception_score
+from mdt_cli.core.metrics.kernel import kernel_distance
+from mdt_cli.core.metrics.precision_recall import density_coverage, precision_recall
+from mdt_cli.core.rng import stream
+from mdt_cli.core.sampling.pixels import to_uint8
+from mdt_cli.errors import MdtError
+from mdt_cli.services import run_folder
+from mdt_cli.services.drawing import check_fits, draw
+from mdt_cli.services.evaluation_inputs import DENSITY_NEIGHBOURS, NEIGHBOURS
+from mdt_cli.services.evaluation_metrics import metric_key
+from mdt_cli.services.events import Event, Note, Progress, ScoresDone, Warned
+from mdt_cli.services.trainer import Trainer
+
+FOLDER = "evaluation"
+# Those that a few thousand rows of features in memory are enough for.
+POSSIBLE: tuple[MetricName, ...] = (
+    "fid",
+    "is",
+    "precision",
+    "recall",
+    "density",
+    "coverage",
+    "kid",
+)
+MOST_NEIGHBOURS = max(NEIGHBOURS, DENSITY_NEIGHBOURS)
+
+
+class Scorer:
+    """Made by `open_scorer` before the first step, so that what cannot work is told then."""
+
+    def __init__(self, extractor: Extractor, codec: Codec) -> None:
+        self._extractor, self._codec = extractor, codec
+        self._reference_MD: Tensor | None = None
+
+    def score(self, trainer: Trainer) -> Iterator[Event]:
+        """Draw, extract, compare; the record goes to `metrics.jsonl`.
+
+        Every random number comes from the seeds 0, 1, ...: the run's own streams are not touched.
+        """
+        begun = time.monotonic()
+        table = trainer.config.evaluation
+        if self._reference_MD is None:
+            self._reference_MD = yield from self._reference(trainer)
+        trainer.network.eval()
+        rows: list[Tensor] = []
+        for start in range(0, table.count, table.batch_size):
+            seeds = list(range(start, min(start + table.batch_size, table.count)))
+            rows.append(self._features(self._draw(trainer, seeds), trainer))
+            yield Progress(trainer.step, trainer.config.training.steps, "scoring")
+        trainer.network.train()
+        samples_ND = torch.cat(rows)
+        if not bool(samples_ND.isfinite().all()):
+            yield Warned(f"step {trainer.step}: the samples hold NaN; no scores")
+            return
+        values = scores(samples_ND, self._reference_MD, table.metrics, self._extractor)
+        record = {"step": trainer.step, **{f"evaluation/{k}": v for k, v in values.items()}}
+        run_folder.append(trainer.folder / run_folder.METRICS, record)
+        yield ScoresDone(trainer.step, values, time.monotonic() - begun)
+
+    def _draw(self, trainer: Trainer, seeds: list[int]) -> Tensor:
+        facts = trainer.cache.facts
+        ema = next(iter(trainer.emas.values()))
+        with Swapped(trainer.network, ema.tensors), torch.no_grad():
+            return draw(
+                trainer.network,
+                trainer.objective,
+                _sampling(trainer.config, trainer.data.conditional),
+                facts.latent_shape,
+                facts.num_classes if trainer.data.conditional else 0,
+                seeds,
+                None,
+                trainer.device,
+            )
+
+    def _features(self, latents: Tensor, trainer: Trainer) -> Tensor:
+        pictures = to_uint8(self._codec.decode(latents), trainer.config.sampling.uint8).numpy()
+        ready = np.stack([self._extractor.prepare(picture) for picture in pictures])
+        return extract_batch(self._extractor, torch.from_numpy(ready).to(trainer.device))
+
+    def _reference(self, trainer: Trainer) -> Any:
+        """Features [M, D] of some images of the cache, from the run folder where they are."""
+        table, cache = trainer.config.evaluation, trainer.cache
+        file = trainer.folder / FOLDER / f"reference-{self._key(trainer)[:16]}.safetensors"
+        if file.is_file():
+            try:
+                return read_tensors(file)["features"]
+            except (MdtError, KeyError):
+                yield Warned(f"{file} is damaged and is made again")
+        order = torch.randperm(len(cache), generator=stream("evaluation reference"))
+        chosen = order[: table.reference].sort().values
+        parts = []
+        for part in chosen.split(table.batch_size):
+            parts.append(self._features(cache.read(part).mean.to(trainer.device), trainer))
+            yield Progress(trainer.step, trainer.config.training.steps, "scoring the reference")
+        features_MD = torch.cat(parts)
+        with atomic_path(file) as temporary:
+            save_tensors(temporary, {"features": features_MD}, {"mdt.images": str(len(chosen))})
+        yield Note(f"features of {len(chosen):,} images of the cache are kept in {file}")
+        return features_MD
+
+    def _key(self, trainer: Trainer) -> str:
+        about = [
+            trainer.cache.facts.digest,
+            trainer.config.evaluation.reference,
+            trainer.config.sampling.uint8,
+            self._extractor.name,
+            self._extractor.weights_sha256,
+        ]
+        return hashlib.sha256(json.dumps(about).encode()).hexdigest()
+
+
+def open_scorer(
+    config: RunConfig, cache: LatentCache, objective: Any, device: torch.device
+) -> Scorer | None:
+    """None where `evaluation.every` is 0. MdtError for what cannot be scored."""
+    table = config.evaluation
+    if not table.every:
+        return None
+    impossible = [name for name in table.metrics if name not in POSSIBLE]
+    if impossible:
+        raise MdtError(
+            f"evaluation.metrics: {', '.join(impossible)} cannot be computed while training",
+            f"use some of {', '.join(POSSIBLE)}",
+        )
+    most = max(2, MOST_NEIGHBOURS + 1)
+    if min(table.count, table.reference, len(cache)) < most:
+        raise MdtError(
+            f"evaluation.count {table.count} and evaluation.reference {table.reference} of "
+            f"{len(cache)} images: a score needs at least {most} on both sides"
+        )
+    conditional = config.data.conditional and cache.facts.num_classes > 0
+    check_fits(_sampling(config, conditional), objective)
+    extractor = build_extractor(table.extractor, device)
+    if "is" in table.metrics and extractor.head_CD is None:
+        raise MdtError(
+            f"evaluation.metrics has is, but {extractor.name} knows no classes", "leave is out"
+        )
+    return Scorer(extractor, codec_from_facts(dict(cache.facts.codec), device, None))
+
+
+def _sampling(config: RunConfig, conditional: bool) -> Sampling:
+    sampling = config.sampling.model_copy(update={"steps": config.evaluation.steps})
+    if not conditional:
+        sampling = sampling.model_copy(update={"guidance": NoGuidance()})
+    return sampling
+
+
+def scores(
+    samples_ND: Tensor,
+    reference_MD: Tensor,
+    metrics: tuple[MetricName, ...],
+    extractor: Extractor,
+) -> dict[str, float]:
+    """Each metric's value under the name it has in reports."""
+
+    def frechet() -> float:
+        sides = [(x.double().mean(0), x.double().T.cov()) for x in (samples_ND, reference_MD)]
+        return frechet_distance(*sides[0], *sides[1])
+
+    def sureness() -> float:
+        if extractor.head_CD is None:
+            raise ValueError("no class layer")
+        return inception_score(samples_ND, extractor.head_CD, extractor.bias_C).value
+
+    ways: dict[str, Callable[[], float]] = {
+        "fid": frechet,
+        "is": sureness,
+        "precision": lambda: precision_recall(samples_ND, reference_MD, NEIGHBOURS).precision,
+        "recall": lambda: precision_recall(samples_ND, reference_MD, NEIGHBOURS).recall,
+        "density": lambda: density_coverage(samples_ND, reference_MD, DENSITY_NEIGHBOURS).density,
+        "coverage": lambda: density_coverage(samples_ND, reference_MD, DENSITY_NEIGHBOURS).coverage,
+        "kid": lambda: kernel_distance(samples_ND, reference_MD).value,
+    }
+    return {metric_key(metric, extractor.name): ways[metric]() for metric in metrics}

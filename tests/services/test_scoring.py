@@ -1,0 +1,95 @@
+"""Scores while training: they come, and they change nothing."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from mdt_cli.core.checkpoint import read_tensors
+from mdt_cli.errors import MdtError
+from mdt_cli.services.events import Note, ScoresDone, Warned
+from tests.services.training_kit import digests, make_cache, make_images, run, small
+
+WATCH = (
+    "evaluation.every=3",
+    "evaluation.count=10",
+    "evaluation.reference=12",
+    "evaluation.steps=2",
+    "evaluation.batch_size=4",
+    'evaluation.metrics=["fid", "kid", "is", "precision", "recall", "density", "coverage"]',
+)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scoring")
+    return make_cache(folder / "cache", make_images(folder / "images"))
+
+
+def bits(folder: Path, step: int) -> dict[str, dict[str, bytes]]:
+    """The tensors of a checkpoint; the headers hold the configuration, which differs."""
+    checkpoint = folder / "checkpoints" / f"step-{step:07d}"
+    return {
+        name: {
+            key: tensor.numpy().tobytes() for key, tensor in read_tensors(checkpoint / name).items()
+        }
+        for name in digests(folder, step)
+    }
+
+
+def metrics_of(folder: Path) -> list[dict]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [record for record in map(json.loads, lines) if "evaluation/" in str(record)]
+
+
+def test_scores_come_and_the_run_keeps_its_bits(cache: Path, tmp_path: Path) -> None:
+    run(cache, tmp_path / "plain", small(7))
+    events = run(cache, tmp_path / "scored", small(7, *WATCH))
+    assert bits(tmp_path / "scored", 7) == bits(tmp_path / "plain", 7)
+    scored = [event for event in events if isinstance(event, ScoresDone)]
+    assert [event.step for event in scored] == [3, 6, 7]
+    names = ("fd", "kid", "is", "precision", "recall", "density", "coverage")
+    assert list(scored[0].scores) == [f"{name}_efficientnet_lite0" for name in names]
+    assert scored[0].scores["fd_efficientnet_lite0"] > 0
+    assert scored[0].scores != scored[1].scores
+    records = metrics_of(tmp_path / "scored")
+    assert [record["step"] for record in records] == [3, 6, 7]
+    kept = "evaluation/kid_efficientnet_lite0"
+    assert records[1][kept] == scored[1].scores["kid_efficientnet_lite0"]
+    assert any("1 more times" in event.text for event in events if isinstance(event, Note))
+
+
+def test_a_resumed_run_scores_the_same_with_the_kept_reference(cache: Path, tmp_path: Path) -> None:
+    run(cache, tmp_path / "whole", small(6, *WATCH))
+    run(cache, tmp_path / "parts", small(3, *WATCH))
+    kept = list((tmp_path / "parts" / "evaluation").iterdir())
+    assert len(kept) == 1
+    before = kept[0].stat().st_mtime_ns
+    events = run(cache, tmp_path / "parts", small(6, *WATCH))
+    assert kept[0].stat().st_mtime_ns == before
+    assert not any("are kept in" in event.text for event in events if isinstance(event, Note))
+    assert metrics_of(tmp_path / "parts") == metrics_of(tmp_path / "whole")
+    kept[0].write_bytes(kept[0].read_bytes()[:-9])
+    events = run(cache, tmp_path / "parts", small(9, *WATCH))
+    assert any("made again" in event.text for event in events if isinstance(event, Warned))
+    assert torch.equal(
+        read_tensors(kept[0])["features"],
+        read_tensors(next((tmp_path / "whole" / "evaluation").iterdir()))["features"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ('evaluation.metrics=["sfid"]', "sfid cannot be computed while training"),
+        ("evaluation.count=3", "at least 6 on both sides"),
+        ("evaluation.steps=5000", "5000"),
+    ],
+)
+def test_what_cannot_be_scored_is_told_before_the_first_step(
+    cache: Path, tmp_path: Path, assignment: str, message: str
+) -> None:
+    with pytest.raises(MdtError, match=message):
+        run(cache, tmp_path / "run", small(2, *WATCH, assignment))
+    assert not (tmp_path / "run").exists()
