@@ -84,11 +84,8 @@ def import_checkpoint(
     emit(f"{done.path}: {report['family']}, {report['parameters']:,} parameters, {average}, {step}")
     trip, forward = report["round_trip"], report["forward"]
     emit(f"round trip: {trip['tensors']} tensors, {trip['values']:,} values, bit for bit")
-    if trip["computed"]:
-        emit(
-            f"computed: {', '.join(trip['computed'])}, "
-            f"largest difference {trip['computed_difference']:.2g}"
-        )
+    for name, difference in trip["computed"].items():
+        emit(f"{name} is the fixed table: largest difference {difference:.2g}")
     first = ", ".join(f"{value:.5f}" for value in forward["first"])
     emit(
         f"forward pass: mean {forward['mean']:.6f}, std {forward['std']:.6f}, first {first}, "

@@ -92,39 +92,49 @@ def _listed(what: str, names: Sequence[str]) -> list[str]:
     return [f"{what}: {name}" for name in names[:SHOWN]] + more
 
 
-@torch.no_grad()
-def round_trip(
+def computed_positions(
     network: Transformer, tensors: Mapping[str, Tensor], family: Family, source: Path
-) -> dict[str, Any]:
-    """Our tensors under official names again, compared bit for bit with the file's.
+) -> dict[str, float]:
+    """Tables that our network computes and does not keep, and how far the file's are from them.
 
-    Fixed positions are computed and not kept; how far the file's are from them is told.
+    Asked before the file's tensors are copied: copies would hide a table that was trained on.
     """
-    layout = official_layout(network, family.names)
-    trained = dict(network.named_parameters())
-    fixed = [name for name, place in layout.items() if place.slots[0].name not in trained]
-    difference = 0.0
-    for name, ours in to_official(network, family.names).items():
-        theirs = tensors[name]
-        if name in fixed:
-            difference = max(difference, float((ours - theirs.float()).abs().max()))
-        elif not torch.equal(ours.to(theirs.dtype), theirs):
+    trained, ours = dict(network.named_parameters()), to_official(network, family.names)
+    found = {
+        name: float((ours[name] - tensors[name].float()).abs().max())
+        for name, place in official_layout(network, family.names).items()
+        if place.slots[0].name not in trained
+    }
+    for name, difference in found.items():
+        if difference > SAME_POSITIONS:
+            raise MdtError(
+                f"{source}: {name} is not the fixed table, but up to {difference:.2g} away from it",
+                f"{family.title} has fixed positions; these were changed and cannot be kept",
+            )
+    return found
+
+
+def round_trip(
+    network: Transformer,
+    tensors: Mapping[str, Tensor],
+    computed: Mapping[str, float],
+    family: Family,
+    source: Path,
+) -> dict[str, Any]:
+    """Our tensors under official names again, compared bit for bit with the file's."""
+    again = {k: v for k, v in to_official(network, family.names).items() if k not in computed}
+    for name, ours in again.items():
+        if not torch.equal(ours.to(tensors[name].dtype), tensors[name]):
             raise MdtError(
                 f"{source}: {name} did not come back as it was",
                 "nothing was written; please report this",
             )
-    if difference > SAME_POSITIONS:
-        raise MdtError(
-            f"{source}: {', '.join(fixed)} is not the fixed table, but up to {difference:.2g} away",
-            f"{family.title} has fixed positions; these were changed and cannot be kept",
-        )
     return {
-        "tensors": len(layout) - len(fixed),
-        "values": sum(tensors[name].numel() for name in layout if name not in fixed),
+        "tensors": len(again),
+        "values": sum(tensor.numel() for tensor in again.values()),
         "bit_for_bit": True,
-        "computed": fixed,
-        "computed_difference": difference,
-        "dtypes": sorted({str(tensors[name].dtype).removeprefix("torch.") for name in layout}),
+        "computed": dict(computed),
+        "dtypes": sorted({str(tensors[name].dtype).removeprefix("torch.") for name in again}),
     }
 
 

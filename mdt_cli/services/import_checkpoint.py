@@ -24,12 +24,13 @@ from mdt_cli.services.events import Event, ImportDone, Note, Warned
 from mdt_cli.services.import_check import (
     check_finite,
     check_fits,
+    computed_positions,
     forward_summary,
     round_trip,
     under_layout_names,
 )
 from mdt_cli.services.import_container import Contents, unpack
-from mdt_cli.services.import_facts import data_facts, repeated
+from mdt_cli.services.import_facts import data_facts, published_codec, repeated
 from mdt_cli.services.import_families import FAMILIES, Family, check_family
 from mdt_cli.services.import_shapes import Asked, Assumed, Seen, Shapes, Value
 from mdt_cli.services.trained import IMPORTED, load_trained
@@ -73,7 +74,8 @@ def import_checkpoint(request: ImportRequest) -> Iterator[Event]:
         # Guidance compares with "no class", which such a network never saw.
         seen = replace(seen, assumed={**seen.assumed, "sampling.guidance.kind": NO_GUIDANCE})
     loaded = _config(request, family, seen)
-    facts = data_facts(request.codec, request.classes, seen.latent_shape, seen.num_classes)
+    codec = request.codec or published_codec(contents.arguments)
+    facts = data_facts(codec, request.classes, seen.latent_shape, seen.num_classes)
     yield from _notes(request, seen, loaded, contents, facts)
 
     network = build_network(loaded.config, seen.latent_shape, seen.num_classes)
@@ -81,8 +83,9 @@ def import_checkpoint(request: ImportRequest) -> Iterator[Event]:
     if not asked.null_row:
         yield from _add_null_row(tensors)
     check_fits(tensors, network, family, source)
+    computed = computed_positions(network, tensors, family, source)
     from_official(network, tensors, family.names)
-    trip = round_trip(network, tensors, family, source)
+    trip = round_trip(network, tensors, computed, family, source)
     header = _header(request, contents, loaded, facts)
     yield _write(request, family, contents, seen, network, header, trip)
 

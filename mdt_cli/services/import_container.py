@@ -67,7 +67,7 @@ def unpack(held: object, path: Path, asked: str | None, inside: str) -> Contents
     return Contents(
         tensors=tensors,
         beside=beside,
-        which=chosen or asked,
+        which=chosen or asked or _named(path),
         offered=tuple(name for name in sets if name),
         step=step,
         step_from=step_from,
@@ -129,6 +129,13 @@ def _within(held: Mapping[str, Any], inside: str) -> tuple[dict[str, Tensor], di
         else:
             beside[name] = value
     return tensors, beside
+
+
+def _named(path: Path) -> str | None:
+    """Which weights a flat file is by its name: MDT's training writes one file for each."""
+    if re.match(r"ema_[0-9.]+_\d+$", path.stem):
+        return EMA
+    return ONLINE if re.match(r"model\d+$", path.stem) else None
 
 
 def _step(held: Mapping[Any, Any], path: Path) -> tuple[int | None, str | None]:

@@ -35,6 +35,12 @@ def data_facts(
     }
 
 
+def published_codec(arguments: Mapping[str, Any]) -> str | None:
+    """The autoencoder that the arguments of DiT's training name ("ema" or "mse")."""
+    named = f"stabilityai/sd-vae-ft-{arguments.get('vae')}"
+    return named if named in PUBLISHED else None
+
+
 def _codec(codec: str | None, latent_shape: tuple[int, int, int]) -> tuple[dict[str, Any], int]:
     """Facts, and how many pixels a side of a latent stands for."""
     channels = latent_shape[0]
