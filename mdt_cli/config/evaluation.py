@@ -1,19 +1,55 @@
 """Names a person may give to `mdt evaluate`."""
 
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Literal, TypeVar
 
 from mdt_cli.errors import MdtError
 
-MetricName = Literal["fid", "is", "precision", "recall", "kid"]
-ExtractorName = Literal["inception", "efficientnet-lite0"]
-ResizeName = Literal["clean", "legacy_tensorflow"]
+MetricName = Literal[
+    "fid",
+    "sfid",
+    "is",
+    "precision",
+    "recall",
+    "density",
+    "coverage",
+    "kid",
+    "cmmd",
+    "memorisation",
+    "fid_infinity",
+]
+ExtractorName = Literal["inception", "efficientnet-lite0", "dinov2", "clip"]
+ResizeName = Literal["clean", "legacy_tensorflow", "legacy_pytorch"]
 Name = TypeVar("Name", bound=str)
-METRICS: tuple[MetricName, ...] = ("fid", "is", "precision", "recall", "kid")
-EXTRACTORS: tuple[ExtractorName, ...] = ("inception", "efficientnet-lite0")
-RESIZES: tuple[ResizeName, ...] = ("clean", "legacy_tensorflow")
-# What can be had from stored statistics alone: the score of the samples and the distance.
-METRICS_OF_STATISTICS: tuple[MetricName, ...] = ("fid", "is")
+METRICS: tuple[MetricName, ...] = (
+    "fid",
+    "sfid",
+    "is",
+    "precision",
+    "recall",
+    "density",
+    "coverage",
+    "kid",
+    "cmmd",
+    "memorisation",
+    "fid_infinity",
+)
+# What is computed where nothing was asked for, as far as extractor and reference have it.
+DEFAULT_METRICS = frozenset({"fid", "sfid", "is", "precision", "recall", "kid", "cmmd"})
+EXTRACTORS: tuple[ExtractorName, ...] = ("inception", "efficientnet-lite0", "dinov2", "clip")
+RESIZES: tuple[ResizeName, ...] = ("clean", "legacy_tensorflow", "legacy_pytorch")
+# What can be had from stored statistics alone: the score of the samples and the distances.
+METRICS_OF_STATISTICS: tuple[MetricName, ...] = ("fid", "sfid", "is", "fid_infinity")
+# Distances of Gaussians: where the reference stores those, its images are not looked at.
+FRECHET: frozenset[MetricName] = frozenset({"fid", "sfid", "fid_infinity"})
+# What only one network can give, by the beginning of the extractor's name.
+ONLY_OF: dict[MetricName, tuple[str, ...]] = {
+    "sfid": ("inception",),
+    "is": ("inception", "efficientnet-lite0"),
+    "cmmd": ("clip",),
+}
+MODULE_FILES = frozenset({".pt", ".pt2", ".pth", ".ts"})
 
 
 def choose(flag: str, given: str | None, names: tuple[Name, ...]) -> Name | None:
@@ -38,3 +74,10 @@ def choose_several(
     if not found:
         raise MdtError(f"{flag} is empty", f"there are: {', '.join(names)}")
     return tuple(name for name in found if name is not None)
+
+
+def choose_extractor_or_file(flag: str, given: str | None) -> ExtractorName | Path | None:
+    """A name, or the path of a TorchScript or exported module."""
+    if given is not None and Path(given.strip()).suffix.lower() in MODULE_FILES:
+        return Path(given.strip())
+    return choose(flag, given, EXTRACTORS)

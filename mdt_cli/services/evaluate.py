@@ -6,13 +6,14 @@ from typing import Any
 
 import torch
 
-from mdt_cli.config.evaluation import ExtractorName, MetricName
+from mdt_cli.config.evaluation import FRECHET, ExtractorName, MetricName
 from mdt_cli.core.files import write_json
 from mdt_cli.core.metrics.extraction import Extracted
 from mdt_cli.core.metrics.extractor import Extractor
 from mdt_cli.core.metrics.features import build_extractor
 from mdt_cli.core.metrics.images import ImageSet, open_images
 from mdt_cli.core.metrics.moments import save_statistics
+from mdt_cli.core.metrics.neighbours import MEMORY
 from mdt_cli.errors import MdtError
 from mdt_cli.services.comparison import side_by_side
 from mdt_cli.services.evaluation_details import (
@@ -21,7 +22,6 @@ from mdt_cli.services.evaluation_details import (
     nearest_section,
 )
 from mdt_cli.services.evaluation_inputs import (
-    NEIGHBOURS,
     EvaluateRequest,
     Reference,
     check_dimensions,
@@ -33,13 +33,15 @@ from mdt_cli.services.evaluation_inputs import (
     times,
     usable_statistics,
 )
-from mdt_cli.services.evaluation_report import (
+from mdt_cli.services.evaluation_metrics import (
+    NEEDS_BOTH_FEATURES,
     REFERENCE_LIMIT,
     Scored,
     compute,
+    keeps_features,
     metric_key,
-    report_of,
 )
+from mdt_cli.services.evaluation_report import report_of
 from mdt_cli.services.events import EvaluationDone, EvaluationShareDone, Event, Note, Warned
 from mdt_cli.services.feature_shards import Shards
 from mdt_cli.services.latent_cache import Share
@@ -64,6 +66,9 @@ def evaluate(request: EvaluateRequest) -> Iterator[Event]:
     """
     if request.batch_size is not None and request.batch_size < 1:
         raise MdtError(f"--batch-size is {request.batch_size}", "give 1 or more")
+    if request.memory is not None and request.memory < 1:
+        raise MdtError(f"--memory is {request.memory}", "give megabytes, 1 or more")
+    memory = request.memory << 20 if request.memory is not None else MEMORY
     target = request.out or default_report(request)
     for file in (target, target.with_suffix(PAGE), request.save_reference):
         _check_writable(file)
@@ -71,23 +76,29 @@ def evaluate(request: EvaluateRequest) -> Iterator[Event]:
     reference = open_reference(request.reference)
     name = yield from choose_extractor(request, reference)
     resize = choose_resize(request, name, reference)
-    metrics = yield from choose_metrics(request, reference)
-    reference = usable_statistics(reference, name, resize, metrics)
+    metrics = yield from choose_metrics(request, reference, name)
+    # Of the other networks the name, which bears their size, is known once they are loaded.
+    named_early = name in ("inception", "efficientnet-lite0")
+    if named_early:
+        reference = usable_statistics(reference, str(name), resize, metrics)
     for samples in sets:
         check_sets(samples, reference, metrics, request)
 
     device = own_device(request.device)
     batch_size = request.batch_size or (GPU_BATCH if device.type == "cuda" else CPU_BATCH)
-    extractor = build_extractor(name, device, request.weights, resize)
+    spatial = "sfid" in metrics or (name == "inception" and request.save_reference is not None)
+    size = sets[0].size
+    extractor = build_extractor(name, device, request.weights, resize, spatial, size)
+    if not named_early:
+        reference = usable_statistics(reference, extractor.name, extractor.resize, metrics)
     check_dimensions(reference, extractor)
     yield from _talk_first(sets, reference, extractor, metrics)
 
-    keep = bool({"is", "precision", "recall", "kid"} & set(metrics))
-    keep_reference = bool({"precision", "recall", "kid"} & set(metrics))
+    keep_reference = bool(NEEDS_BOTH_FEATURES & set(metrics))
     needs_images = (
         keep_reference
         or request.save_reference is not None
-        or ("fid" in metrics and reference.statistics is None)
+        or (bool(FRECHET & set(metrics)) and reference.statistics is None)
     )
     of_reference: Extracted | None = None
     real = reference.images if needs_images else None
@@ -110,11 +121,12 @@ def evaluate(request: EvaluateRequest) -> Iterator[Event]:
     if real is not None:
         of_reference = yield from shards.merged(real, keep_reference, "reference")
         if request.save_reference is not None:
-            save_statistics(request.save_reference, of_reference.statistics)
+            save_statistics(request.save_reference, of_reference.statistics, of_reference.spatial)
             yield Note(f"statistics of the reference are in {request.save_reference}")
     yield Note("computing " + ", ".join(metric_key(metric, extractor.name) for metric in metrics))
     reports, pictures = [], []
     for samples in sets:
+        keep = keeps_features(metrics, samples.count, extractor.width)
         scored = Scored(
             samples=samples,
             of_samples=(yield from shards.merged(samples, keep, "samples")),
@@ -122,12 +134,13 @@ def evaluate(request: EvaluateRequest) -> Iterator[Event]:
             reference_images=reference.images,
             of_reference=of_reference,
             statistics=reference.statistics,
+            spatial=reference.spatial,
             extractor=extractor,
             device=_device_name(device),
         )
         if of_reference and of_reference.statistics.digest == scored.of_samples.statistics.digest:
             yield Warned(f"{samples.path} and the reference are the same images")
-        single = report_of(scored, compute(scored, metrics, NEIGHBOURS, device))
+        single = report_of(scored, compute(scored, metrics, device, memory))
         yield from _add_details(single, scored, device)
         reports.append(single)
         pictures.append(figures(single, samples, scored.of_samples, reference.images, of_reference))
@@ -169,7 +182,7 @@ def _add_details(report: dict[str, Any], scored: Scored, device: torch.device) -
 def score(
     samples: Path,
     reference: Path,
-    extractor: ExtractorName | None = None,
+    extractor: ExtractorName | Path | None = None,
     metrics: tuple[MetricName, ...] | None = None,
     out: Path | None = None,
 ) -> dict[str, Any]:
@@ -223,14 +236,16 @@ def _talk_first(
         )
         if count is not None and count < FEW_IMAGES
     ]
-    if "fid" in metrics and few:
+    if FRECHET & set(metrics) and few:
         yield Warned(
             f"{' and '.join(few)} are few for a Fréchet distance, which is biased upwards below "
             f"{FEW_IMAGES:,}: compare only with the same counts (published: 50,000)"
         )
     images = reference.images
-    if {"precision", "recall"} & set(metrics) and images and images.count > REFERENCE_LIMIT:
-        yield Note(f"precision and recall use {REFERENCE_LIMIT:,} of the reference images")
+    bounded = [m for m in ("precision", "recall", "density", "coverage") if m in metrics]
+    if bounded and images and images.count > REFERENCE_LIMIT:
+        uses = "use" if len(bounded) > 1 else "uses"
+        yield Note(f"{' and '.join(bounded)} {uses} {REFERENCE_LIMIT:,} of the reference images")
 
 
 def _check_writable(target: Path | None) -> None:

@@ -8,8 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mdt_cli.config.evaluation import (
+    DEFAULT_METRICS,
+    EXTRACTORS,
+    FRECHET,
     METRICS,
     METRICS_OF_STATISTICS,
+    ONLY_OF,
+    RESIZES,
     ExtractorName,
     MetricName,
     ResizeName,
@@ -17,12 +22,20 @@ from mdt_cli.config.evaluation import (
 from mdt_cli.core.metrics.arrays import keys
 from mdt_cli.core.metrics.features import Extractor
 from mdt_cli.core.metrics.images import ImageSet, open_images
-from mdt_cli.core.metrics.moments import Statistics, has_statistics, load_statistics
+from mdt_cli.core.metrics.moments import (
+    Statistics,
+    has_statistics,
+    load_spatial,
+    load_statistics,
+)
 from mdt_cli.core.metrics.weights import cached_inception
 from mdt_cli.errors import MdtError
 from mdt_cli.services.events import Event, Note
 
-NEIGHBOURS = 3
+# Kynkaanniemi et al. 2019 and Naeem et al. 2020: how far the balls of each pair of metrics reach.
+NEIGHBOURS, DENSITY_NEIGHBOURS = 3, 5
+# An extrapolation over a tenth of the samples and more needs at least this many.
+FEWEST_FOR_LIMIT = 20
 
 
 @dataclass(frozen=True)
@@ -32,13 +45,14 @@ class EvaluateRequest:
     samples: Path
     reference: Path
     metrics: tuple[MetricName, ...] | None = None
-    extractor: ExtractorName | None = None
+    extractor: ExtractorName | Path | None = None
     weights: Path | None = None
     resize: ResizeName | None = None
     out: Path | None = None
     save_reference: Path | None = None
     batch_size: int | None = None
     device: str | None = None
+    memory: int | None = None  # megabytes for blocks of distances
     # Further sets to score against the same reference, side by side with `samples`.
     others: tuple[Path, ...] = ()
 
@@ -50,6 +64,7 @@ class Reference:
     path: Path
     images: ImageSet | None
     statistics: Statistics | None
+    spatial: Statistics | None = None  # those of sFID
 
     @property
     def count(self) -> int | None:
@@ -63,26 +78,30 @@ def open_reference(path: Path) -> Reference:
     if not has_statistics(path):
         return Reference(path, open_images(path), None)
     images = open_images(path) if "arr_0" in keys(path) else None
-    return Reference(path, images, load_statistics(path))
+    return Reference(path, images, load_statistics(path), load_spatial(path))
 
 
 def choose_extractor(
     request: EvaluateRequest, reference: Reference
-) -> Generator[Event, None, ExtractorName]:
+) -> Generator[Event, None, ExtractorName | Path]:
     """The one asked for, else the one the reference was made with, else the one at hand."""
     made_with = reference.statistics.extractor if reference.statistics else None
-    if request.weights is not None and request.extractor == "efficientnet-lite0":
-        raise MdtError(
-            "--weights names an Inception file, but --extractor is efficientnet-lite0",
-            "leave one of the two out",
-        )
+    if request.weights is not None:
+        _check_weights(request)
     if request.extractor is not None:
         return request.extractor
-    if request.weights is not None or made_with == "inception":
+    if request.weights is not None:
         return "inception"
-    if made_with == "efficientnet-lite0":
-        return "efficientnet-lite0"
+    for name in EXTRACTORS:
+        # Another size of a network bears its digest after the name.
+        if made_with is not None and (made_with == name or made_with.startswith(name + "-")):
+            return name
     if reference.statistics is not None and reference.images is None:
+        if made_with is not None:
+            raise MdtError(
+                f"{reference.path} was made with {made_with}, a module of its maker",
+                "give that module with --extractor FILE, or the reference images",
+            )
         # Statistics made elsewhere are Inception's: nothing else can be compared with them.
         return "inception"
     if cached_inception() is not None:
@@ -95,9 +114,23 @@ def choose_extractor(
     return "efficientnet-lite0"
 
 
+def _check_weights(request: EvaluateRequest) -> None:
+    if request.extractor == "efficientnet-lite0" or isinstance(request.extractor, Path):
+        raise MdtError(
+            "--weights names an Inception file or a folder of DINOv2 or CLIP, "
+            f"but --extractor is {request.extractor}",
+            "leave one of the two out",
+        )
+    if request.extractor is None and request.weights is not None and request.weights.is_dir():
+        raise MdtError(
+            f"{request.weights} is a folder; the weights of Inception are a file",
+            "say whose weights they are: --extractor dinov2 or --extractor clip",
+        )
+
+
 def choose_resize(
-    request: EvaluateRequest, extractor: ExtractorName, reference: Reference
-) -> ResizeName:
+    request: EvaluateRequest, extractor: ExtractorName | Path, reference: Reference
+) -> str:
     if extractor != "inception":
         if request.resize not in (None, "clean"):
             raise MdtError(
@@ -106,29 +139,46 @@ def choose_resize(
             )
         return "clean"
     made_with = reference.statistics.resize if reference.statistics else None
-    if request.resize is None and made_with == "legacy_tensorflow":
-        return "legacy_tensorflow"
-    return request.resize or "clean"
+    return request.resize or (made_with if made_with in RESIZES else None) or "clean"
 
 
 def choose_metrics(
-    request: EvaluateRequest, reference: Reference
+    request: EvaluateRequest, reference: Reference, extractor: ExtractorName | Path
 ) -> Generator[Event, None, tuple[MetricName, ...]]:
-    """In the order of the table, once each; what needs images is refused on bare statistics."""
-    if reference.images is not None:
-        asked = request.metrics or METRICS
-        return tuple(metric for metric in METRICS if metric in asked)
-    if request.metrics is None:
-        yield Note(f"{reference.path} holds statistics only: fid and is are computed")
-        return METRICS_OF_STATISTICS
-    impossible = [name for name in request.metrics if name not in METRICS_OF_STATISTICS]
-    if impossible:
-        raise MdtError(
-            f"{', '.join(impossible)} need the images of the reference, "
-            f"but {reference.path} holds only their mean and covariance",
-            "give the reference images, or ask for --metrics fid",
-        )
-    return tuple(metric for metric in METRICS if metric in request.metrics)
+    """In the order of the table, once each; what extractor or reference lack is refused."""
+    asked = request.metrics
+    network = extractor if isinstance(extractor, str) else None
+    for metric in asked or ():
+        if metric in ONLY_OF and network not in ONLY_OF[metric]:
+            raise MdtError(
+                f"{metric} is defined only for {' and '.join(ONLY_OF[metric])}, "
+                f"but the extractor is {extractor}",
+                f"leave {metric} out of --metrics, or use --extractor {ONLY_OF[metric][0]}",
+            )
+    offered = [name for name in METRICS if name not in ONLY_OF or network in ONLY_OF[name]]
+    stored = reference.statistics is not None
+    if stored and network == "inception" and reference.spatial is None:
+        if "sfid" in (asked or ()):
+            raise MdtError(
+                f"{reference.path} holds mu and sigma, but not the mu_s and sigma_s of sfid",
+                "give the reference images, or leave sfid out of --metrics",
+            )
+        offered.remove("sfid")
+    if reference.images is None:
+        lacking = [name for name in offered if name not in METRICS_OF_STATISTICS]
+        impossible = [name for name in asked or () if name in lacking]
+        if impossible:
+            raise MdtError(
+                f"{', '.join(impossible)} need the images of the reference, "
+                f"but {reference.path} holds only their mean and covariance",
+                "give the reference images, or ask for --metrics fid",
+            )
+        offered = [name for name in offered if name not in lacking]
+    chosen = tuple(name for name in offered if name in (asked or DEFAULT_METRICS))
+    if reference.images is None and asked is None:
+        told = " and ".join(chosen) if len(chosen) < 3 else f"{', '.join(chosen)}"
+        yield Note(f"{reference.path} holds statistics only: {told} are computed")
+    return chosen
 
 
 def usable_statistics(
@@ -136,11 +186,12 @@ def usable_statistics(
 ) -> Reference:
     """The reference with its statistics checked, or without them where its images serve."""
     held = reference.statistics
-    if held is None or "fid" not in metrics:
-        return reference if reference.images is None else replace(reference, statistics=None)
+    without = replace(reference, statistics=None, spatial=None)
+    if held is None or not FRECHET & set(metrics):
+        return reference if reference.images is None else without
     if reference.images is not None and extractor != "inception":
         # Stored beside images are always Inception's; another extractor sees the images itself.
-        return replace(reference, statistics=None)
+        return without
     if held.extractor is not None and held.extractor != extractor:
         raise MdtError(
             f"{reference.path} was made with {held.extractor}, but the extractor is {extractor}",
@@ -184,12 +235,18 @@ def check_sets(
                 f"{images.path} holds {images.count} image; no metric is defined below 2",
                 "give more images",
             )
-        if {"precision", "recall"} & set(metrics) and images.count <= NEIGHBOURS:
-            raise MdtError(
-                f"{images.path} holds {images.count} images; precision and recall need at "
-                f"least {NEIGHBOURS + 1}",
-                "give more images, or ask for --metrics fid,is,kid",
-            )
+        for names, fewest in (
+            (("precision", "recall"), NEIGHBOURS + 1),
+            (("density", "coverage"), DENSITY_NEIGHBOURS + 1),
+            (("fid_infinity",), FEWEST_FOR_LIMIT if images is samples else 2),
+        ):
+            if set(names) & set(metrics) and images.count < fewest:
+                needs = "need" if len(names) > 1 else "needs"
+                raise MdtError(
+                    f"{images.path} holds {images.count} images; {' and '.join(names)} {needs} at "
+                    f"least {fewest}",
+                    "give more images, or ask for --metrics fid,is,kid",
+                )
     if request.save_reference is not None and reference.images is None:
         raise MdtError(
             f"{reference.path} already holds statistics: there is nothing to save",
@@ -199,13 +256,16 @@ def check_sets(
 
 def check_dimensions(reference: Reference, extractor: Extractor) -> None:
     """Stored statistics must be of the extractor's feature space."""
-    held = reference.statistics
-    if held is not None and len(held.mu_D) != extractor.dimensions:
-        raise MdtError(
-            f"{reference.path} has statistics of {len(held.mu_D)} features, "
-            f"but {extractor.name} gives {extractor.dimensions}",
-            "give statistics made with this extractor, or the reference images",
-        )
+    for held, expected, what in (
+        (reference.statistics, extractor.dimensions, "features"),
+        (reference.spatial if extractor.spatial else None, extractor.spatial, "spatial features"),
+    ):
+        if held is not None and len(held.mu_D) != expected:
+            raise MdtError(
+                f"{reference.path} has statistics of {len(held.mu_D)} {what}, "
+                f"but {extractor.name} gives {expected}",
+                "give statistics made with this extractor, or the reference images",
+            )
 
 
 def times(size: tuple[int, int]) -> str:

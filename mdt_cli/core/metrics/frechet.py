@@ -48,17 +48,23 @@ def frechet_distance(mu1_D: Tensor, sigma1_DD: Tensor, mu2_D: Tensor, sigma2_DD:
 
 
 def frechet_with_error(
-    rows_ND: Tensor, mu1_D: Tensor, sigma1_DD: Tensor, mu2_D: Tensor, sigma2_DD: Tensor
+    rows_ND: Tensor,
+    mu1_D: Tensor,
+    sigma1_DD: Tensor,
+    mu2_D: Tensor,
+    sigma2_DD: Tensor,
+    rows_MD: Tensor | None = None,
 ) -> FrechetDistance:
     """`frechet_distance`, and its error by the infinitesimal jackknife (Jaeckel 1972) over `rows`.
 
-    `mu1, sigma1` are the rows' own; the other side is held fixed. The distance is a smooth function
+    `mu1, sigma1` are the rows' own; the other side is held fixed, and `rows_MD`, where given, only
+    save time when they are few. The distance is a smooth function
     of mean and covariance: its slope along each row's pull on them, squared and averaged over N,
     is the variance. The slope in sigma1 is 1 - T, T the optimal map between the Gaussians (Takatsu
     2011). This is the spread, not the bias: at few rows the value is too high by much more.
     """
-    root_DK, values_K, vectors_DK = _root(sigma1_DD)
-    product = root_DK.T @ _root(sigma2_DD)[0]
+    root_DK, values_K, vectors_DK = _root(sigma1_DD, rows_ND)
+    product = root_DK.T @ _root(sigma2_DD, rows_MD)[0]
     if not product.numel():
         value = _assembled(mu1_D, sigma1_DD, mu2_D, sigma2_DD, product.new_zeros(()))
         left_DK = root_DK.new_zeros(len(mu1_D), 0)
@@ -120,14 +126,21 @@ def _assembled(
     return max((difference_D @ difference_D + traces - 2 * cross).item(), 0.0)
 
 
-def _root(sigma_DD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _root(sigma_DD: Tensor, rows_ND: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """[D,K] with root @ root.T = sigma, its eigenvalues [K] and eigenvectors [D,K].
 
-    Directions that hold only rounding are left out.
+    Directions that hold only rounding are left out. Few rows give the same by themselves, without
+    a decomposition of D x D.
     """
-    sigma_DD = sigma_DD.double()
-    values_D, vectors_DD = torch.linalg.eigh((sigma_DD + sigma_DD.T) / 2)
-    noise = values_D.abs().max() * len(values_D) * torch.finfo(torch.float64).eps
+    if rows_ND is not None and 4 * len(rows_ND) <= sigma_DD.shape[0]:
+        centred_ND = rows_ND.double() - rows_ND.double().mean(0)
+        # Left of the rows are their weights, right the directions.
+        _, singular, vectors_KD = torch.linalg.svd(centred_ND, full_matrices=False)
+        values_D, vectors_DD = singular**2 / (len(rows_ND) - 1), vectors_KD.T
+    else:
+        sigma_DD = sigma_DD.double()
+        values_D, vectors_DD = torch.linalg.eigh((sigma_DD + sigma_DD.T) / 2)
+    noise = values_D.abs().max() * len(sigma_DD) * torch.finfo(torch.float64).eps
     kept_D = values_D > noise
     values_K, vectors_DK = values_D[kept_D], vectors_DD[:, kept_D]
     return vectors_DK * values_K.sqrt(), values_K, vectors_DK

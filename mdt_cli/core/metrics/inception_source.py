@@ -110,12 +110,12 @@ def _with_map(file: Path, layers: nn.Module, device: torch.device) -> Network:
             f"{file} has no layer {BLOCK}.conv, which sfid is made of",
             "leave sfid out of --metrics, or give the weights of pytorch-fid with --weights",
         )
-    first = names.index(BLOCK)
+    first, branch = names.index(BLOCK), dict(children[BLOCK].named_children())["conv"]
 
     def walk(x_B3HW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         for name in names[:first]:
             x_B3HW = children[name](x_B3HW)
-        map_BCHW = children[BLOCK].get_submodule("conv")(x_B3HW)
+        map_BCHW = branch(x_B3HW)
         block_BCHW = children[BLOCK](x_B3HW)
         x = block_BCHW
         for name in names[first + 1 :]:

@@ -92,15 +92,34 @@ def has_statistics(path: Path) -> bool:
     return path.is_file() and path.suffix.lower() == ".npz" and {"mu", "sigma"} <= arrays.keys(path)
 
 
+def load_spatial(path: Path) -> Statistics | None:
+    """Stored `mu_s` and `sigma_s`, those of sFID, where the file has them."""
+    return _load(path, "_s") if {"mu_s", "sigma_s"} <= arrays.keys(path) else None
+
+
 def load_statistics(path: Path) -> Statistics:
     """Stored `mu` and `sigma`: our own files, or those of other evaluation tools."""
+    return _load(path, "")
+
+
+def _load(path: Path, suffix: str) -> Statistics:
     held = arrays.keys(path)
-    names = {"mu", "sigma", "format", "extractor", "resize", "count", "digest", "size"}
+    names = {
+        f"mu{suffix}",
+        f"sigma{suffix}",
+        "format",
+        "extractor",
+        "resize",
+        "count",
+        "digest",
+        "size",
+    }
     stored = arrays.load(path, frozenset(names))
-    mu, sigma = stored["mu"], stored["sigma"]
+    mu, sigma = stored[f"mu{suffix}"], stored[f"sigma{suffix}"]
     if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)) or mu.dtype.kind != "f":
         raise MdtError(
-            f"{path}: mu is {list(mu.shape)} and sigma {list(sigma.shape)}; expected [D] and [D, D]"
+            f"{path}: mu{suffix} is {list(mu.shape)} and sigma{suffix} {list(sigma.shape)}; "
+            "expected [D] and [D, D]"
         )
     if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
         raise MdtError(
@@ -123,13 +142,20 @@ def load_statistics(path: Path) -> Statistics:
     )
 
 
-def save_statistics(path: Path, statistics: Statistics) -> None:
-    """Write statistics with everything that says what they may be compared with."""
+def save_statistics(path: Path, statistics: Statistics, spatial: Statistics | None = None) -> None:
+    """Write statistics with everything that says what they may be compared with.
+
+    `spatial` are those of sFID, under the names that ADM's files give them.
+    """
     if statistics.size is None or statistics.extractor is None or statistics.resize is None:
         raise ValueError("statistics without their origin are not written")
+    of_sfid: dict[str, Any] = {}
+    if spatial is not None:
+        of_sfid = {"mu_s": spatial.mu_D.numpy(), "sigma_s": spatial.sigma_DD.numpy()}
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.savez(
             file,
+            **of_sfid,
             mu=statistics.mu_D.numpy(),
             sigma=statistics.sigma_DD.numpy(),
             format=np.array(FORMAT),

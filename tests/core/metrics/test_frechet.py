@@ -135,3 +135,13 @@ def test_extrapolation_is_the_least_squares_line() -> None:
     slope, value = np.polyfit(1 / np.array(found.sizes), found.distances, 1)
     assert found.value == pytest.approx(value, rel=1e-9)
     assert found.slope == pytest.approx(slope, rel=1e-9)
+
+
+def test_few_rows_give_the_root_that_the_covariance_gives() -> None:
+    x, y = torch.from_numpy(rows(12, 64, 4)), torch.from_numpy(rows(10, 64, 5))
+    x[:, ::3] = 0
+    found = frechet_with_error(x, *statistics(x), *statistics(y), y)
+    assert found.value == pytest.approx(frechet_by_nuclear_norm(x.numpy(), y.numpy()), rel=1e-12)
+    wide = frechet_with_error(x, *statistics(x), *statistics(y))
+    assert found.value == pytest.approx(wide.value, rel=1e-12)
+    assert found.standard_error == pytest.approx(wide.standard_error, rel=1e-8)
