@@ -9,7 +9,7 @@ from PIL import Image
 
 from mdt_cli.core.metrics import weights
 from mdt_cli.errors import MdtError
-from mdt_cli.services import evaluation_report
+from mdt_cli.services import evaluation_metrics
 from mdt_cli.services.evaluate import EvaluateRequest, evaluate, score
 from mdt_cli.services.events import EvaluationDone, Event, Note, Progress, Warned
 from tests.core.metrics.stand_in import write_stand_in
@@ -51,7 +51,7 @@ def test_all_metrics_by_inception_with_report_and_stamp(
     sets: tuple[Path, Path], inception: Path
 ) -> None:
     report, events = run(EvaluateRequest(*sets, weights=inception))
-    assert list(report["metrics"]) == ["fid", "is", "precision", "recall", "kid"]
+    assert list(report["metrics"]) == ["fid", "sfid", "is", "precision", "recall", "kid"]
     for metric in report["metrics"].values():
         assert (metric["extractor"], metric["resize"]) == ("inception", "clean")
         assert metric["samples"] == 7
@@ -124,8 +124,10 @@ def test_saved_statistics_give_the_same_fid_and_refuse_the_rest(
     saved = tmp_path / "ref.npz"
     whole, _ = run(EvaluateRequest(*sets, weights=inception, save_reference=saved))
     again, events = run(EvaluateRequest(sets[0], saved, weights=inception))
-    assert list(again["metrics"]) == ["fid", "is"]
-    assert again["metrics"]["fid"]["value"] == whole["metrics"]["fid"]["value"]
+    assert list(again["metrics"]) == ["fid", "sfid", "is"]
+    for name in ("fid", "sfid"):
+        expected = whole["metrics"][name]["value"]
+        assert again["metrics"][name]["value"] == pytest.approx(expected, rel=1e-10)
     assert again["reference"]["digest"] == whole["reference"]["digest"]
     assert "holds statistics only" in told(events, Note)
     with pytest.raises(MdtError, match="recall, kid need the images of the reference"):
@@ -166,8 +168,8 @@ def test_an_adm_file_serves_its_statistics_for_fid_and_its_images_for_the_rest(
         arr_0=images,
         mu=np.zeros(64),
         sigma=np.eye(64),
-        mu_s=np.zeros(3),
-        sigma_s=np.eye(3),
+        mu_s=np.zeros(2023),
+        sigma_s=np.eye(2023),
     )
     with pytest.raises(MdtError, match="made with legacy_tensorflow resizing") as refused:
         run(EvaluateRequest(sets[0], adm, weights=inception))
@@ -176,12 +178,15 @@ def test_an_adm_file_serves_its_statistics_for_fid_and_its_images_for_the_rest(
     report, _ = run(request)
     by_images, _ = run(replace(request, reference=sets[1]))
     assert report["metrics"]["fid"]["value"] > 2 * by_images["metrics"]["fid"]["value"]
+    assert report["metrics"]["sfid"]["value"] > 2 * by_images["metrics"]["sfid"]["value"]
+    assert report["metrics"]["sfid"]["rule"].startswith("first 7 channels")
     for name in ("precision", "recall", "kid"):
         assert report["metrics"][name]["value"] == by_images["metrics"][name]["value"]
     assert report["comparability"]["adm_tables"]["why_not"] == ["7 samples were scored, not 50,000"]
     monkeypatch.setattr("mdt_cli.core.metrics.comparability.PUBLISHED_COUNT", 7)
     report, _ = run(request)
     assert report["metrics"]["fid"]["comparable_with"] == ["ADM"]
+    assert report["metrics"]["sfid"]["comparable_with"] == ["ADM"]
     assert report["metrics"]["kid"]["comparable_with"] == []
     assert "beside published ADM tables" in report["comparability"]["verdict"]
 
@@ -189,7 +194,7 @@ def test_an_adm_file_serves_its_statistics_for_fid_and_its_images_for_the_rest(
 def test_precision_and_recall_look_at_a_bounded_reference(
     sets: tuple[Path, Path], inception: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluation_report, "REFERENCE_LIMIT", 5)
+    monkeypatch.setattr(evaluation_metrics, "REFERENCE_LIMIT", 5)
     report, _ = run(EvaluateRequest(*sets, weights=inception))
     assert report["metrics"]["precision"]["reference"] == 5
     assert report["metrics"]["fid"]["reference"] == 6
