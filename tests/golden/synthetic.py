@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from mdt_cli.core.model.official import from_official, to_official
+from mdt_cli.core.model.official_tokens import UVIT, TokenNames
 from mdt_cli.core.model.transformer import Transformer
 from mdt_cli.core.tokens import TokenSubset
 
@@ -16,13 +17,15 @@ def values(shape: tuple[int, ...], seed: int, scale: float) -> torch.Tensor:
     return torch.from_numpy(flat.astype(np.float32)).reshape(shape)
 
 
-def fill_synthetically(network: Transformer) -> None:
-    """Every tensor from its official key; position tables stay sin-cos."""
-    tensors = to_official(network)
+def fill_synthetically(
+    network: Transformer, names: TokenNames = UVIT, positions: bool = False
+) -> None:
+    """Every tensor from its official key; position tables stay sin-cos unless `positions`."""
+    tensors = to_official(network, names)
     for key, tensor in tensors.items():
-        if not key.endswith("pos_embed"):
+        if positions or not key.endswith("pos_embed"):
             tensors[key] = values(tuple(tensor.shape), sum(map(ord, key)) % 997, 0.25)
-    from_official(network, tensors)
+    from_official(network, tensors, names)
 
 
 def latents(seed: int, batch: int = 2) -> torch.Tensor:
@@ -34,3 +37,13 @@ def subset(batch: int, keep: int, num_tokens: int = 256) -> TokenSubset:
     token, sample = np.arange(num_tokens)[None], np.arange(batch)[:, None]
     noise = ((97 * token + 31 * sample) % num_tokens) / num_tokens
     return TokenSubset(torch.from_numpy(noise.argsort(axis=1)[:, :keep].copy()), num_tokens)
+
+
+def blocks(*places: tuple[int, ...]) -> TokenSubset:
+    """For each sample the visible 4 x 4 blocks of a 16 x 16 grid, in raster order (MaskDM)."""
+    kept = torch.zeros(len(places), 4, 4, dtype=torch.bool)
+    for sample, chosen in enumerate(places):
+        for place in chosen:
+            kept[sample, place // 4, place % 4] = True
+    kept = kept.repeat_interleave(4, 1).repeat_interleave(4, 2).flatten(1)
+    return TokenSubset(kept.nonzero()[:, 1].view(len(places), -1), 256)
