@@ -1,13 +1,17 @@
 """`mdt sample`: draw images from a run or from weights."""
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from mdt_cli.cli.options import Device, Ema, Json
 from mdt_cli.cli.output import emit, emit_json, human_seconds
 from mdt_cli.cli.progress import Bar, drawn
+from mdt_cli.errors import MdtError
+
+SEEDS, RATIO = "0-63", 0.75
 
 
 def sample(
@@ -16,8 +20,9 @@ def sample(
     ],
     out: Annotated[Path, typer.Argument(help="The folder for the samples.")],
     seeds: Annotated[
-        str, typer.Option(help='One image per seed: "0-63", "1,5,9" or "0-9,20".')
-    ] = "0-63",
+        str | None,
+        typer.Option(help='One image per seed: "0-63", "1,5,9" or "0-9,20".', show_default=SEEDS),
+    ] = None,
     classes: Annotated[
         str | None,
         typer.Option(
@@ -47,6 +52,20 @@ def sample(
         bool, typer.Option("--grid", help="Also write grid.png, a row per class asked for.")
     ] = False,
     batch_size: Annotated[int, typer.Option(help="Images drawn together.")] = 64,
+    reconstruct: Annotated[
+        Path | None,
+        typer.Option(
+            help="For runs that learned to restore images (-p lmd): hide patches of these images "
+            "(folder, archive, picture or latent cache) and write original | masked | restored. "
+            "Seed k hides patches of image k.",
+        ),
+    ] = None,
+    mask_ratio: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of the patches that --reconstruct hides.", show_default=str(RATIO)
+        ),
+    ] = None,
     ema: Ema = None,
     codec: Annotated[
         str | None,
@@ -61,34 +80,70 @@ def sample(
     """Draw images; the same command again goes on where it stopped.
 
     Example: mdt sample run samples --seeds 0-99 --classes all --grid
+
+    mdt sample lmd-run strips --reconstruct pictures --mask-ratio 0.75
     """
-    from mdt_cli.services.events import SamplesDone
+    if reconstruct is not None:
+        given = {"--classes": classes, "--steps": steps, "--solver": solver, "--guidance": guidance}
+        _draws_nothing([name for name, value in given.items() if value is not None], format)
+        from mdt_cli.services.reconstruct import ReconstructRequest
+        from mdt_cli.services.reconstruct import reconstruct as restore
+
+        ratio = RATIO if mask_ratio is None else mask_ratio
+        paths = (run_or_weights, out, reconstruct)
+        request = ReconstructRequest(*paths, ratio, seeds, batch_size, ema, codec, device)
+        _follow(restore(request), json)
+        return
+    if mask_ratio is not None:
+        raise MdtError("--mask-ratio belongs to --reconstruct IMAGES", "samples hide nothing")
     from mdt_cli.services.sample import SampleRequest
     from mdt_cli.services.sample import sample as service
 
-    request = SampleRequest(
-        weights=run_or_weights,
-        out=out,
-        seeds=seeds,
-        classes=classes,
-        steps=steps,
-        solver=solver,
-        guidance=guidance,
-        format=format,
-        grid=grid,
-        batch_size=batch_size,
-        ema=ema,
-        codec=codec,
-        device=device,
+    _follow(
+        service(
+            SampleRequest(
+                weights=run_or_weights,
+                out=out,
+                seeds=SEEDS if seeds is None else seeds,
+                classes=classes,
+                steps=steps,
+                solver=solver,
+                guidance=guidance,
+                format=format,
+                grid=grid,
+                batch_size=batch_size,
+                ema=ema,
+                codec=codec,
+                device=device,
+            )
+        ),
+        json,
     )
+
+
+def _draws_nothing(given: list[str], format: str) -> None:
+    """MdtError for options that have no meaning beside --reconstruct."""
+    given = given + ([] if format == "png" else ["--format"])
+    if given:
+        raise MdtError(
+            f"{', '.join(given)} cannot go with --reconstruct, which restores pictures and draws "
+            "none",
+            f"leave out {', '.join(given)}",
+        )
+
+
+def _follow(events: Iterator[Any], as_json: bool) -> None:
+    """Draw the events; the first process tells what was made."""
+    from mdt_cli.services.events import SamplesDone
+
     done = None
     with Bar("sampling", "images") as bar:
-        for event in drawn(service(request), bar):
+        for event in drawn(events, bar):
             if isinstance(event, SamplesDone):
                 done = event
     if done is None:
         return
-    if json:
+    if as_json:
         emit_json(
             {
                 "path": done.path,
@@ -105,15 +160,16 @@ def sample(
     kept = f", {done.count - done.drawn} {where}" if done.drawn < done.count else ""
     rate = f"{done.drawn} drawn in {human_seconds(done.seconds)}" if done.drawn else "none drawn"
     emit(f"{done.path}: {done.count} images, {rate}{kept}")
-    sampler, guide = done.settings["sampler"], done.settings["guidance"]
-    scale = "none" if guide["kind"] == "none" else f"{guide['kind']} {guide['scale']:g}"
-    emit(
-        f"weights {done.weights} (step {done.step}, {_average(done.ema)}), "
-        f"{sampler['solver']} {sampler['steps']} steps, guidance {scale}"
-    )
+    average = "no average" if done.ema == "online" else f"average {done.ema}"
+    emit(f"weights {done.weights} (step {done.step}, {average}), {_how(done.settings)}")
     if done.grid:
         emit(done.grid)
 
 
-def _average(ema: str) -> str:
-    return "no average" if ema == "online" else f"average {ema}"
+def _how(settings: Mapping[str, Any]) -> str:
+    if "reconstruct" in settings:
+        how = settings["reconstruct"]
+        return f"{how['hidden']} of {how['patches']} patches hidden and restored"
+    sampler, guide = settings["sampler"], settings["guidance"]
+    scale = "none" if guide["kind"] == "none" else f"{guide['kind']} {guide['scale']:g}"
+    return f"{sampler['solver']} {sampler['steps']} steps, guidance {scale}"

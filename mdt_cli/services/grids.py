@@ -30,10 +30,12 @@ def labelled_grid(
     save_grid(path, rows, names)
 
 
-def save_grid(path: Path, rows: Sequence[Sequence[Pixels]], names: Sequence[str] | None) -> None:
+def save_grid(
+    path: Path, rows: Sequence[Sequence[Pixels]], names: Sequence[str] | None, gap: int = GAP
+) -> None:
     """Write the sheet as a PNG; a row may be shorter than others."""
     with atomic_path(path) as temporary:
-        sheet(rows, names).save(temporary, format="PNG")
+        sheet(rows, names, gap).save(temporary, format="PNG")
 
 
 def square(tiles: Sequence[Pixels]) -> list[Sequence[Pixels]]:
@@ -42,8 +44,10 @@ def square(tiles: Sequence[Pixels]) -> list[Sequence[Pixels]]:
     return [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
 
 
-def sheet(rows: Sequence[Sequence[Pixels]], names: Sequence[str] | None) -> Image.Image:
-    """The picture itself: names right-aligned left of their rows."""
+def sheet(
+    rows: Sequence[Sequence[Pixels]], names: Sequence[str] | None, gap: int = GAP
+) -> Image.Image:
+    """The picture itself: names right-aligned left of their rows, `gap` pixels between tiles."""
     height, width = rows[0][0].shape[:2]
     factor = max(1, round(SMALLEST_TILE / height))
     height, width = height * factor, width * factor
@@ -55,19 +59,19 @@ def sheet(rows: Sequence[Sequence[Pixels]], names: Sequence[str] | None) -> Imag
     picture = Image.new(
         "RGB",
         (
-            left + columns * (width + GAP) - GAP + MARGIN,
-            2 * MARGIN + len(rows) * (height + GAP) - GAP,
+            left + columns * (width + gap) - gap + MARGIN,
+            2 * MARGIN + len(rows) * (height + gap) - gap,
         ),
         PAPER,
     )
     pen = ImageDraw.Draw(picture)
     for index, (row, name) in enumerate(zip(rows, shown, strict=True)):
-        top = MARGIN + index * (height + GAP)
+        top = MARGIN + index * (height + gap)
         if name:
             pen.text((left - MARGIN, top + height // 2), name, INK, font, anchor="rm")
         for column, tile in enumerate(row):
             image = Image.fromarray(tile).resize((width, height), Image.Resampling.NEAREST)
-            picture.paste(image, (left + column * (width + GAP), top))
+            picture.paste(image, (left + column * (width + gap), top))
     return picture
 
 

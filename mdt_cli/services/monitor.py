@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
 from mdt_cli.config.sampling import NoGuidance
-from mdt_cli.core.codecs.codec import codec_from_facts
+from mdt_cli.core.codecs.codec import Codec, codec_from_facts
 from mdt_cli.core.ema import Swapped
 from mdt_cli.core.objectives.step import View, draw_view, view_loss
 from mdt_cli.core.rng import stream
@@ -16,6 +17,13 @@ from mdt_cli.services.drawing import draw
 from mdt_cli.services.events import Event, PreviewSaved, Validated, Warned
 from mdt_cli.services.grids import labelled_grid
 from mdt_cli.services.scoring import Scorer
+from mdt_cli.services.strips import (
+    hide,
+    make_strips,
+    restores,
+    save_strips,
+    targets_are_normalised,
+)
 from mdt_cli.services.train_data import posterior_draw
 from mdt_cli.services.trainer import Trainer
 
@@ -39,12 +47,8 @@ class Monitor:
             record = {"step": step, **{f"held_out/{k}": v for k, v in self.held_out.items()}}
             run_folder.append(trainer.folder / run_folder.METRICS, record)
             yield Validated(step, self.held_out)
-        if (
-            config.preview.every
-            and config.objective.kind != "reconstruction"
-            and self._can_preview
-            and (step % config.preview.every == 0 or done)
-        ):
+        every = config.preview.every
+        if every and self._can_preview and (step % every == 0 or done):
             yield from self._preview()
         if self._scorer is not None and (step % config.evaluation.every == 0 or done):
             yield from self._scorer.score(trainer)
@@ -53,7 +57,10 @@ class Monitor:
         """Mean loss per branch and weights, at times and noise that never change."""
         trainer = self._trainer
         losses: dict[str, float] = {}
-        views = {"full": View("all")}
+        # Without noise, what is seen whole is its own answer: there is nothing to measure.
+        config = trainer.config
+        hides = config.objective.kind == "reconstruction" and config.masking.is_masked
+        views = {} if hides else {"full": View("all")}
         for view in trainer.views:
             if view.tokens == "kept":
                 own = tuple(term for term in view.terms if not term.target.startswith("teacher"))
@@ -110,38 +117,67 @@ class Monitor:
         return total / len(rows)
 
     def _preview(self) -> Iterator[Event]:
-        trainer, preview = self._trainer, self._trainer.config.preview
-        facts = trainer.cache.facts
+        trainer = self._trainer
+        restoring = trainer.config.objective.kind == "reconstruction"
+        why = restores(trainer.config) if restoring else None
         try:
-            codec = codec_from_facts(dict(facts.codec), trainer.device, None)
+            codec = codec_from_facts(dict(trainer.cache.facts.codec), trainer.device, None)
         except MdtError as error:
+            why = error.message
+        if why is not None:
             self._can_preview = False
-            yield Warned(f"no previews: {error.message}")
+            yield Warned(f"no previews: {why}")
             return
-        if trainer.data.conditional:
+        path = trainer.folder / "samples" / f"step-{trainer.step:07d}.png"
+        ema = next(iter(trainer.emas.values()))
+        trainer.network.eval()
+        with Swapped(trainer.network, ema.tensors), torch.no_grad():
+            if restoring:
+                self._restored(codec, path)
+            else:
+                self._drawn(codec, path)
+        trainer.network.train()
+        yield PreviewSaved(trainer.step, path)
+
+    def _drawn(self, codec: Codec, path: Path) -> None:
+        """Samples of the same few seeds, a row per class."""
+        trainer, preview = self._trainer, self._trainer.config.preview
+        facts, conditional = trainer.cache.facts, trainer.data.conditional
+        if conditional:
             classes = range(min(facts.num_classes, preview.max_classes))
             labels = [k for k in classes for _ in range(preview.per_class)]
             names = [facts.class_names[k] for k in classes]
         else:
             labels, names = [0] * (preview.per_class * 4), None
         sampling = trainer.config.sampling.model_copy(update={"steps": preview.steps})
-        if not trainer.data.conditional:
+        if not conditional:
             sampling = sampling.model_copy(update={"guidance": NoGuidance()})
-        ema = next(iter(trainer.emas.values()))
-        trainer.network.eval()
-        with Swapped(trainer.network, ema.tensors), torch.no_grad():
-            latents = draw(
-                trainer.network,
-                trainer.objective,
-                sampling,
-                facts.latent_shape,
-                facts.num_classes if trainer.data.conditional else 0,
-                list(range(len(labels))),
-                labels if trainer.data.conditional else None,
-                trainer.device,
-            )
-            images = codec.decode(latents)
-        trainer.network.train()
-        path = trainer.folder / "samples" / f"step-{trainer.step:07d}.png"
-        labelled_grid(path, images, names, preview.per_class, sampling.uint8)
-        yield PreviewSaved(trainer.step, path)
+        latents = draw(
+            trainer.network,
+            trainer.objective,
+            sampling,
+            facts.latent_shape,
+            facts.num_classes if conditional else 0,
+            list(range(len(labels))),
+            labels if conditional else None,
+            trainer.device,
+        )
+        labelled_grid(path, codec.decode(latents), names, preview.per_class, sampling.uint8)
+
+    def _restored(self, codec: Codec, path: Path) -> None:
+        """Strips of the first held-out images, as much hidden as the run ever hides."""
+        trainer, config = self._trainer, self._trainer.config
+        preview, split = config.preview, trainer.data.split
+        rows = (split.held_out if len(split.held_out) else split.train)[: preview.per_class * 4]
+        ratio = trainer.data.mask_ratio.extremes(config.training.steps)[1]
+        subset = hide(trainer.data.selector, trainer.data.grid, ratio, rows.tolist())
+        strips = make_strips(
+            trainer.network,
+            codec,
+            trainer.cache.read(rows).mean.to(trainer.device),
+            None,
+            subset.to(trainer.device),
+            targets_are_normalised(config),
+            trainer.cache.facts.num_classes if trainer.data.conditional else 0,
+        )
+        save_strips(path, strips)

@@ -119,11 +119,11 @@ class _Drawing:
                 f"try --batch-size {max(1, job.batch_size // 2)}",
             ) from error
         decoded = torch.cat(parts)
-        check_finite(decoded, seeds)
+        _check_finite(decoded, seeds)
         return dict(zip(positions, to_uint8(decoded, self._rule).numpy(), strict=True))
 
 
-def check_finite(images: Tensor, seeds: list[int]) -> None:
+def _check_finite(images: Tensor, seeds: list[int]) -> None:
     good_B = images.isfinite().flatten(1).all(1).tolist()
     if not all(good_B):
         raise MdtError(

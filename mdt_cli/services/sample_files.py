@@ -41,7 +41,8 @@ class Job:
 
     settings: as in `samples.json`. labels: one per seed, None without classes. Images of a batch
     are drawn together, and batches are fixed slices of the seeds: so the process count and the
-    place where a run was stopped change nothing.
+    place where a run was stopped change nothing. picture_size: width and height of a file, where
+    it is no square of `image_size`.
     """
 
     settings: Mapping[str, Any]
@@ -50,6 +51,7 @@ class Job:
     class_names: Sequence[str]
     batch_size: int
     image_size: int
+    picture_size: tuple[int, int] | None = None
 
     @property
     def num_batches(self) -> int:
@@ -165,8 +167,8 @@ class PngFolder:
         if not isinstance(text, dict):
             raise MdtError(f"{path} was not made by mdt sample", "choose another folder")
         same_settings(path, text, json.loads(json.dumps(self._text(position))))
-        side = self._job.image_size
-        return size == (side, side) and mode == "RGB" and data.endswith(END)
+        wanted = self._job.picture_size or (self._job.image_size, self._job.image_size)
+        return size == wanted and mode == "RGB" and data.endswith(END)
 
 
 def file_name(seed: int) -> str:

@@ -119,19 +119,23 @@ def read_config(path: Path, header: Header) -> RunConfig:
         ) from error
 
 
-def load_trained(path: Path, ema: str | None, device: torch.device) -> Trained:
-    """Read, check and build. Parts that only masked training uses are left out."""
+def load_trained(
+    path: Path, ema: str | None, device: torch.device, masked: bool = False
+) -> Trained:
+    """Read, check and build. Without `masked`, parts that only masked passes use are left out."""
     file = find_weights(path, ema)
     header = read_header(file)
     config = read_config(file, header)
     channels, height, width = header.data["latent_shape"]
     with torch.random.fork_rng(devices=[]):
         plain = config.model_copy(update={"masking": type(config.masking)()})
-        network = build_network(plain, (channels, height, width), header.data["num_classes"])
+        network = build_network(
+            config if masked else plain, (channels, height, width), header.data["num_classes"]
+        )
     tensors = {
         name: tensor
         for name, tensor in read_tensors(file).items()
-        if not name.startswith(TRAINING_ONLY)
+        if masked or not name.startswith(TRAINING_ONLY)
     }
     put_weights(network, tensors, file)
     return Trained(

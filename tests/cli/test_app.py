@@ -18,7 +18,7 @@ FLAGS = {
     "pretrain": "--device --dry-run --fresh --json --preset --set",
     "finetune": "--device --dry-run --ema --fresh --from --json --preset --set",
     "sample": "--batch-size --classes --codec --device --ema --format --grid --guidance --json "
-    "--seeds --solver --steps",
+    "--mask-ratio --reconstruct --seeds --solver --steps",
     "import": "--classes --codec --decoder-depth --family --json --set --weights",
     "quickstart": "--device --json",
     "presets": "--json --plot",

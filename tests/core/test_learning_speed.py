@@ -92,7 +92,7 @@ def test_nothing_to_measure() -> None:
     assert learning_speed([]) is None
     short = learning_speed(log([2.0, 1.0]))
     assert short is not None
-    assert (short.MLI, short.window, short.iterations) == (None, 0, 2)
+    assert (short.mli, short.window, short.iterations) == (None, 0, 2)
 
 
 def test_hours_per_point() -> None:

@@ -26,8 +26,26 @@ def normalised_patches(x_BCHW: Tensor, patch_size: int) -> Tensor:
 
     The variance is the unbiased one, plus 1e-6, as in MAE's code and all that follow it.
     """
-    blocks = x_BCHW.unflatten(3, (-1, patch_size)).unflatten(2, (-1, patch_size))
-    inside = (1, 3, 5)
+    blocks, mean, spread = _patch_statistics(x_BCHW, patch_size)
+    return _together((blocks - mean) / spread)
+
+
+def denormalised_patches(x_BCHW: Tensor, like_BCHW: Tensor, patch_size: int) -> Tensor:
+    """The inverse of `normalised_patches`, with the mean and spread of the patches of `like`."""
+    _, mean, spread = _patch_statistics(like_BCHW, patch_size)
+    return _together(_blocks(x_BCHW, patch_size) * spread + mean)
+
+
+def _patch_statistics(x_BCHW: Tensor, patch_size: int) -> tuple[Tensor, Tensor, Tensor]:
+    blocks, inside = _blocks(x_BCHW, patch_size), (1, 3, 5)
     mean, variance = blocks.mean(inside, keepdim=True), blocks.var(inside, keepdim=True)
-    scaled = (blocks - mean) / (variance + 1e-6).sqrt()
-    return scaled.flatten(4, 5).flatten(2, 3)
+    return blocks, mean, (variance + 1e-6).sqrt()
+
+
+def _blocks(x_BCHW: Tensor, patch_size: int) -> Tensor:
+    """[B, C, rows, p, columns, p]"""
+    return x_BCHW.unflatten(3, (-1, patch_size)).unflatten(2, (-1, patch_size))
+
+
+def _together(blocks: Tensor) -> Tensor:
+    return blocks.flatten(4, 5).flatten(2, 3)
