@@ -23,15 +23,15 @@ from mdt_cli.services.events import EvaluationDone, Progress
 
 METRICS = ("fid", "is", "precision", "recall", "density", "coverage", "kid", "memorisation")
 Picture = np.ndarray[Any, np.dtype[np.uint8]]
-# What has to become worse (or, with a plus, better) than for untouched test images. Blur, noise and
-# artefacts are seen by everything but recall, whose balls around bad samples grow with them.
-WORSE = ("fid", "kid", "is", "precision", "density", "coverage")
+# What has to become worse (or, with a plus, better) than for untouched test images. Precision and
+# density do not belong to blur and JPEG: both smooth, features of smooth pictures lie in the middle
+# of the cloud, well inside the balls, and it is recall that falls.
 EXPECTED: dict[str, tuple[str, ...]] = {
-    "blurred": WORSE,
-    "JPEG-40": ("fid", "kid", "precision", "density", "coverage"),
-    "noisy": WORSE,
-    "half the classes": ("fid", "kid", "recall", "coverage"),
-    "memorised copies": ("memorisation", "+fid", "+precision"),
+    "blurred": ("fid", "kid", "is", "recall"),
+    "JPEG-40": ("fid", "kid", "is", "recall"),
+    "noisy": ("fid", "kid", "is", "precision", "recall", "density", "coverage"),
+    "half the classes": ("fid", "kid", "is", "recall", "coverage"),
+    "memorised copies": ("memorisation", "+fid", "+precision", "+coverage"),
 }
 LOWER_IS_BETTER = ("fid", "kid", "memorisation")
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.autoencoders import save_autoencoder
+from tests.pictures import png, write_folder
 from tests.services.training_kit import environment, make_images
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -44,6 +46,31 @@ def test_the_chain_of_the_readme_runs(tmp_path: Path) -> None:
             check=False,
         )
         assert done.returncode == 0, f"{line}\n{done.stderr}"
+
+
+def test_the_scores_of_the_readme_run(tmp_path: Path) -> None:
+    """An outsider's commands, on small pictures and a small random autoencoder."""
+    for k, name in enumerate(("generated", "real", "run-a", "run-b", "run-c")):
+        files = {f"{i}.png": png(100 * k + i, 32, 32) for i in range(5)}
+        write_folder(tmp_path / name, files)
+    codec = save_autoencoder(tmp_path / "vae")
+    lines = [line for line in commands() if " evaluate " in line][1:]
+    assert len(lines) == 4
+    for line in lines:
+        words = shlex.split(line.replace("stabilityai/sd-vae-ft-ema", codec))
+        launcher = ["-m", "torch.distributed.run", *words[1:]] if words[0] == "torchrun" else []
+        done = subprocess.run(
+            [sys.executable, *(launcher or ["-m", "mdt_cli", *words[1:]])],
+            cwd=tmp_path,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{line}\n{done.stderr}"
+        assert "not comparable" in done.stdout or "no table family" in done.stdout
+    assert (tmp_path / "generated" / "report.html").is_file()
+    assert (tmp_path / "comparison.html").is_file()
 
 
 @pytest.mark.parametrize("line", [line for line in commands() if " -m mdt_cli" in line])
