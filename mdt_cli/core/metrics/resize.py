@@ -38,12 +38,12 @@ def clean(side: int) -> Prepare:
 
 def bilinear(side: int) -> Prepare:
     """torch's interpolation without antialiasing, as pytorch-fid resizes inside its network."""
-    return _interpolated(side, "bilinear")
+    return lambda pixels: _interpolated(pixels, side, "bilinear").clip(0, 255)
 
 
 def bicubic(side: int) -> Prepare:
     """torch's bicubic interpolation without antialiasing; it may overshoot 0..255."""
-    return _interpolated(side, "bicubic")
+    return lambda pixels: _interpolated(pixels, side, "bicubic")
 
 
 def tensorflow_bilinear(images_B3HW: Tensor, side: int) -> Tensor:
@@ -66,10 +66,7 @@ def _places(length: int, side: int, device: torch.device) -> tuple[Tensor, Tenso
     return before_S, (before_S + 1).clamp(max=length - 1), place_S - before_S
 
 
-def _interpolated(side: int, mode: str) -> Prepare:
-    def prepare(pixels: Pixels) -> NDArray[np.float32]:
-        image_13HW = torch.from_numpy(as_they_are(pixels))[None]
-        resized = F.interpolate(image_13HW, (side, side), mode=mode, align_corners=False)[0]
-        return np.asarray(resized.numpy(), dtype=np.float32)
-
-    return prepare
+def _interpolated(pixels: Pixels, side: int, mode: str) -> NDArray[np.float32]:
+    image_13HW = torch.from_numpy(as_they_are(pixels))[None]
+    resized = F.interpolate(image_13HW, (side, side), mode=mode, align_corners=False)[0]
+    return np.asarray(resized.numpy(), dtype=np.float32)

@@ -97,3 +97,26 @@ def test_an_absent_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         lite0_file()
     assert told.value.hint is not None
     assert "mdt-cli[eval]" in told.value.hint
+
+
+def test_the_second_source_serves_where_the_first_is_gone(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def urlopen(url: str, timeout: float) -> io.BytesIO:
+        asked.append(url)
+        if url == weights.INCEPTION_URL:
+            raise urllib.error.URLError("gone")
+        return io.BytesIO(b"plain weights")
+
+    monkeypatch.setattr(weights.urllib.request, "urlopen", urlopen)
+    digest = hashlib.sha256(b"plain weights").hexdigest()
+    monkeypatch.setattr(weights, "PYTORCH_FID_SHA256", digest)
+    file = inception_file(None)
+    assert file == cache / "pt_inception-2015-12-05-6726825d.pth"
+    assert weights.is_pytorch_fid(file)
+    assert asked == [weights.INCEPTION_URL, weights.PYTORCH_FID_URL]
+    assert inception_file(None) == file
+    assert len(asked) == 2
+    assert not weights.is_pytorch_fid(Path(__file__))
