@@ -180,7 +180,7 @@ def show_side_by_side(report: dict[str, Any]) -> None:
         rows.append((name, *values))
     first = report["reports"][0]
     table(f"Against {first['reference']['path']}", ("metric", *comparison["sets"]), rows)
-    emit("* best, = within the interval of the best: a tie")
+    emit("* best, = a tie: the difference from the best is within its error")
     for caution in comparison["cautions"]:
         emit(caution)
     extractor = first["extractor"]

@@ -141,7 +141,7 @@ def evaluate(request: EvaluateRequest) -> Iterator[Event]:
         if of_reference and of_reference.statistics.digest == scored.of_samples.statistics.digest:
             yield Warned(f"{samples.path} and the reference are the same images")
         single = report_of(scored, compute(scored, metrics, device, memory))
-        yield from _add_details(single, scored, device)
+        yield from _add_details(single, scored, device, memory)
         reports.append(single)
         pictures.append(figures(single, samples, scored.of_samples, reference.images, of_reference))
     report = reports[0] if len(reports) == 1 else side_by_side(reports)
@@ -152,13 +152,15 @@ def evaluate(request: EvaluateRequest) -> Iterator[Event]:
     yield EvaluationDone(report, str(target), str(page))
 
 
-def _add_details(report: dict[str, Any], scored: Scored, device: torch.device) -> Iterator[Event]:
+def _add_details(
+    report: dict[str, Any], scored: Scored, device: torch.device, memory: int
+) -> Iterator[Event]:
     """Classes and nearest neighbours, where the features of both sides were kept."""
     samples, reference = scored.samples, scored.reference_images
     if reference is None or scored.of_reference is None:
         return
     name = scored.extractor.name
-    nearest = nearest_section(scored.of_samples, scored.of_reference, name, device)
+    nearest = nearest_section(scored.of_samples, scored.of_reference, name, device, memory)
     if nearest is not None:
         report["nearest"] = nearest
         if nearest["identical"]:

@@ -69,7 +69,11 @@ def missing_classes(section: dict[str, Any]) -> list[str]:
 
 
 def nearest_section(
-    of_samples: Extracted, of_reference: Extracted, extractor: str, device: torch.device
+    of_samples: Extracted,
+    of_reference: Extracted,
+    extractor: str,
+    device: torch.device,
+    memory: int,
 ) -> dict[str, Any] | None:
     """`nearest` of the report: pairs by their places in reading order, the closest first."""
     samples_ND, reference_MD = of_samples.features_ND, of_reference.features_ND
@@ -84,6 +88,7 @@ def nearest_section(
         of_reference.digests,
         pairs=PAIRS,
         device=device,
+        memory=memory,
     )
     among = f"all {len(part_MD):,}" if len(part_MD) == len(reference_MD) else f"{len(part_MD):,}"
     return {

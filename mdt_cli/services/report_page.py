@@ -111,7 +111,8 @@ def _comparison(report: Mapping[str, Any]) -> str:
     cautions = "".join(f'<p class="verdict">{escape(text)}</p>' for text in comparison["cautions"])
     return (
         f'{cautions}<div class="wide"><table><tr><th>metric</th>{heads}</tr>{"".join(rows)}'
-        '</table></div><p class="soft">★ best; = a tie: its interval overlaps that of the best. '
+        '</table></div><p class="soft">★ best; = a tie: the difference from the best is '
+        "within its error. "
         "↓ lower is better, ↑ higher.</p>"
     )
 

@@ -20,6 +20,8 @@ FLAGS = {
     "sample": "--batch-size --classes --codec --device --ema --format --grid --guidance --json "
     "--mask-ratio --reconstruct --seeds --solver --steps",
     "import": "--classes --codec --decoder-depth --family --json --set --weights",
+    "evaluate": "--batch-size --device --extractor --json --memory --metrics --out "
+    "--reconstruction --resize --save-reference --size --weights",
     "quickstart": "--device --json",
     "presets": "--json --plot",
 }

@@ -3,7 +3,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.pictures import png, write_folder
+import numpy as np
+import pytest
+
+from mdt_cli.cli.app import run
+from tests.pictures import class_files, png, write_folder
 
 
 def mdt(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -41,3 +45,56 @@ def test_faults_end_with_a_sentence_and_exit_1(tmp_path: Path) -> None:
         assert done.returncode == 1
         assert sentence in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_bad_sets_end_with_a_sentence_and_exit_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    a = write_folder(tmp_path / "a", {f"{i}.png": png(i, 8, 8) for i in range(4)})
+    mixed = write_folder(tmp_path / "mixed", {"a.png": png(0, 8, 8), "b.png": png(0, 9, 8)})
+    small = write_folder(tmp_path / "small", {f"{i}.png": png(i, 4, 4) for i in range(4)})
+    one = write_folder(tmp_path / "one", {"a.png": png(0, 8, 8)})
+    whole = {f"{i}.png": png(i, 8, 8) for i in range(3)}
+    broken = write_folder(tmp_path / "broken", {**whole, "b.png": png(9, 8, 8)[:60]})
+    classes = write_folder(tmp_path / "classes", class_files(2, 2, 8))
+    (classes / "dog").mkdir()
+    np.savez(tmp_path / "odd.npz", mean=np.zeros(4))
+    np.savez(tmp_path / "nan.npz", mu=np.full(1280, np.nan), sigma=np.eye(1280))
+    (tmp_path / "cut.pt").write_bytes(b"PK\x03\x04 not a whole file")
+    (tmp_path / "img.pkl").write_bytes(b"")
+    for words, sentence in (
+        ((a, mixed), "holds images of different sizes: 1 of 8x8 (a.png), 1 of 9x8 (b.png)"),
+        ((a, small), "bring both to one size first"),
+        ((one, a), "one holds 1 image; no metric is defined below 2"),
+        ((a, broken), "b.png cannot be read"),
+        ((a, classes), "the class folder dog holds no images"),
+        ((a, tmp_path / "odd.npz"), "has no arr_0 (it holds mean)"),
+        ((a, tmp_path / "nan.npz"), "NaN or infinite statistics"),
+        ((a, tmp_path / "img.pkl"), "is a pickle"),
+        ((a, a, "--weights", tmp_path / "cut.pt"), "is truncated or another file"),
+        ((a, a, "--extractor", tmp_path / "cut.pt"), "cut.pt"),
+        ((a,), "was given 1 path, and needs SAMPLES... REFERENCE"),
+        ((a, a, a, "--reconstruction"), "and needs IMAGES CODEC"),
+        ((a, a, "--size", "8"), "--size belongs to --reconstruction"),
+        ((a, tmp_path / "nothing"), "does not exist"),
+    ):
+        assert run(["evaluate", *map(str, words)]) == 1, words
+        told = capsys.readouterr()
+        assert sentence in told.err, (words, told.err)
+        assert told.err.splitlines()[-2].startswith("error: ") or "\nerror: " in "\n" + told.err
+        assert told.out == ""
+        assert not (a / "report.json").exists()
+
+
+def test_several_sets_in_one_table(tmp_path: Path) -> None:
+    folders = [
+        write_folder(tmp_path / name, {f"{i}.png": png(k + i, 8, 8) for i in range(4)})
+        for name, k in (("a", 0), ("b", 9), ("real", 20))
+    ]
+    done = mdt(*folders, "--metrics", "kid", "--out", tmp_path / "all.json")
+    assert done.returncode == 0, done.stderr
+    assert "* best, = a tie" in done.stdout
+    assert " *" in done.stdout
+    assert str(folders[1]) in done.stdout
+    assert (tmp_path / "all.html").is_file()
