@@ -176,8 +176,7 @@ def choose_metrics(
         offered = [name for name in offered if name not in lacking]
     chosen = tuple(name for name in offered if name in (asked or DEFAULT_METRICS))
     if reference.images is None and asked is None:
-        told = " and ".join(chosen) if len(chosen) < 3 else f"{', '.join(chosen)}"
-        yield Note(f"{reference.path} holds statistics only: {told} are computed")
+        yield Note(f"{reference.path} holds statistics only; computed: {', '.join(chosen)}")
     return chosen
 
 
