@@ -92,8 +92,8 @@ class RandomBlocks:
         """A subset per sample, in grid order. ValueError if none would be kept."""
         keep = _some(self.num_kept(grid, ratio), grid, ratio)
         rows, columns = grid[0] // self.size, grid[1] // self.size
-        # The first blocks of a random order are dropped: a block's rank, spread over its tokens.
-        rank = torch.rand(batch, rows * columns, generator=generator).argsort(1).argsort(1)
+        # A random rank for each block, spread over its tokens: the lowest ranks are dropped.
+        rank = torch.rand(batch, rows * columns, generator=generator).argsort(1)
         kept = rank.view(batch, rows, columns) >= self._num_dropped_blocks(grid, ratio)
         kept = kept.repeat_interleave(self.size, 1).repeat_interleave(self.size, 2)
         return TokenSubset(kept.flatten(1).nonzero()[:, 1].view(batch, keep), grid[0] * grid[1])

@@ -44,6 +44,8 @@ def test_a_chart_is_bars_up_to_the_low_and_shade_up_to_the_high() -> None:
         "  0.0 | ##",
         "      +---",
     ]
+    # A third of a row is none in ASCII, two thirds are one.
+    assert chart([0.004, 0.008, 0.1], [0.004, 0.008, 0.1], fancy=False)[-2] == "  0.0 | ##"
     # 0.05 of 0.1 is half a scale; 0.0125 is one row, 0.00625 half of one.
     fancy = chart([0.05, 0.00625, 0.0], [0.05, 0.00625, 0.1], fancy=True)
     assert fancy[0] == "  0.1 |  ░"

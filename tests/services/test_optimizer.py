@@ -65,3 +65,14 @@ def test_an_average_of_a_run_copies_at_first(cache: Path, tmp_path: Path) -> Non
 def test_the_first_step_may_have_no_learning_rate(cache: Path, tmp_path: Path) -> None:
     run(cache, tmp_path / "run", small(4, "lr_schedule.warmup=2", "lr_schedule.from_zero=true"))
     assert [entry["lr"] for entry in log_of(tmp_path / "run")] == [0, 5e-4, 1e-3, 1e-3]
+
+
+def test_presets_whose_first_step_is_published_without_a_learning_rate() -> None:
+    lost = {
+        name
+        for name in ("dit", "mdt", "mdtv2", "maskdit", "maskdm", "uvit")
+        if load([name], []).config.lr_schedule.from_zero
+    }
+    assert lost == {"maskdit", "maskdm", "uvit"}
+    # MaskDiT's step counter goes on in its second stage.
+    assert not load(["maskdit", "maskdit-finetune"], []).config.lr_schedule.from_zero
