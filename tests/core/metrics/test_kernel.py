@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from cleanfid.fid import kernel_distance as kernel_of_clean_fid
 from torch_fidelity.metric_kid import kid_features_to_metric
 
 from mdt_cli.core.metrics import kernel
@@ -111,3 +112,10 @@ def test_clip_distance_equals_the_definition() -> None:
     shift = x.mean(0) - y.mean(0)
     assert found.value == pytest.approx(1000 * float(shift @ shift) / 100, rel=0.02)
     assert clip_distance(x, x).value == pytest.approx(0, abs=1e-9)
+
+
+def test_equals_clean_fid_where_its_subset_is_the_whole() -> None:
+    x, y = draw(300, 32, 2).numpy(), draw(300, 32, 3, 0.1).numpy()
+    theirs = kernel_of_clean_fid(x, y, num_subsets=1, max_subset_size=300)
+    found = kernel_distance(torch.from_numpy(x), torch.from_numpy(y))
+    assert found.value == pytest.approx(float(theirs), rel=1e-9)
