@@ -171,3 +171,13 @@ def test_the_first_process_waits_for_whole_files(request_, monkeypatch):
                 (request_.out / "000005.png").write_bytes(whole)
     assert waited == 3
     assert (request_.out / "samples.json").exists()
+
+
+@pytest.mark.parametrize("form", ["png", "npz"])
+def test_the_scores_of_a_folder_do_not_keep_it_from_going_on(request_, form):
+    run(replace(request_, format=form))
+    for name in ("report.json", "report.html"):
+        (request_.out / name).write_text("{}")
+    (request_.out / "report.work").mkdir()
+    done, _ = run(replace(request_, format=form))
+    assert done.drawn == 0

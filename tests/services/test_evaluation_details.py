@@ -1,0 +1,55 @@
+"""Rows of features are in the order of digests, classes in reading order: who is who."""
+
+from pathlib import Path
+
+import torch
+
+from mdt_cli.core.metrics.extraction import Extracted
+from mdt_cli.core.metrics.images import ImageSet
+from mdt_cli.core.metrics.moments import Statistics
+from mdt_cli.services.evaluation_details import class_section, missing_classes, nearest_section
+
+CPU = torch.device("cpu")
+NOTHING = Statistics(torch.zeros(2), torch.eye(2), "")
+
+
+def image_set(classes: str) -> ImageSet:
+    count = len(classes)
+    return ImageSet(Path("x"), "folder", count, (8, 8), 0, (), classes=tuple(classes))
+
+
+def extracted(rows: list[list[float]], positions: list[int]) -> Extracted:
+    return Extracted(NOTHING, torch.tensor(rows), torch.tensor(positions))
+
+
+def test_classes_follow_their_images_through_the_order_of_digests() -> None:
+    # In reading order the samples are a a b b; the rows of their features are b a b a.
+    samples = extracted([[9.0, 9.1], [0.0, 0.1], [9.2, 9.0], [0.1, 0.0]], [2, 0, 3, 1])
+    reference = extracted([[0.0, 0.1], [0.1, 0.0], [0.0, 0.2], [0.1, 0.1]], [0, 1, 2, 3])
+    found = class_section(image_set("aabb"), samples, image_set("abab"), reference, "net", CPU)
+    assert found is not None
+    values = {score["name"]: score["value"] for score in found["scores"]}
+    assert values["b"] > 100
+    assert abs(values["a"]) < 0.1
+    assert found["scores"][0]["name"] == "b"
+    assert "features of net" in found["rule"]
+
+
+def test_classes_that_no_sample_has() -> None:
+    samples = extracted([[0.0, 1.0], [1.0, 0.0]], [0, 1])
+    reference = extracted([[0.0, 1.0], [1.0, 0.0], [2.0, 0.0]], [0, 1, 2])
+    found = class_section(image_set("aa"), samples, image_set("aab"), reference, "net", CPU)
+    assert found is not None
+    assert missing_classes(found) == ["b"]
+    other = class_section(image_set("cc"), samples, image_set("aab"), reference, "net", CPU)
+    assert other is None
+
+
+def test_pairs_are_named_by_their_places() -> None:
+    samples = extracted([[5.0, 5.0], [0.0, 0.0]], [1, 0])
+    reference = extracted([[9.0, 9.0], [0.0, 0.1], [7.0, 5.0]], [2, 0, 1])
+    found = nearest_section(samples, reference, "net", CPU, 1 << 20)
+    assert found is not None
+    pairs = [(pair["sample"], pair["reference"]) for pair in found["closest"]]
+    assert pairs == [(0, 0), (1, 1)]
+    assert "all 3 reference images" in found["note"]
