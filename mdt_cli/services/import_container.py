@@ -84,11 +84,8 @@ def _sets(held: Mapping[Any, Any], path: Path) -> dict[str, dict[str, Any]]:
     sets: dict[str, dict[str, Any]] = {}
     for key, value in inner.items():
         flat = _plain(value, path)
-        if SETS[key] == ONLINE and not _pair(flat):
-            sets[ONLINE] = flat
-            continue
-        for which, tensors in (_pair(flat) or {EMA: flat}).items():
-            sets.setdefault(which, tensors)
+        # The trainer's own online weights come after, and replace, those beside the average.
+        sets |= _pair(flat) or {SETS[key]: flat}
     return sets
 
 

@@ -3,6 +3,7 @@
 import argparse
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,10 @@ import torch
 from mdt_cli.core.checkpoint import read_header, read_tensors
 from mdt_cli.errors import MdtError
 from mdt_cli.services.events import ImportDone, Note, Warned
+from mdt_cli.services.finetune import check_same_data
 from mdt_cli.services.import_checkpoint import ImportRequest, import_checkpoint
+from mdt_cli.services.import_families import FAMILIES
+from mdt_cli.services.import_shapes import Asked, Shapes
 from mdt_cli.services.trained import Trained, find_weights, load_trained
 from tests.core.test_foreign import write_malicious
 from tests.reference import official_layouts as official
@@ -174,6 +178,22 @@ def test_a_network_that_never_dropped_labels(tmp_path: Path) -> None:
     table = trained.network.extras.label.table.weight
     assert torch.equal(table[:10], held["label_emb.weight"])
     assert torch.equal(table[10], torch.zeros(32))
+    held = official.filled(official.dit(classes=9))
+    trained = loaded(tmp_path, "dit", held, *HEADS, "data.class_dropout=0", out="dit")
+    assert (trained.num_classes, trained.config.sampling.guidance.kind) == (10, "none")
+
+
+@pytest.mark.parametrize(
+    ("width", "halves", "heads", "betas"),
+    [(512, 6, 8, "linear"), (1024, 10, 16, "linear"), (1152, 14, 16, "scaled_linear")],
+)
+def test_published_sizes_of_uvit(width: int, halves: int, heads: int, betas: str) -> None:
+    shapes = official.uvit(width=width, halves=halves, grid=16, classes=1000)
+    held = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    seen = FAMILIES["uvit"].see(Shapes(held, "a file"), Asked())
+    assert seen.assumed["model.num_heads"].value == heads
+    assert seen.assumed["objective.betas"].value == betas
+    assert (seen.keys["model.depth"], seen.num_classes) == (2 * halves + 1, 1000)
 
 
 def test_class_names(tmp_path: Path) -> None:
@@ -353,3 +373,24 @@ def test_a_malicious_file_runs_nothing_and_writes_nothing(tmp_path: Path) -> Non
     with pytest.raises(MdtError, match="which may run code"):
         list(import_checkpoint(ImportRequest(tmp_path / "evil.pt", tmp_path / "out", "dit")))
     assert [path.name for path in tmp_path.iterdir()] == ["evil.pt"]
+
+
+def test_a_codec_known_by_name_alone_fits_a_cache_made_with_it(tmp_path: Path) -> None:
+    """An import without the autoencoder at hand does not know the digest of its weights."""
+    trained = loaded(tmp_path, "dit", official.filled(official.dit()), *HEADS)
+    assert trained.facts["codec"]["weights_sha256"] is None
+    codec = {**trained.facts["codec"], "weights_sha256": "a" * 64}
+
+    def refused(**changes: object) -> bool:
+        header = {**trained.facts, "codec": {**codec, **changes}}
+        cache = SimpleNamespace(facts=SimpleNamespace(header=lambda: header))
+        try:
+            check_same_data(trained.facts, cache, trained.path)
+        except MdtError as error:
+            assert "trained on another codec than the cache holds" in str(error)
+            return True
+        return False
+
+    assert not refused()
+    assert refused(id="stabilityai/sd-vae-ft-mse")
+    assert refused(scale=[1.0] * 4)
