@@ -182,6 +182,10 @@ def _json(path: Path) -> Inspected:
             "extractor": found["extractor"]["id"],
         }
         return Inspected(path, "report", facts)
+    if {"reports", "comparison"} <= found.keys():
+        told = {single["samples"]["path"]: _scores(single) for single in found["reports"]}
+        facts = {"scores": told, "reference": found["reports"][0]["reference"]["path"]}
+        return Inspected(path, "comparison of reports", facts)
     if {"family", "round_trip"} <= found.keys():
         return Inspected(path, "import report", found)
     for name in ("manifest.json", "plan.json", "state.json", "samples.json", "model_index.json"):

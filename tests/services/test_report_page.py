@@ -13,6 +13,7 @@ from PIL import Image
 from mdt_cli.core.metrics import weights
 from mdt_cli.services.evaluate import EvaluateRequest, evaluate
 from mdt_cli.services.events import EvaluationDone, Warned
+from mdt_cli.services.inspect import inspect
 from tests.core.metrics.stand_in import write_stand_in
 from tests.pictures import class_files, png, write_folder
 
@@ -103,6 +104,9 @@ def test_several_sets_side_by_side(tmp_path: Path, inception: Path) -> None:
         alone, _, _ = score(EvaluateRequest(path, real, weights=inception, device="cpu"))
         assert alone["metrics"] == report["reports"][index]["metrics"]
     assert len(page.pictures) == 4
+    inspected = inspect(out)
+    assert inspected.kind == "comparison of reports"
+    assert list(inspected.facts["scores"]) == [str(dark), str(near)]
 
 
 def test_a_class_without_samples_is_told(tmp_path: Path, inception: Path) -> None:

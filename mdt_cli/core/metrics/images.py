@@ -173,7 +173,11 @@ def _refuse_empty_class(path: Path, names: Sequence[str]) -> None:
     empty = sorted(
         entry.name
         for entry in path.iterdir()
-        if entry.is_dir() and not entry.name.startswith(".") and entry.name not in filled
+        if entry.is_dir()
+        and not entry.name.startswith(".")
+        # Where a stopped evaluation of this very folder keeps its features.
+        and entry.suffix != ".work"
+        and entry.name not in filled
     )
     if empty:
         raise MdtError(

@@ -146,6 +146,8 @@ def test_classes_of_two_sets_in_the_same_words() -> None:
 
 def test_an_empty_class_folder_is_named(tmp_path: Path) -> None:
     write_folder(tmp_path, class_files(2, 2))
+    (tmp_path / "report.work").mkdir()
+    assert open_images(tmp_path).count == 4
     (tmp_path / "dog").mkdir()
     with pytest.raises(MdtError, match="class folder dog holds no images"):
         open_images(tmp_path)
