@@ -1,6 +1,8 @@
 """`mdt import` and what follows it, as a shell sees them."""
 
 import json
+import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from tests.core.test_foreign import write_malicious
 from tests.reference import official_layouts as official
 from tests.services.training_kit import make_images
 
+ROOT = Path(__file__).resolve().parents[2]
 CLASSES = ("class0", "class1", "class2")
 
 
@@ -181,3 +184,14 @@ def test_refusals_are_a_sentence_and_exit_code_one(
     assert run(words) == 1
     assert "cannot write" in capsys.readouterr().err
     assert run(["import", str(tmp_path / "mdt.pt"), str(out)]) == 2
+
+
+def test_the_lines_of_the_readme(tmp_path: Path, autoencoder: str, monkeypatch) -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    block = next(b for b in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) if "mdt import" in b)
+    imports, samples = (shlex.split(line)[1:] for line in block.splitlines())
+    monkeypatch.chdir(tmp_path)
+    torch.save(official.filled(official.mdt(depth=4)), imports[1])
+    assert run([*imports, "--codec", autoencoder]) == 0
+    assert run([*samples, "--steps", "3"]) == 0
+    assert len(pictures(tmp_path / samples[2])) == 16
