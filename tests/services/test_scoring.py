@@ -93,3 +93,13 @@ def test_what_cannot_be_scored_is_told_before_the_first_step(
     with pytest.raises(MdtError, match=message):
         run(cache, tmp_path / "run", small(2, *WATCH, assignment))
     assert not (tmp_path / "run").exists()
+
+
+def test_the_first_average_is_scored(cache: Path, tmp_path: Path) -> None:
+    one = run(cache, tmp_path / "one", small(3, *WATCH))
+    other = run(cache, tmp_path / "other", small(3, *WATCH, "ema.decays=[0.99, 0.9]"))
+    ours, theirs = (
+        next(event.scores for event in events if isinstance(event, ScoresDone))
+        for events in (one, other)
+    )
+    assert ours["kid_efficientnet_lite0"] != theirs["kid_efficientnet_lite0"]
