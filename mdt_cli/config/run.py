@@ -76,6 +76,12 @@ class RunConfig(Table):
     @model_validator(mode="after")
     def _fill_fits(self) -> Self:
         masking, model = self.masking, self.model
+        # The averaged decoder takes its embedding from this fill, which only masked passes have.
+        has_clean = masking.is_masked and masking.fill == "clean_patches"
+        if masking.has_teacher and not has_clean:
+            raise ValueError(
+                'teacher targets need a view on kept tokens and masking.fill "clean_patches"'
+            )
         if not masking.is_masked:
             return self
         fill, narrow = masking.fill, model.narrow_decoder.depth
@@ -111,8 +117,6 @@ class RunConfig(Table):
                 'masking.fill "nothing" has no answer for dropped tokens: ask the loss of the '
                 'kept ones, terms = [{ region = "kept" }]'
             )
-        if masking.has_teacher and fill != "clean_patches":
-            raise ValueError('teacher targets need masking.fill "clean_patches"')
         return self
 
     @model_validator(mode="after")
