@@ -5,9 +5,10 @@ from functools import lru_cache
 import pytest
 import torch
 
+from mdt_cli.config.load import load
 from tests.golden import numbers
 from tests.golden.cases import OUR_LOSSES, OURS, parameters, sized, summary
-from tests.golden.networks import Net, as_trained, plain_network, synthetic_network
+from tests.golden.networks import Net, as_trained, config_of, plain_network, synthetic_network
 from tests.golden.plain_cases import PLAIN, PLAIN_LOSSES
 from tests.golden.synthetic import values
 
@@ -87,6 +88,25 @@ def test_parameters_of_lmd(size: str) -> None:
     assert parameters("lmd", keys, shape, 0, frozen=True) == count
     if trainable is not None:
         assert parameters("lmd", keys, shape, 0) == trainable
+
+
+@pytest.mark.parametrize("name", numbers.CONFIGS)
+def test_the_presets_are_the_networks_that_were_measured(name: str) -> None:
+    own_size = name in ("uvit", "maskdm", "lmd")
+    preset = load([name] if own_size else [name, "size/s"], []).config
+    measured = config_of(name)
+    assert preset.model == measured.model
+    assert preset.objective.kind == measured.objective.kind
+    assert preset.masking.is_masked == measured.masking.is_masked
+    if preset.masking.is_masked:
+        assert preset.masking.fill == measured.masking.fill
+        assert preset.route == measured.route
+        views = zip(preset.masking.views, measured.masking.views, strict=True)
+        for view, seen in views:
+            assert view.tokens == seen.tokens
+            # Weights are applied to what was measured.
+            bare = [term.model_copy(update={"weight": 1.0}) for term in view.terms]
+            assert bare == list(seen.terms)[: len(bare)]
 
 
 def test_synthetic_values_cover_their_range() -> None:
