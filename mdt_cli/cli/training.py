@@ -1,6 +1,6 @@
 """What `pretrain` and `finetune` show of a run."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from mdt_cli.cli.output import emit, emit_json, human_bytes, human_seconds, table, talk
@@ -11,6 +11,7 @@ def training_teller(bar: Bar) -> Callable[[Any], None]:
     """A function that draws what a training run tells between its start and its end."""
     from mdt_cli.services.events import (
         CheckpointSaved,
+        Classified,
         PreviewSaved,
         ScoresDone,
         StepDone,
@@ -28,6 +29,9 @@ def training_teller(bar: Bar) -> Callable[[Any], None]:
             case Validated():
                 shown = ", ".join(f"{name} {value:.4f}" for name, value in event.losses.items())
                 talk(f"step {event.step}: held-out loss {shown}")
+            case Classified():
+                shown = ", ".join(f"{name} {value:.2f} %" for name, value in event.percent.items())
+                talk(f"step {event.step}: held-out accuracy {shown}")
             case CheckpointSaved():
                 talk(f"step {event.step}: saved {event.path}")
             case ScoresDone():
@@ -58,13 +62,24 @@ def follow(events: Iterator[Any], as_json: bool) -> None:
                 "images": done.images,
                 "loss": done.loss,
                 "held_out": dict(done.held_out),
+                **({"accuracy": dict(done.accuracy)} if done.accuracy else {}),
             }
         )
         return
     if done.images:
         rate = done.images / done.seconds
         talk(f"{done.images:,} images in {human_seconds(done.seconds)}, {rate:.0f} images/s")
+    for k in (1, 5):
+        if f"top{k}" in done.accuracy:
+            talk(_gain(k, done.accuracy))
     emit(str(done.run))
+
+
+def _gain(k: int, accuracy: Mapping[str, float | None]) -> str:
+    """One line about top-k accuracy, the points gained and the hours that each of them took."""
+    top, gained, cost = (accuracy[key] for key in (f"top{k}", f"top{k}_gained", f"MAT@{k}"))
+    price = "" if cost is None else f"; MAT@{k} {cost:.4g} hours per point"
+    return f"held-out top-{k} {top:.2f} %, {gained:+.2f} points since the first step{price}"
 
 
 def show_plan(plan: Any, config_toml: str, as_json: bool) -> None:

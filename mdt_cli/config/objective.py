@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from mdt_cli.config.base import Positive, Table
+from mdt_cli.config.base import Fraction, Positive, Table
 
 
 class Epsilon(Table):
@@ -46,4 +46,16 @@ class Reconstruction(Table):
     kind: Literal["reconstruction"] = "reconstruction"
 
 
-Objective = Annotated[Epsilon | Edm | Flow | Reconstruction, Field(discriminator="kind")]
+class Classification(Table):
+    """Cross-entropy of the class of an image; held-out top-1 and top-5. Nothing to sample."""
+
+    kind: Literal["classification"] = "classification"
+    # Share of each label that is spread over all classes.
+    label_smoothing: Fraction = 0.0
+    # tuned: everything learns. frozen: only the norm and the Linear behind the encoder.
+    encoder: Literal["tuned", "frozen"] = "tuned"
+
+
+Objective = Annotated[
+    Epsilon | Edm | Flow | Reconstruction | Classification, Field(discriminator="kind")
+]

@@ -6,7 +6,7 @@ from pydantic import model_validator
 
 from mdt_cli.config.base import Table
 from mdt_cli.config.data import Data
-from mdt_cli.config.masking import Masking
+from mdt_cli.config.masking import Masking, View
 from mdt_cli.config.model import Model
 from mdt_cli.config.objective import Epsilon, Objective
 from mdt_cli.config.sampling import Sampling
@@ -121,17 +121,41 @@ class RunConfig(Table):
 
     @model_validator(mode="after")
     def _condition_fits_objective(self) -> Self:
-        if self.model.condition == "none" and self.objective.kind != "reconstruction":
+        timeless = self.objective.kind in ("reconstruction", "classification")
+        if self.model.condition == "none" and not timeless:
             raise ValueError(
-                f'model.condition "none" knows no time, which objective {self.objective.kind} needs: '
-                "set objective.kind to reconstruction, or model.condition to adaln"
+                'model.condition "none" knows no time, which objective '
+                f"{self.objective.kind} needs: set objective.kind to reconstruction, or model.condition to adaln"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _classifier_fits(self) -> Self:
+        if self.objective.kind != "classification":
+            return self
+        model, data = self.model, self.data
+        wrong = [
+            fault
+            for fault, is_there in (
+                ('model.condition must be "none"', model.condition != "none"),
+                ("model.narrow_decoder.depth must be 0", model.narrow_decoder.depth > 0),
+                ("model.output_conv must be false", model.output_conv),
+                ('masking.views must be [{ tokens = "all" }]', self.masking.views != (View(),)),
+                ("data.conditional must be true", not data.conditional),
+                ("data.class_dropout must be 0", data.class_dropout > 0),
+            )
+            if is_there
+        ]
+        if wrong:
+            raise ValueError(
+                f"objective.kind classification names the class of whole images: {', '.join(wrong)}"
             )
         return self
 
     @model_validator(mode="after")
     def _solver_fits_objective(self) -> Self:
         solver, kind = self.sampling.solver, self.objective.kind
-        if kind == "reconstruction":
+        if kind in ("reconstruction", "classification"):
             return self
         if solver in ("ddpm", "ddim") and kind != "epsilon":
             raise ValueError(

@@ -42,6 +42,10 @@ class Training(Table):
         return self.batch_size // self.micro_batch_size if self.micro_batch_size else 1
 
 
+# Each block learns at this share of the rate of the block behind it; the head at the full rate.
+LayerDecay = Annotated[float, Field(gt=0, le=1)]
+
+
 class AdamW(Table):
     kind: Literal["adamw"] = "adamw"
     lr: Positive = 1e-4
@@ -50,6 +54,7 @@ class AdamW(Table):
     weight_decay: NonNegative = 0.0
     # Whether biases, norms and other vectors decay as well.
     decay_1d: bool = True
+    layer_decay: LayerDecay = 1.0
 
 
 class Adan(Table):
@@ -62,6 +67,7 @@ class Adan(Table):
     weight_decay: NonNegative = 0.0
     # Whether biases, norms and other vectors decay as well (in LMD they do not).
     decay_1d: bool = True
+    layer_decay: LayerDecay = 1.0
 
 
 Optimizer = Annotated[AdamW | Adan, Field(discriminator="kind")]

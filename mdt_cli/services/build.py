@@ -9,6 +9,7 @@ from mdt_cli.config.masking import Masking
 from mdt_cli.config.masking import RandomBlocks as RandomBlocksTable
 from mdt_cli.config.masking import RandomTokens as RandomTokensTable
 from mdt_cli.config.model import Model
+from mdt_cli.config.objective import Classification as ClassificationTable
 from mdt_cli.config.objective import Edm as EdmTable
 from mdt_cli.config.objective import Epsilon as EpsilonTable
 from mdt_cli.config.objective import Flow as FlowTable
@@ -24,9 +25,11 @@ from mdt_cli.core.model.fills import (
     PatchesFill,
     ZerosFill,
 )
+from mdt_cli.core.model.heads import PoolHead
 from mdt_cli.core.model.positions import num_offsets
-from mdt_cli.core.model.transformer import Fill, Transformer
+from mdt_cli.core.model.transformer import NO_CONDITION_EPS, Fill, Transformer
 from mdt_cli.core.objectives.base import Objective
+from mdt_cli.core.objectives.classification import Classification
 from mdt_cli.core.objectives.edm import Edm
 from mdt_cli.core.objectives.epsilon import Epsilon
 from mdt_cli.core.objectives.flow import Flow
@@ -51,6 +54,8 @@ def build_objective(table: ObjectiveTable) -> Objective:
             return Flow((table.time_mean, table.time_std) if logit_normal else None)
         case ReconstructionTable():
             return Reconstruction()
+        case ClassificationTable():
+            return Classification(table.label_smoothing)
         case _:
             assert_never(table)
 
@@ -60,7 +65,8 @@ def build_network(
 ) -> Transformer:
     """The network of a run; whatever only training needs (fill, interpolater) is in it.
 
-    Raises MdtError where the latents cannot be cut into patches or a mask would keep nothing.
+    Raises MdtError where the latents cannot be cut into patches, a mask would keep nothing or a
+    classifier has no classes.
     """
     model, masking = config.model, config.masking
     channels, height, width = latent_shape
@@ -78,7 +84,7 @@ def build_network(
             "lower masking.ratio or model.patch_size",
         )
     out_channels = channels * build_objective(config.objective).out_multiplier
-    return Transformer(
+    network = Transformer(
         latent_shape=latent_shape,
         out_channels=out_channels,
         num_classes=num_classes if config.data.conditional else 0,
@@ -86,7 +92,13 @@ def build_network(
         route=config.route if masking.is_masked else None,
         fill=_build_fill(masking, model, channels) if masking.is_masked else None,
         interpolator=_build_interpolator(masking, model, latent_shape),
+        classifier=_build_classifier(config, num_classes),
     )
+    if isinstance(config.objective, ClassificationTable) and config.objective.encoder == "frozen":
+        network.requires_grad_(False)
+        assert network.classifier is not None
+        network.classifier.requires_grad_(True)
+    return network
 
 
 def network_shape(model: Model) -> dict[str, Any]:
@@ -140,6 +152,17 @@ def _build_interpolator(
     return Interpolator(model.hidden_size, model.num_heads, model.mlp_ratio, num_biases)
 
 
+def _build_classifier(config: RunConfig, num_classes: int) -> PoolHead | None:
+    if not isinstance(config.objective, ClassificationTable):
+        return None
+    if num_classes < 2:
+        raise MdtError(
+            "a classifier needs a cache with classes, and this one has none",
+            "encode images in a folder for each class, without --unconditional",
+        )
+    return PoolHead(config.model.hidden_size, num_classes, NO_CONDITION_EPS)
+
+
 def build_selector(masking: Masking, grid: tuple[int, int]) -> Selector:
     """What decides which tokens are kept; MdtError where it does not fit the grid of tokens."""
     table, sides = masking.selector, f"{grid[0]}x{grid[1]}"
@@ -181,14 +204,8 @@ def build_views(masking: Masking) -> list[View]:
 
 
 def build_optimizer(table: AdamW | Adan, network: torch.nn.Module) -> torch.optim.Optimizer:
-    """Every parameter decays alike, as in most recipes, or those of one axis do not (LMD)."""
-    everything = list(network.parameters())
-    parameters: list[Any] = everything
-    if not table.decay_1d:
-        parameters = [
-            {"params": [p for p in everything if p.ndim > 1]},
-            {"params": [p for p in everything if p.ndim <= 1], "weight_decay": 0.0},
-        ]
+    """Every parameter that learns; `lr_scale` of a group is its share of the learning rate."""
+    parameters = _parameter_groups(table, network)
     match table:
         case AdamW():
             return torch.optim.AdamW(
@@ -209,3 +226,26 @@ def build_optimizer(table: AdamW | Adan, network: torch.nn.Module) -> torch.opti
             )
         case _:
             assert_never(table)
+
+
+def _parameter_groups(table: AdamW | Adan, network: torch.nn.Module) -> list[dict[str, Any]]:
+    """Groups by learning rate, and by weight decay where vectors do not decay."""
+    learn = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
+    depth = len({name.split(".")[1] for name, _ in learn if name.startswith("blocks.")})
+    groups: dict[tuple[float, bool], list[torch.nn.Parameter]] = {}
+    for name, parameter in learn:
+        scale = table.layer_decay ** (depth + 1 - _layer(name, depth))
+        decays = table.decay_1d or parameter.ndim > 1
+        groups.setdefault((scale, decays), []).append(parameter)
+    return [
+        {"params": members, "lr_scale": scale, **({} if decays else {"weight_decay": 0.0})}
+        for (scale, decays), members in groups.items()
+    ]
+
+
+def _layer(name: str, depth: int) -> int:
+    """0 for what is in front of the blocks, k + 1 for block k, depth + 1 for what is behind."""
+    first, _, rest = name.partition(".")
+    if first == "blocks":
+        return int(rest.partition(".")[0]) + 1
+    return 0 if first in ("patches", "extras", "positions_ND", "time", "label") else depth + 1

@@ -14,6 +14,7 @@ from mdt_cli.config.sampling import (
     Sampling,
 )
 from mdt_cli.core.objectives.base import Objective
+from mdt_cli.core.objectives.classification import Classification
 from mdt_cli.core.objectives.edm import Edm
 from mdt_cli.core.objectives.epsilon import Epsilon
 from mdt_cli.core.objectives.flow import Flow
@@ -125,6 +126,11 @@ def sampler_of(
 def check_fits(sampling: Sampling, objective: Objective) -> None:
     """MdtError where solver, steps or eta cannot work with this objective."""
     solver, steps = sampling.solver, sampling.steps
+    if isinstance(objective, Classification):
+        raise MdtError(
+            "this network names the class of images and makes none",
+            "sample from the run it was finetuned from, or from one of another recipe",
+        )
     if isinstance(objective, Reconstruction):
         raise MdtError(
             "this network restores hidden parts of images and makes none by itself",

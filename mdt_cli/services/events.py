@@ -1,7 +1,7 @@
 """What services tell while they work: frozen facts; only the command line draws them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,14 @@ class Validated:
 
 
 @dataclass(frozen=True)
+class Classified:
+    """Held-out accuracy in percent, such as `top1/online` and `top5/0.9999`."""
+
+    step: int
+    percent: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class PreviewSaved:
     step: int
     path: Path
@@ -77,6 +85,8 @@ class TrainingDone:
     images: int
     loss: float | None
     held_out: Mapping[str, float]
+    # Of a classifier: what it gained, and at what cost (see services/learning.py).
+    accuracy: Mapping[str, float | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

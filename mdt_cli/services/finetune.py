@@ -18,7 +18,10 @@ from mdt_cli.services.training_loop import TrainRequest, train
 # Of an autoencoder, in the facts of a codec.
 DIGEST = "weights_sha256"
 # Where the label table is, by the way the network is conditioned.
-LABELS = ("label.", "extras.label.")
+LABELS = ("label.", "extras.label.", "classifier.")
+# What a classifier has no use for, and what it has instead.
+DECODER = ("adapter.", "narrow.", "head.")
+CLASSIFIER = "classifier."
 
 
 def starting_config(
@@ -46,7 +49,10 @@ def finetune(
     header = read_header(file)
 
     def initial(network: torch.nn.Module, opened: LatentCache) -> Iterator[Event]:
-        check_same_data(header.data, opened, file, classes=not training.new_classes)
+        # Behind another objective a classifier starts afresh: whatever classes were known before.
+        before, now = header.config["objective"]["kind"], loaded.config.objective.kind
+        fresh_classes = training.new_classes or (now == "classification" != before)
+        check_same_data(header.data, opened, file, classes=not fresh_classes)
         yield Note(f"starting from {file} (step {header.step}, weights {header.ema})")
         yield from put_stage_weights(network, read_tensors(file), file, training.new_classes)
 
@@ -102,13 +108,16 @@ def put_stage_weights(
 ) -> Iterator[Event]:
     """Load weights; parts that serve masked passes may come or go with the stage, and are named.
 
-    With `new_classes` so does the label table.
+    With `new_classes` so does whatever knows the classes, and a classifier needs no decoder.
     """
     ours = dict(network.named_parameters())
-    replaceable = TRAINING_ONLY + (LABELS if new_classes else ())
+    may_go = may_come = TRAINING_ONLY + (LABELS if new_classes else ())
+    if any(k.startswith(CLASSIFIER) for k in ours):
+        # Its positions may begin to learn; they start as the fixed ones are.
+        may_go, may_come = may_go + DECODER, (*may_come, CLASSIFIER, "positions_ND")
     labels = [k for k in tensors if new_classes and k.startswith(LABELS)]
-    dropped = [k for k in tensors if k not in ours and k.startswith(replaceable)] + labels
-    added = [k for k in ours if (k not in tensors or k in labels) and k.startswith(replaceable)]
+    dropped = [k for k in tensors if k not in ours and k.startswith(may_go)] + labels
+    added = [k for k in ours if (k not in tensors or k in labels) and k.startswith(may_come)]
     kept = {k: v for k, v in tensors.items() if k not in dropped}
     whole = kept | {k: ours[k].detach() for k in added}
     if fit_report(ours, whole):

@@ -15,6 +15,7 @@ from mdt_cli.core.checkpoint import WEIGHTS, checkpoints, read_header, read_stat
 from mdt_cli.core.files import sha256_of
 from mdt_cli.errors import MdtError
 from mdt_cli.services.inspect import Inspected, read
+from mdt_cli.services.learning import accuracy, learning
 from mdt_cli.services.run_folder import CONFIG, LOG, METRICS
 from mdt_cli.services.trained import IMPORTED, TRAINING_ONLY
 
@@ -118,6 +119,8 @@ def run(path: Path) -> Inspected:
         "damaged": damaged,
         "last log record": _last(path / LOG),
         "last held-out losses": _last(path / METRICS),
+        "learning speed": learning(path),
+        **({"held-out accuracy": gained} if (gained := accuracy(path)) else {}),
         "previews": sum(1 for _ in (path / "samples").glob("*.png")),
         "files": sorted(file.name for file in path.iterdir()),
     }

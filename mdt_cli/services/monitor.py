@@ -9,12 +9,14 @@ import torch
 from mdt_cli.config.sampling import NoGuidance
 from mdt_cli.core.codecs.codec import Codec, codec_from_facts
 from mdt_cli.core.ema import Swapped
+from mdt_cli.core.objectives.classification import Classification
 from mdt_cli.core.objectives.step import View, draw_view, view_loss
 from mdt_cli.core.rng import stream
 from mdt_cli.errors import MdtError
 from mdt_cli.services import run_folder
+from mdt_cli.services.accuracy import held_out_accuracy
 from mdt_cli.services.drawing import draw
-from mdt_cli.services.events import Event, PreviewSaved, Validated, Warned
+from mdt_cli.services.events import Classified, Event, PreviewSaved, Validated, Warned
 from mdt_cli.services.grids import labelled_grid
 from mdt_cli.services.scoring import Scorer
 from mdt_cli.services.strips import (
@@ -43,15 +45,39 @@ class Monitor:
         step = trainer.step
         every = config.validation.every
         if every and len(trainer.data.split.held_out) and (step % every == 0 or done):
-            self.held_out = self._held_out_losses()
-            record = {"step": step, **{f"held_out/{k}": v for k, v in self.held_out.items()}}
-            run_folder.append(trainer.folder / run_folder.METRICS, record)
-            yield Validated(step, self.held_out)
+            yield from self._validate()
         every = config.preview.every
+        if isinstance(trainer.objective, Classification):
+            return
         if every and self._can_preview and (step % every == 0 or done):
             yield from self._preview()
         if self._scorer is not None and (step % config.evaluation.every == 0 or done):
             yield from self._scorer.score(trainer)
+
+    def before_first_step(self) -> Iterator[Event]:
+        """What a classifier knows before it learns: its gain is counted from there."""
+        trainer = self._trainer
+        if not trainer.accelerator.is_main_process or not trainer.config.validation.every:
+            return
+        if isinstance(trainer.objective, Classification):
+            if len(trainer.data.split.held_out):
+                yield from self._validate()
+            else:
+                yield Warned("no image is held out: the accuracy of this classifier stays unknown")
+
+    def _validate(self) -> Iterator[Event]:
+        trainer = self._trainer
+        self.held_out = self._held_out_losses()
+        record = {f"held_out/{k}": v for k, v in self.held_out.items()}
+        percent: Mapping[str, float] = {}
+        if isinstance(trainer.objective, Classification):
+            percent = held_out_accuracy(trainer)
+        run_folder.append(
+            trainer.folder / run_folder.METRICS, {"step": trainer.step, **record, **percent}
+        )
+        yield Validated(trainer.step, self.held_out)
+        if percent:
+            yield Classified(trainer.step, percent)
 
     def _held_out_losses(self) -> dict[str, float]:
         """Mean loss per branch and weights, at times and noise that never change."""

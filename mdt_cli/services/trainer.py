@@ -130,6 +130,12 @@ class Trainer:
         self._bad_steps.fill_(state.bad_steps)
         self.run_id = state.run_id
 
+    @property
+    def lr(self) -> float:
+        """The rate of the last step, where it is not lowered for a layer."""
+        group = self.optimizer.param_groups[0]
+        return float(group["lr"] / group["lr_scale"])
+
     def _teacher_tensors(self) -> dict[str, Tensor]:
         return {} if self.teacher is None else self.teacher.tensors
 
@@ -190,7 +196,7 @@ class Trainer:
             schedule.from_zero,
         )
         for group in self.optimizer.param_groups:
-            group["lr"] = config.optimizer.lr * factor
+            group["lr"] = config.optimizer.lr * factor * group["lr_scale"]
         self.optimizer.zero_grad(set_to_none=True)
         losses: dict[str, Tensor] = {}
         passes = [(batch, number) for batch in micro_batches for number in range(len(self.views))]

@@ -25,6 +25,7 @@ from mdt_cli.services.events import (
     Validated,
     Warned,
 )
+from mdt_cli.services.learning import accuracy
 from mdt_cli.services.monitor import Monitor
 from mdt_cli.services.runtime import Stop, check_precision, deferred_signals, make_accelerator
 from mdt_cli.services.scoring import Scorer, open_scorer
@@ -118,6 +119,8 @@ class Loop:
         """Train from where the trainer stands to the last step; ends with TrainingDone."""
         trainer, config = self._trainer, self._config
         first, steps = trainer.step, config.training.steps
+        if not first:
+            yield from self._monitor.before_first_step()
         begun = self._since_log = time.monotonic()
         accelerator = trainer.accelerator
         own = range(
@@ -148,6 +151,7 @@ class Loop:
             (trainer.step - first) * config.training.batch_size,
             self._loss,
             self._monitor.held_out,
+            accuracy(trainer.folder) if accelerator.is_main_process else {},
         )
 
     def _watch(self, done: bool) -> Iterator[Event]:
@@ -203,7 +207,7 @@ class Loop:
             "loss": self._loss,
             **{f"loss/{name}": mean for name, mean in losses.items()},
             "grad_norm": means["grad_norm"],
-            "lr": trainer.optimizer.param_groups[0]["lr"],
+            "lr": trainer.lr,
             **({"mask_ratio": means["mask_ratio"]} if self._config.masking.is_masked else {}),
             "images_per_second": len(self._window) * self._config.training.batch_size / seconds,
         }

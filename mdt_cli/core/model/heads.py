@@ -47,6 +47,24 @@ class PlainHead(nn.Module):
         return self.linear(self.norm(x_BND))
 
 
+class PoolHead(nn.Module):
+    """Mean over the patch tokens, affine norm and a Linear to one number per class.
+
+    He et al. 2022, "global pool": the norm comes after the mean, and the Linear starts near 0.
+    """
+
+    def __init__(self, hidden_size: int, num_classes: int, norm_eps: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(hidden_size, eps=norm_eps)
+        self.linear = nn.Linear(hidden_size, num_classes)
+        nn.init.trunc_normal_(self.linear.weight, std=2e-5)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, x_BND: Tensor) -> Tensor:
+        """[B, num_classes]"""
+        return self.linear(self.norm(x_BND.mean(1)))
+
+
 def unpatchify(x_BNV: Tensor, grid: tuple[int, int], patch_size: int) -> Tensor:
     """[B, N, p*p*C] with C fastest to [B, C, H, W]."""
     height, width = grid

@@ -16,7 +16,7 @@ from mdt_cli.core.model.fills import (
     PatchesFill,
     ZerosFill,
 )
-from mdt_cli.core.model.heads import Head, PatchEmbedding, PlainHead, unpatchify
+from mdt_cli.core.model.heads import Head, PatchEmbedding, PlainHead, PoolHead, unpatchify
 from mdt_cli.core.model.layers import Block, Modulation, PlainBlock, init_linears
 from mdt_cli.core.model.positions import num_offsets, offset_index, sincos_table
 from mdt_cli.core.tokens import TokenSubset
@@ -66,6 +66,7 @@ class Transformer(nn.Module):
         route: tuple[int, int] | None = None,
         fill: Fill | None = None,
         interpolator: Interpolator | None = None,
+        classifier: PoolHead | None = None,
     ) -> None:
         super().__init__()
         channels, height, width = latent_shape
@@ -128,8 +129,11 @@ class Transformer(nn.Module):
             self.narrow = NarrowDecoder(
                 self.grid, narrow_size, hidden_size, blocks, narrow_subtract
             )
-        values = patch_size * patch_size * out_channels
-        self.head = head_of(narrow_size if narrow_depth else hidden_size, values)
+        self.classifier = classifier
+        self.head: Head | PlainHead | None = None
+        if classifier is None:
+            values = patch_size * patch_size * out_channels
+            self.head = head_of(narrow_size if narrow_depth else hidden_size, values)
         self.output_conv = (
             nn.Conv2d(out_channels, out_channels, 3, padding=1) if output_conv else None
         )
@@ -177,7 +181,9 @@ class Transformer(nn.Module):
         subset: TokenSubset | None = None,
         elsewhere_BCHW: Tensor | None = None,
     ) -> Tensor:
-        """[B, out_channels, H, W]. `y_B` is ignored by a network without classes.
+        """[B, out_channels, H, W], or [B, num_classes] from a classifier.
+
+        `y_B` is ignored by a network without classes.
 
         `elsewhere_BCHW` is the image that a `PatchesFill` puts where tokens are dropped.
         """
@@ -195,6 +201,9 @@ class Transformer(nn.Module):
             x = self.narrow(x, c_BD)
         if self.extras is not None:
             x = x[:, self.extras.count :]
+        if self.classifier is not None:
+            return self.classifier(x)
+        assert self.head is not None
         x_BNV = self.head(x, c_BD)
         if subset is not None and self.fill is None:
             x_BNV = subset.scatter(
@@ -258,6 +267,7 @@ class Transformer(nn.Module):
         """The decoder with the embedding of its fill; the parameters are shared, not copied."""
         assert isinstance(self.fill, PatchesFill)
         assert self.narrow is not None
+        assert self.head is not None
         return PatchDecoder(self.fill.patches, self.narrow, self.head)
 
 

@@ -39,9 +39,18 @@ class Objective(ABC):
 
     @abstractmethod
     def error(
-        self, output: Tensor, clean: Tensor, noise: Tensor, noisy: Tensor, t_B: Tensor
+        self,
+        output: Tensor,
+        clean: Tensor,
+        noise: Tensor,
+        noisy: Tensor,
+        t_B: Tensor,
+        y_B: Tensor | None = None,
     ) -> Tensor:
-        """Weighted error per value [B, C, H, W]; the loss is a mean of it over some region."""
+        """Weighted error per value [B, C, H, W]; the loss is a mean of it over some region.
+
+        `y_B` are the labels of the images, for objectives that ask for them.
+        """
 
 
 def per_sample(values_B: Tensor, like: Tensor) -> Tensor:

@@ -33,7 +33,13 @@ class Edm(Objective):
         return data**2 / total * noisy + sigma * data / total.sqrt() * output
 
     def error(
-        self, output: Tensor, clean: Tensor, noise: Tensor, noisy: Tensor, t_B: Tensor
+        self,
+        output: Tensor,
+        clean: Tensor,
+        noise: Tensor,
+        noisy: Tensor,
+        t_B: Tensor,
+        y_B: Tensor | None = None,
     ) -> Tensor:
         sigma, data = per_sample(t_B, clean), self.sigma_data
         weight = (sigma.square() + data**2) / (sigma * data).square()

@@ -77,7 +77,13 @@ class Epsilon(Objective):
         ) * self.epsilon(output)
 
     def error(
-        self, output: Tensor, clean: Tensor, noise: Tensor, noisy: Tensor, t_B: Tensor
+        self,
+        output: Tensor,
+        clean: Tensor,
+        noise: Tensor,
+        noisy: Tensor,
+        t_B: Tensor,
+        y_B: Tensor | None = None,
     ) -> Tensor:
         output = output.float()
         mse = per_sample(self._weight[t_B.cpu()], clean) * (self.epsilon(output) - noise).square()

@@ -43,6 +43,12 @@ class Flow(Objective):
         return noisy - per_sample(t_B, noisy) * output
 
     def error(
-        self, output: Tensor, clean: Tensor, noise: Tensor, noisy: Tensor, t_B: Tensor
+        self,
+        output: Tensor,
+        clean: Tensor,
+        noise: Tensor,
+        noisy: Tensor,
+        t_B: Tensor,
+        y_B: Tensor | None = None,
     ) -> Tensor:
         return (output.float() - (noise - clean)).square()

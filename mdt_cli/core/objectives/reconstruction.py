@@ -35,7 +35,13 @@ class Reconstruction(Objective):
         return output
 
     def error(
-        self, output: Tensor, clean: Tensor, noise: Tensor, noisy: Tensor, t_B: Tensor
+        self,
+        output: Tensor,
+        clean: Tensor,
+        noise: Tensor,
+        noisy: Tensor,
+        t_B: Tensor,
+        y_B: Tensor | None = None,
     ) -> Tensor:
         return (output.float() - clean).square()
 

@@ -146,7 +146,7 @@ def term_losses(
     losses = []
     for term in view.terms:
         if term.target == "objective":
-            error = objective.error(output, clean, draw.noise, noisy, t_B)
+            error = objective.error(output, clean, draw.noise, noisy, t_B, draw.y_B)
         else:
             error = (objective.denoised(output.float(), noisy, t_B) - target_of(term)).square()
         losses.append(region_mean(error, term.region, draw.subset, patch_size))
