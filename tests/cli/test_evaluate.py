@@ -33,13 +33,25 @@ def test_json_is_the_report_and_nothing_else(tmp_path: Path) -> None:
     assert "not comparable with published tables" in table.stdout
 
 
-def test_faults_end_with_a_sentence_and_exit_1(tmp_path: Path) -> None:
+def test_faults_end_with_a_sentence_and_exit_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     a = write_folder(tmp_path / "a", {f"{i}.png": png(i, 8, 8) for i in range(4)})
+    short = tmp_path / "short.pth"
+    short.write_bytes(b"PK" + bytes(100))
     for arguments, sentence in (
         (("--metrics", "fid,kidd"), "error: --metrics: no kidd; did you mean kid?"),
         (("--metrics", ","), "error: --metrics is empty"),
         (("--extractor", "inceptoin"), "no inceptoin; did you mean inception?"),
         (("--weights", tmp_path / "none.pt"), "error: no such file"),
+        (("--weights", short), "short.pth is truncated or another file: its SHA-256 is"),
+        (("--extractor", short), "short.pth is neither TorchScript (.pt) nor an exported"),
+        (("--extractor", "dinov2"), "error: the weights of dinov2 are not at hand"),
+        (
+            ("--metrics", "sfid", "--extractor", "efficientnet-lite0"),
+            "error: sfid is defined only for inception, but the extractor is efficientnet-lite0",
+        ),
     ):
         done = mdt(a, a, *arguments)
         assert done.returncode == 1

@@ -16,6 +16,8 @@ from mdt_cli.core.metrics.images import ImageSet, Raw, decode, pixel_digest, rea
 from mdt_cli.core.metrics.moments import Moments, Statistics
 from mdt_cli.errors import MdtError
 
+SPATIAL_BYTES = 1 << 30
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -81,20 +83,24 @@ def collect(
     """
     pooled, spatial = Moments(extractor.dimensions), Moments(extractor.spatial)
     split = [extractor.dimensions, extractor.spatial]
-    kept_NW = torch.empty(images.count, extractor.width) if keep else None
+    # Spatial rows only tell the error of sFID: of a very large set they are not worth their room.
+    few = 4 * images.count * extractor.spatial <= SPATIAL_BYTES
+    kept_of = [extractor.dimensions, extractor.spatial if few else 0]
+    kept_NW = torch.empty(images.count, sum(kept_of)) if keep else None
     digests: list[bytes] = []
     for batch in batches:
         for moments, part in zip((pooled, spatial), batch.values.split(split, 1), strict=True):
             moments.add(part)
         if kept_NW is not None:
-            kept_NW[len(digests) : len(digests) + len(batch.names)] = batch.values
+            rows = slice(len(digests), len(digests) + len(batch.names))
+            kept_NW[rows] = batch.values[:, : sum(kept_of)]
         digests += batch.digests
         yield len(digests)
     order_N = torch.tensor(sorted(range(len(digests)), key=digests.__getitem__))
     in_order = tuple(sorted(digests))
     features_ND, spatial_NS = None, None
     if kept_NW is not None:
-        features_ND, spatial_NS = (part[order_N] for part in kept_NW.split(split, 1))
+        features_ND, spatial_NS = (part[order_N] for part in kept_NW.split(kept_of, 1))
 
     def statistics(moments: Moments) -> Statistics:
         mu_D, sigma_DD = moments.finish()
@@ -114,7 +120,7 @@ def collect(
         positions_N=order_N,
         digests=in_order,
         spatial=statistics(spatial) if extractor.spatial else None,
-        spatial_NS=spatial_NS if extractor.spatial else None,
+        spatial_NS=spatial_NS if kept_of[1] else None,
     )
 
 

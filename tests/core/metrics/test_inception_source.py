@@ -6,12 +6,14 @@ import pytest
 import torch
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-from mdt_cli.core.metrics import weights
+from mdt_cli.core.metrics import extraction, weights
+from mdt_cli.core.metrics.extraction import Extracted, extract
 from mdt_cli.core.metrics.features import build_extractor, extract_batch
+from mdt_cli.core.metrics.images import open_images
 from mdt_cli.errors import MdtError
 from tests.core.metrics.stand_in import write_stand_in
 from tests.core.metrics.test_inception import random_weights
-from tests.pictures import array
+from tests.pictures import array, png, write_folder
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
@@ -138,3 +140,30 @@ def test_weights_of_another_network_and_truncated_ones(
         monkeypatch.setattr(weights, "PYTORCH_FID_SHA256", weights.sha256_of(other))
         with pytest.raises(MdtError, match=f"{name} is not the Inception weights of pytorch-fid"):
             build_extractor("inception", CPU, other)
+
+
+def test_spatial_rows_of_a_very_large_set_are_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "stand-in.pt"
+    monkeypatch.setattr(weights, "INCEPTION_SHA256", write_stand_in(file))
+    extractor = build_extractor("inception", CPU, file, "clean", spatial=True)
+    images = open_images(write_folder(tmp_path / "a", {f"{i}.png": png(i) for i in range(5)}))
+
+    def run() -> Extracted:
+        work = extract(images, extractor, CPU, 2, keep=True)
+        while True:
+            try:
+                next(work)
+            except StopIteration as finished:
+                return finished.value
+
+    whole = run()
+    assert whole.spatial_NS is not None
+    assert whole.spatial_NS.shape == (5, 2023)
+    monkeypatch.setattr(extraction, "SPATIAL_BYTES", 4 * 5 * 2023 - 1)
+    lean = run()
+    assert lean.spatial_NS is None
+    assert torch.equal(lean.features_ND, whole.features_ND)
+    assert torch.equal(lean.spatial.sigma_DD, whole.spatial.sigma_DD)
+    assert (whole.spatial.mu_D - whole.spatial_NS.double().mean(0)).abs().max() < 1e-9
