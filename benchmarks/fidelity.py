@@ -107,7 +107,11 @@ def lines() -> Iterator[str]:
         "The two last columns are the largest difference from the official numbers, relative to "
         "the number (or to 0.1 where that is smaller; official numbers have five digits after the "
         "point, so 5e-5 is what their rounding allows). All are tests as well "
-        "(`tests/core/model/test_golden.py`). Made by `python benchmarks/fidelity.py`.\n"
+        "(`tests/core/model/test_golden.py`). Made by `python benchmarks/fidelity.py`.\n\n"
+        "The synthetic weights are small: in U-ViT, MaskDM and LMD a token hardly sees the others "
+        "with them, and a fault in attention could hide behind five digits. So ours and plain are "
+        "compared once more with large random weights in double precision, to 1e-6 of the largest "
+        "value (`tests/core/model/test_plain.py`).\n"
     )
     yield (
         "MC-DiT and TREAD have no published numbers to compare with: no official code of the first "

@@ -257,7 +257,7 @@ def uvit(prefixed: Weights, heads: int, patch: int) -> Plain:
             tokens = plain_block(w, name, fuse(w, name, tokens, skips.pop()), heads, 1e-5)
         tokens = product(w, output, affine_norm(w, "norm", tokens, 1e-5))[:, extras:]
         if kept is not None:
-            tokens = unshuffle(tokens, kept, torch.zeros(1, 1, tokens.shape[2]), count)
+            tokens = unshuffle(tokens, kept, tokens.new_zeros(1, 1, tokens.shape[2]), count)
         image = patches_to_image(tokens, patch)
         if "final_layer.weight" in w:
             image = conv2d(image, w["final_layer.weight"], w["final_layer.bias"], padding=1)
