@@ -33,7 +33,7 @@ class Epsilon(Objective):
         self.betas, self.first_time = beta_table(betas, num_timesteps), first_time
         alphas = 1 - self.betas
         self.alphas_cumprod = alphas.cumprod(0)
-        before = torch.cat([torch.ones(1, dtype=torch.float64), self.alphas_cumprod[:-1]])
+        before = torch.cat([self.alphas_cumprod.new_ones(1), self.alphas_cumprod[:-1]])
         rest = 1 - self.alphas_cumprod
         # Ho et al. 2020, eq. 7: mean and variance of q(x_{t-1} | x_t, x_0).
         self._clean_coef = self.betas * before.sqrt() / rest

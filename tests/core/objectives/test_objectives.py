@@ -81,6 +81,13 @@ def test_betas_at_their_ends() -> None:
 
 
 @pytest.mark.parametrize("kind", ["linear", "scaled_linear", "cosine"])
+def test_tables_are_numbers_even_where_networks_have_none(kind: str) -> None:
+    with torch.device("meta"):
+        objective = Epsilon(betas=kind)
+    assert torch.equal(objective.alphas_cumprod, Epsilon(betas=kind).alphas_cumprod)
+
+
+@pytest.mark.parametrize("kind", ["linear", "scaled_linear", "cosine"])
 def test_every_table_follows_the_betas(kind: str) -> None:
     objective = Epsilon(learned_variance=False, min_snr_gamma=5.0, betas=kind)
     assert objective.out_multiplier == 1
