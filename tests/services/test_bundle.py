@@ -41,7 +41,7 @@ def test_a_bundle_stands_alone(name: str, tmp_path: Path) -> None:
 def test_a_bundle_keeps_code_and_comments() -> None:
     text = bundle(ENTRIES["transformer"][0], "Title.")
     assert "# Heads first, so that each head's plane is contiguous" in text
-    assert '"""Xavier-uniform weights, zero biases' in text
+    assert '"""LayerNorm over channels without affine parameters' in text
     names = [n.name for n in ast.parse(text).body if isinstance(n, ast.ClassDef)]
     assert names.index("Block") < names.index("Transformer") < names.index("MdtTransformer2DModel")
     assert Transformer.__name__ in names
