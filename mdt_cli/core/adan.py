@@ -41,7 +41,12 @@ class Adan(torch.optim.Optimizer):
         if closure is not None:
             raise ValueError("Adan takes no closure")
         for group in self.param_groups:
-            _update([p for p in group["params"] if p.grad is not None], group, self.state, self.found_inf)
+            _update(
+                [p for p in group["params"] if p.grad is not None],
+                group,
+                self.state,
+                self.found_inf,
+            )
         return None
 
 

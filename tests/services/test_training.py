@@ -273,7 +273,9 @@ def test_a_damaged_cache_is_found_before_the_first_step(cache: Path, tmp_path: P
 
 
 def test_unconditional_and_single_view(cache: Path, tmp_path: Path) -> None:
-    loaded = small(3, "data.conditional=false", 'masking.views=[{tokens="kept", terms=[{region="kept"}]}]')
+    loaded = small(
+        3, "data.conditional=false", 'masking.views=[{tokens="kept", terms=[{region="kept"}]}]'
+    )
     run(cache, tmp_path / "run", loaded)
     names = read_tensors(tmp_path / "run/checkpoints/step-0000003/weights.safetensors")
     assert not any(name.startswith("label.") for name in names)
