@@ -125,7 +125,8 @@ class RunConfig(Table):
         if self.model.condition == "none" and not timeless:
             raise ValueError(
                 'model.condition "none" knows no time, which objective '
-                f"{self.objective.kind} needs: set objective.kind to reconstruction, or model.condition to adaln"
+                f"{self.objective.kind} needs: set objective.kind to reconstruction, or "
+                "model.condition to adaln"
             )
         return self
 

@@ -1,5 +1,6 @@
 """Samplers restated from their papers in plain Python and NumPy, one scalar image at a time."""
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -44,7 +45,7 @@ def ddim_with_clipping(
     """
     products = np.cumprod(1 - betas)
     times = [int(time) for time in np.linspace(-1, len(betas) - 1, steps + 1)][::-1]
-    for time, after in zip(times, times[1:], strict=False):
+    for time, after in itertools.pairwise(times):
         a = products[time]
         noise = noise_at(x, time)
         clean = np.clip((x - math.sqrt(1 - a) * noise) / math.sqrt(a), -1, 1)
