@@ -191,10 +191,13 @@ class Monitor:
         labelled_grid(path, codec.decode(latents), names, preview.per_class, sampling.uint8)
 
     def _restored(self, codec: Codec, path: Path) -> None:
-        """Strips of the first held-out images, as much hidden as the run ever hides."""
+        """Strips of some held-out images, as much hidden as the run ever hides."""
         trainer, config = self._trainer, self._trainer.config
         preview, split = config.preview, trainer.data.split
-        rows = (split.held_out if len(split.held_out) else split.train)[: preview.per_class * 4]
+        some = split.held_out if len(split.held_out) else split.train
+        count = min(preview.per_class * 4, len(some))
+        # Evenly spread, as the rows of a class lie together.
+        rows = some[torch.arange(count) * len(some) // count]
         ratio = trainer.data.mask_ratio.extremes(config.training.steps)[1]
         subset = hide(trainer.data.selector, trainer.data.grid, ratio, rows.tolist())
         strips = make_strips(

@@ -36,7 +36,7 @@ from mdt_cli.services.strips import (
 )
 from mdt_cli.services.trained import Trained, load_trained
 
-# Without --seeds the first images, at most so many, each with its own number as its seed.
+# Without --seeds at most so many images, each with its own number as its seed.
 MOST_UNASKED = 64
 ON_THE_GRID = 48
 
@@ -77,9 +77,9 @@ def reconstruct(request: ReconstructRequest) -> Iterator[Event]:
             "reconstruction needs a masked run with objective.kind reconstruction (-p lmd)",
         )
     images = _open(request.images, trained)
-    seeds = asked or list(range(min(len(images), MOST_UNASKED)))
-    if asked is None and len(images) > MOST_UNASKED:
-        yield Note(f"the first {MOST_UNASKED} of {len(images)} images; --seeds chooses others")
+    seeds = asked or _spread(len(images))
+    if len(seeds) < len(images) and asked is None:
+        yield Note(f"{len(seeds)} of {len(images)} images, evenly spread; --seeds chooses others")
     draw_batch = _Restoring(request, trained, images)
     job = _job(request, trained, images, seeds, draw_batch)
     folder = PngFolder(request.out, job)
@@ -109,6 +109,12 @@ def reconstruct(request: ReconstructRequest) -> Iterator[Event]:
         step=trained.step,
         settings=dict(job.settings),
     )
+
+
+def _spread(count: int) -> list[int]:
+    """Numbers of images from all over the list, in which those of a class lie together."""
+    shown = min(count, MOST_UNASKED)
+    return [k * count // shown for k in range(shown)]
 
 
 class _Restoring:

@@ -315,12 +315,13 @@ def test_the_command(
     assert "8 of 16 patches hidden and restored" in text
 
 
-def test_the_first_images_of_many(tmp_path: Path, made: tuple[Path, Path, Path]) -> None:
+def test_some_images_of_many(tmp_path: Path, made: tuple[Path, Path, Path]) -> None:
     images = make_images(tmp_path / "images", per_class=33)
     request = ReconstructRequest(made[2], tmp_path / "out", images, device="cpu")
     events = list(reconstruct(request))
-    assert any(isinstance(e, Note) and "first 64 of 66 images" in e.text for e in events)
+    assert any(isinstance(e, Note) and "64 of 66 images, evenly" in e.text for e in events)
     assert events[-1].count == 64
+    assert manifest(request.out)["seeds"] == "0-31,33-64"
 
 
 def test_two_processes_write_what_one_does(made: tuple[Path, Path, Path], tmp_path: Path) -> None:
