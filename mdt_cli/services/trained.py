@@ -13,6 +13,7 @@ from torch import Tensor
 from mdt_cli.config.run import RunConfig
 from mdt_cli.core.checkpoint import (
     ONLINE,
+    OPTIMIZER,
     STATE,
     WEIGHTS,
     Header,
@@ -71,7 +72,7 @@ def find_weights(path: Path, ema: str | None) -> Path:
     if (path / IMPORTED).is_file() and (path / WEIGHTS).is_file():
         return find_weights(path / WEIGHTS, ema)
     if (path / STATE).is_file():
-        read_state(path)
+        read_state(path, unread=[OPTIMIZER])
         return _in_checkpoint(path, ema)
     found = checkpoints(path)
     if not found:
@@ -86,7 +87,7 @@ def find_weights(path: Path, ema: str | None) -> Path:
         )
     for folder in found:
         try:
-            read_state(folder)
+            read_state(folder, unread=[OPTIMIZER])
         except MdtError:
             continue
         return _in_checkpoint(folder, ema)
