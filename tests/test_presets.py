@@ -12,6 +12,7 @@ SIZES = [name for name in NAMES if name.startswith("size/")]
 RECIPES = [
     *("dit", "mdt", "mdtv2", "maskdit", "mcdit", "maskdm", "lmd", "uvit", "tread", "drop"),
     "quickstart",
+    "deferred",
 ]
 STAGES = ["maskdit-finetune", "maskdit-finetune-cos", "mcdit-finetune", "maskdm-finetune"]
 OVERLAYS = ["unmasked", "cifar10", "digits"]

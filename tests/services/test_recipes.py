@@ -37,7 +37,10 @@ SMALL = (
     "validation.every=1",
 )
 # Only the network of a recipe has its own size; size/tiny fits all of them.
-RECIPES = ("dit", "mdt", "mdtv2", "maskdit", "mcdit", "maskdm", "lmd", "uvit", "tread", "drop")
+RECIPES = (
+    *("dit", "mdt", "mdtv2", "maskdit", "mcdit", "maskdm", "lmd", "uvit", "tread", "drop"),
+    "deferred",
+)
 STAGES = (
     ("maskdit", "maskdit-finetune"),
     ("maskdit", "maskdit-finetune-cos"),
