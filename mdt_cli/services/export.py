@@ -11,8 +11,10 @@ import torch
 from mdt_cli.core.checkpoint import read_header, save_weights
 from mdt_cli.core.codecs.codec import Codec, codec_from_facts
 from mdt_cli.core.files import atomic_path
+from mdt_cli.core.objectives.reconstruction import Reconstruction
 from mdt_cli.errors import MdtError
 from mdt_cli.services import export_diffusers, export_dit, export_program, parity
+from mdt_cli.services.drawing import check_fits
 from mdt_cli.services.events import Event, ExportDone, Note, Warned
 from mdt_cli.services.model_card import Card, find_report, is_of_other_weights, render
 from mdt_cli.services.trained import Trained, load_trained
@@ -54,6 +56,8 @@ def export(request: ExportRequest) -> Iterator[Event]:
     if request.format == "onnx":
         export_program.require_onnx()
     trained = load_trained(request.source, request.ema, CPU)
+    if request.format != "safetensors":
+        check_fits(trained.config.sampling, trained.objective)
     match request.format:
         case "safetensors":
             difference = _safetensors(request, trained)
@@ -86,10 +90,14 @@ def export(request: ExportRequest) -> Iterator[Event]:
 
 
 def _safetensors(request: ExportRequest, trained: Trained) -> float:
+    # A network that restores hidden patches is nothing without the parts for them.
+    masked = isinstance(trained.objective, Reconstruction)
+    if masked:
+        trained = load_trained(request.source, request.ema, CPU, masked)
     with atomic_path(request.out) as temporary:
         tensors = dict(trained.network.named_parameters())
         save_weights(temporary, tensors, read_header(trained.path))
-        again = load_trained(temporary, None, CPU)
+        again = load_trained(temporary, None, CPU, masked)
         difference = parity.largest_difference(
             trained.network, again.network, parity.fixed_inputs(trained)
         )

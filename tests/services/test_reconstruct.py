@@ -22,6 +22,7 @@ from mdt_cli.core.tokens import RandomTokens, TokenSubset
 from mdt_cli.errors import MdtError
 from mdt_cli.services.encode_latents import EncodeRequest, encode_latents
 from mdt_cli.services.events import Note, PreviewSaved, SamplesDone, Validated
+from mdt_cli.services.export import ExportRequest, export
 from mdt_cli.services.reconstruct import ReconstructRequest, reconstruct
 from mdt_cli.services.strips import hide, make_strips, strip_gap, strip_size
 from mdt_cli.services.train_data import split_rows
@@ -322,6 +323,19 @@ def test_some_images_of_many(tmp_path: Path, made: tuple[Path, Path, Path]) -> N
     assert any(isinstance(e, Note) and "64 of 66 images, evenly" in e.text for e in events)
     assert events[-1].count == 64
     assert manifest(request.out)["seeds"] == "0-31,33-64"
+
+
+def test_exported_weights_restore_as_well(request_: ReconstructRequest, tmp_path: Path) -> None:
+    file = tmp_path / "lmd.safetensors"
+    list(export(ExportRequest(request_.weights, file, format="safetensors")))
+    done_of(request_)
+    done_of(replace(request_, weights=file, out=tmp_path / "exported"))
+    for seed in range(6):
+        names = [folder / f"{seed:06d}.png" for folder in (request_.out, tmp_path / "exported")]
+        assert np.array_equal(*map(pixels, names))
+    with pytest.raises(MdtError, match="makes none by itself"):
+        list(export(ExportRequest(request_.weights, tmp_path / "model", format="diffusers")))
+    assert not (tmp_path / "model").exists()
 
 
 def test_two_processes_write_what_one_does(made: tuple[Path, Path, Path], tmp_path: Path) -> None:
