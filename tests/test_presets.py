@@ -14,7 +14,10 @@ RECIPES = [
     "quickstart",
     "deferred",
 ]
-STAGES = ["maskdit-finetune", "maskdit-finetune-cos", "mcdit-finetune", "maskdm-finetune"]
+STAGES = [
+    *("maskdit-finetune", "maskdit-finetune-cos", "mcdit-finetune", "maskdm-finetune"),
+    "lmd-classify",
+]
 OVERLAYS = ["unmasked", "cifar10", "digits"]
 
 

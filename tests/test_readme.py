@@ -90,3 +90,26 @@ def test_ci_runs_the_test_command_of_the_readme() -> None:
     assert 'pip install --quiet --disable-pip-version-check -e ".[dev]"' in script
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
     assert any('pip install -e ".[dev]" && .venv/bin/python -m pytest' in c for c in commands())
+
+
+def test_restoring_and_naming_of_the_readme_run(tmp_path: Path) -> None:
+    make_images(tmp_path / "pictures", per_class=12, size=32)
+    lines = [line for line in commands() if "runs/lmd" in line or "runs/names" in line]
+    smaller = {
+        "pretrain": SMALLER["pretrain"]
+        + " --set model.narrow_decoder={depth=1,hidden_size=16,num_heads=2}",
+        "finetune": "--set training.steps=2 --set training.batch_size=4",
+    }
+    assert [shlex.split(line)[1] for line in lines] == ["pretrain", "sample", "finetune", "inspect"]
+    for line in ["mdt encode-latents pictures cache --codec pixels --size 32", *lines]:
+        words = shlex.split(line)[1:]
+        done = subprocess.run(
+            [sys.executable, "-m", "mdt_cli", *words, *shlex.split(smaller.get(words[0], ""))],
+            cwd=tmp_path,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{line}\n{done.stderr}"
+    assert "MAT@1" in done.stdout
