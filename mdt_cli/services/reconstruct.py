@@ -81,6 +81,10 @@ def reconstruct(request: ReconstructRequest) -> Iterator[Event]:
     if len(seeds) < len(images) and asked is None:
         yield Note(f"{len(seeds)} of {len(images)} images, evenly spread; --seeds chooses others")
     draw_batch = _Restoring(request, trained, images)
+    if draw_batch.normalised:
+        yield Note(
+            "this run predicts normalised patches: brightness and contrast are the original's"
+        )
     job = _job(request, trained, images, seeds, draw_batch)
     folder = PngFolder(request.out, job)
     folder.check()
