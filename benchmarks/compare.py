@@ -47,8 +47,8 @@ NULL_SEEDS = (3, 4, 5)
 LEARNING_RATES = (1e-3, 2e-3, 4e-3)
 SCALES = (1.0, 1.5, 2.5)
 SWEEP_SHARE = 0.25
-CURVE = (0.25, 0.5, 0.9)
-SAMPLES = 300
+CURVE_SHARE = 0.5
+SAMPLES = 200
 
 EQUAL = (
     "model.patch_size=1",
@@ -65,7 +65,7 @@ EQUAL = (
     "lr_schedule={kind='constant', warmup=20}",
     "ema={decays=[0.99], warmup=true}",
     "preview.every=0",
-    "sampling={solver='heun', steps=9, uint8='round'}",
+    "sampling={solver='heun', steps=6, uint8='round'}",
 )
 # What does not fit eight blocks, or 64 tokens, as published.
 OWN = {
@@ -160,7 +160,7 @@ def do(job: Job, work: Path) -> dict[str, Any]:
     from mdt_cli.services.pretrain import pretrain
 
     first = work / "runs" / job.name
-    every = max(1, round(job.ends[0][1] / 4))
+    every = max(1, round(CURVE_SHARE * job.ends[0][1]))
     result: dict[str, Any] = {"job": asdict(job), "budgets": {}, "curve": []}
     # The learning rate of the first stage is constant: a longer run begins as the shorter one.
     for budget, steps in job.ends:

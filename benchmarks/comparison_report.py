@@ -73,8 +73,8 @@ class Study:
         return [a - b for a, b in zip(mine, theirs, strict=True)]
 
     def half_way(self, recipe: str) -> list[float]:
-        """Unguided distances at half of the equal-time budget, from the first stage."""
-        return [r["curve"][1]["distance"] for r in self.of(recipe)]
+        """Unguided distances at half of the shorter budget, from the first stage."""
+        return [r["curve"][0]["distance"] for r in self.of(recipe)]
 
     def verdict(self, recipe: str, other: str, budget: str) -> str:
         mean, error = mean_se(self.paired(recipe, other, budget))
@@ -129,7 +129,9 @@ def claims(study: Study) -> list[str]:
             ]
             mean, error = mean_se(half)
             held = (
-                "and already at half of the time" if mean < -2 * error else "but not yet half-way"
+                "and already at half of the shorter budget"
+                if mean < -2 * error
+                else "but not yet at half of the shorter budget"
             )
             control = study.verdict(recipe, "drop", budget)
             beside = "" if recipe == "drop" else f"; {control} than naive dropping"
@@ -184,7 +186,7 @@ def main() -> None:
         f"{study.minutes:g} minutes of one core for each run, or the FLOP that DiT counts in that "
         f"time. Seeds {', '.join(map(str, SEEDS))}, same rows and noise for every recipe. FD is "
         f"the Fréchet distance in efficientnet-lite0 features of {SAMPLES} samples to all real "
-        "digits (9 Heun steps, EMA weights, all tokens); it is not FID, and at this count it is "
+        "digits (6 Heun steps, EMA weights, all tokens); it is not FID, and at this count it is "
         "biased upwards, for all alike. ± is one standard error over three seeds. "
         f"Learning rate: the best of {', '.join(f'{lr:g}' for lr in LEARNING_RATES)} by held-out "
         "loss after a quarter of the time. Guidance: the best of one shared grid, "
