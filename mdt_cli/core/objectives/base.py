@@ -53,6 +53,22 @@ class Objective(ABC):
         """
 
 
+class NoiseFree(Objective):
+    """What objectives without noise and time answer alike: time is 0, and nothing is added."""
+
+    def sample_time(self, count: int, generator: torch.Generator) -> Tensor:
+        return torch.zeros(count)
+
+    def quantile_time(self, share_B: Tensor) -> Tensor:
+        return torch.zeros_like(share_B)
+
+    def add_noise(self, clean: Tensor, noise: Tensor, t_B: Tensor) -> Tensor:
+        return clean
+
+    def network_input(self, noisy: Tensor, t_B: Tensor) -> tuple[Tensor, Tensor]:
+        return noisy, t_B.to(noisy.device)
+
+
 def per_sample(values_B: Tensor, like: Tensor) -> Tensor:
     """[B] as [B, 1, 1, 1] with the dtype and device of `like`."""
     return values_B.to(device=like.device, dtype=like.dtype).view(-1, 1, 1, 1)

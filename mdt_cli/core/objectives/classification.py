@@ -3,14 +3,13 @@
 Axes: B batch, K classes.
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mdt_cli.core.objectives.base import Objective
+from mdt_cli.core.objectives.base import NoiseFree
 
 
-class Classification(Objective):
+class Classification(NoiseFree):
     """The answer is a logit per class; the error is the cross-entropy with smoothed labels.
 
     `label_smoothing`: the share of a label that is spread over all classes (Szegedy et al. 2016).
@@ -20,18 +19,6 @@ class Classification(Objective):
 
     def __init__(self, label_smoothing: float = 0.0) -> None:
         self.label_smoothing = label_smoothing
-
-    def sample_time(self, count: int, generator: torch.Generator) -> Tensor:
-        return torch.zeros(count)
-
-    def quantile_time(self, share_B: Tensor) -> Tensor:
-        return torch.zeros_like(share_B)
-
-    def add_noise(self, clean: Tensor, noise: Tensor, t_B: Tensor) -> Tensor:
-        return clean
-
-    def network_input(self, noisy: Tensor, t_B: Tensor) -> tuple[Tensor, Tensor]:
-        return noisy, t_B.to(noisy.device)
 
     def denoised(self, output: Tensor, noisy: Tensor, t_B: Tensor) -> Tensor:
         raise ValueError("a classifier has no clean estimate")

@@ -9,27 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mdt_cli.core.objectives.base import Objective
+from mdt_cli.core.objectives.base import NoiseFree
 from mdt_cli.core.objectives.losses import denormalised_patches
 from mdt_cli.core.tokens import TokenSubset
 
 
-class Reconstruction(Objective):
+class Reconstruction(NoiseFree):
     """The answer is the clean latents; the error is its plain square."""
 
     kind = "reconstruction"
-
-    def sample_time(self, count: int, generator: torch.Generator) -> Tensor:
-        return torch.zeros(count)
-
-    def quantile_time(self, share_B: Tensor) -> Tensor:
-        return torch.zeros_like(share_B)
-
-    def add_noise(self, clean: Tensor, noise: Tensor, t_B: Tensor) -> Tensor:
-        return clean
-
-    def network_input(self, noisy: Tensor, t_B: Tensor) -> tuple[Tensor, Tensor]:
-        return noisy, t_B.to(noisy.device)
 
     def denoised(self, output: Tensor, noisy: Tensor, t_B: Tensor) -> Tensor:
         return output
