@@ -54,6 +54,9 @@ class PatchesFill(nn.Module):
         return subset.scatter(kept_BKD, left_BND.to(kept_BKD.dtype))
 
 
+Fill = ZerosFill | InputFill | MaskTokenFill | PatchesFill
+
+
 class Interpolator(nn.Module):
     """MDT's side-interpolater (Gao et al. 2023): one block guesses the dropped tokens.
 
