@@ -171,11 +171,12 @@ class Masking(Table):
     leave_at: int = 0
     restore_at: int = 0
     # What stands in for dropped tokens on the way back. nothing: they never return (MaskDM).
-    # zeros. mask_token: a learned vector. input: what they left as (TREAD). interpolator: MDT's
-    # block over kept and mask tokens. clean_patches: embedded clean latents (MC-DiT).
-    fill: Literal["nothing", "zeros", "mask_token", "input", "interpolator", "clean_patches"] = (
-        "mask_token"
-    )
+    # zeros. mean: of the kept tokens. mask_token: a learned vector. input: what they left as
+    # (TREAD). interpolator: MDT's block over kept and mask tokens. clean_patches: embedded clean
+    # latents (MC-DiT).
+    fill: Literal[
+        "nothing", "zeros", "mean", "mask_token", "input", "interpolator", "clean_patches"
+    ] = "mask_token"
 
     @property
     def is_masked(self) -> bool:

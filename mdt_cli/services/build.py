@@ -22,6 +22,7 @@ from mdt_cli.core.model.fills import (
     InputFill,
     Interpolator,
     MaskTokenFill,
+    MeanFill,
     PatchesFill,
     ZerosFill,
 )
@@ -132,6 +133,8 @@ def _build_fill(masking: Masking, model: Model, channels: int) -> Fill | None:
             return None
         case "zeros":
             return ZerosFill()
+        case "mean":
+            return MeanFill()
         case "input":
             return InputFill()
         case "mask_token" | "interpolator":

@@ -25,6 +25,14 @@ class InputFill(nn.Module):
         return subset.scatter(kept_BKD, left_BND.to(kept_BKD.dtype))
 
 
+class MeanFill(nn.Module):
+    """Each sample's mean of the kept tokens for every dropped one: a control without content."""
+
+    def forward(self, kept_BKD: Tensor, left_BND: Tensor | None, subset: TokenSubset) -> Tensor:
+        mean_B1D = kept_BKD.mean(1, keepdim=True)
+        return subset.scatter(kept_BKD, mean_B1D.expand(-1, subset.num_tokens, -1))
+
+
 class MaskTokenFill(nn.Module):
     """One learned vector for every dropped token (He et al. 2022)."""
 
@@ -54,7 +62,7 @@ class PatchesFill(nn.Module):
         return subset.scatter(kept_BKD, left_BND.to(kept_BKD.dtype))
 
 
-Fill = ZerosFill | InputFill | MaskTokenFill | PatchesFill
+Fill = ZerosFill | MeanFill | InputFill | MaskTokenFill | PatchesFill
 
 
 class Interpolator(nn.Module):
