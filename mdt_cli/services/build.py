@@ -19,6 +19,7 @@ from mdt_cli.config.run import RunConfig
 from mdt_cli.config.training import AdamW, Adan
 from mdt_cli.core.adan import Adan as AdanOptimizer
 from mdt_cli.core.model.fills import (
+    Fill,
     InputFill,
     Interpolator,
     MaskTokenFill,
@@ -28,7 +29,7 @@ from mdt_cli.core.model.fills import (
 )
 from mdt_cli.core.model.heads import PoolHead
 from mdt_cli.core.model.positions import num_offsets
-from mdt_cli.core.model.transformer import NO_CONDITION_EPS, Fill, Transformer
+from mdt_cli.core.model.transformer import NO_CONDITION_EPS, Transformer
 from mdt_cli.core.objectives.base import Objective
 from mdt_cli.core.objectives.classification import Classification
 from mdt_cli.core.objectives.edm import Edm

@@ -40,6 +40,7 @@ SMALL = (
 RECIPES = (
     *("dit", "mdt", "mdtv2", "maskdit", "mcdit", "maskdm", "lmd", "uvit", "tread", "drop"),
     "deferred",
+    "tread-mean",
 )
 STAGES = (
     ("maskdit", "maskdit-finetune"),

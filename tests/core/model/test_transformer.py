@@ -68,7 +68,7 @@ def test_mdt_sees_no_hidden_pixel_and_mdtv2_does() -> None:
     assert gradient[dropped].min() > 0
 
 
-FILLS = [("zeros", False), ("mask_token", False), ("input", True)]
+FILLS = [("zeros", False), ("mean", False), ("mask_token", False), ("input", True)]
 
 
 @pytest.mark.parametrize(("fill", "returns"), FILLS)
@@ -86,6 +86,9 @@ def test_fills(fill: str, returns: bool) -> None:
     same = (back == left).all(-1)
     assert bool(same[~SUBSET.dropped_BN].all())
     assert bool(same[SUBSET.dropped_BN].all()) == returns
+    if fill == "mean":
+        mean = SUBSET.gather(left).mean(1)[:, None].expand_as(left)
+        torch.testing.assert_close(back[SUBSET.dropped_BN], mean[SUBSET.dropped_BN])
 
 
 def test_a_subset_needs_a_route() -> None:
