@@ -204,7 +204,7 @@ def main() -> None:
         "",
         f"The 1,797 embedded digits (89 held out), 8 x 8 pixels, one token a pixel. Budget: "
         f"{60 * study.minutes:g} seconds of one core for each run, or the FLOP that DiT counts in "
-        f"that time. Seeds {', '.join(map(str, SEEDS))}, same rows and noise for every recipe. FD is "
+        f"that time. Seeds {', '.join(map(str, SEEDS))}, rows and noise alike for all. FD is "
         f"the Fréchet distance in efficientnet-lite0 features of {SAMPLES} samples to all real "
         "digits (6 Heun steps, EMA weights, all tokens); it is not FID, and at this count it is "
         "biased upwards, for all alike. ± is one standard error over three seeds. "
