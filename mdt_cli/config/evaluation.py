@@ -2,7 +2,7 @@
 
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, get_args
 
 from mdt_cli.errors import MdtError
 
@@ -22,22 +22,10 @@ MetricName = Literal[
 ExtractorName = Literal["inception", "efficientnet-lite0", "dinov2", "clip"]
 ResizeName = Literal["clean", "legacy_tensorflow", "legacy_pytorch"]
 Name = TypeVar("Name", bound=str)
-METRICS: tuple[MetricName, ...] = (
-    "fid",
-    "sfid",
-    "is",
-    "precision",
-    "recall",
-    "density",
-    "coverage",
-    "kid",
-    "cmmd",
-    "memorisation",
-    "fid_infinity",
-)
+METRICS: tuple[MetricName, ...] = get_args(MetricName)
 # What is computed where nothing was asked for, as far as extractor and reference have it.
 DEFAULT_METRICS = frozenset({"fid", "sfid", "is", "precision", "recall", "kid", "cmmd"})
-EXTRACTORS: tuple[ExtractorName, ...] = ("inception", "efficientnet-lite0", "dinov2", "clip")
+EXTRACTORS: tuple[ExtractorName, ...] = get_args(ExtractorName)
 RESIZES: tuple[ResizeName, ...] = ("clean", "legacy_tensorflow", "legacy_pytorch")
 # What can be had from stored statistics alone: the score of the samples and the distances.
 METRICS_OF_STATISTICS: tuple[MetricName, ...] = ("fid", "sfid", "is", "fid_infinity")
