@@ -21,7 +21,17 @@ from PIL import Image, ImageFilter
 from mdt_cli.services.evaluate import EvaluateRequest, evaluate
 from mdt_cli.services.events import EvaluationDone, Progress
 
-METRICS = ("fid", "is", "precision", "recall", "density", "coverage", "kid", "memorisation")
+METRICS = (
+    "fid",
+    "fid_infinity",
+    "is",
+    "precision",
+    "recall",
+    "density",
+    "coverage",
+    "kid",
+    "memorisation",
+)
 Picture = np.ndarray[Any, np.dtype[np.uint8]]
 # What has to become worse (or, with a plus, better) than for untouched test images. Precision and
 # density do not belong to blur and JPEG: both smooth, features of smooth pictures lie in the middle

@@ -7,18 +7,10 @@ from mdt_cli.core.metrics.intervals import Score, is_tie
 
 FORMAT = 1
 # Of all other metrics more is better.
-LOWER_IS_BETTER = (
-    "fid",
-    "sfid",
-    "fd",
-    "fdd",
-    "kid",
-    "cmmd",
-    "memorisation",
-    "rfid",
-    "rfd",
-    "memorisation",
-)
+LOWER_IS_BETTER = ("fid", "sfid", "fd", "kid", "cmmd", "memorisation", "rfid", "rfd")
+# What these expect of the very same source changes with the number of samples: bias of the
+# distances and of the classifier's average, balls that shrink or that more samples fall into.
+MOVED_BY_COUNT = ("fid", "sfid", "fd", "cmmd", "is", "recall", "coverage")
 
 
 def side_by_side(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -40,7 +32,12 @@ def side_by_side(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def lower_is_better(name: str) -> bool:
-    return name.partition("_")[0] in LOWER_IS_BETTER
+    return _kind(name) in LOWER_IS_BETTER
+
+
+def _kind(name: str) -> str:
+    """`fd` of `fd_efficientnet_lite0`."""
+    return name.partition("_")[0]
 
 
 def cautions(reports: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -50,8 +47,8 @@ def cautions(reports: Sequence[Mapping[str, Any]]) -> list[str]:
     if len(set(counts)) > 1:
         told = ", ".join(f"{count:,}" for count in counts)
         found.append(
-            f"the sets hold {told} images: Fréchet distances of fewer images are larger for "
-            "that reason alone, so no best is named for them"
+            f"the sets hold {told} images: distances of fewer images are larger, and coverage is "
+            "smaller, for that reason alone; no best is named where the count decides"
         )
     jpegs = [report["samples"].get("jpegs", 0) > 0 for report in reports]
     if any(jpegs) and not all(jpegs):
@@ -62,8 +59,8 @@ def cautions(reports: Sequence[Mapping[str, Any]]) -> list[str]:
 def _compared(name: str, reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     metrics = [report["metrics"][name] for report in reports]
     values = [float(metric["value"]) for metric in metrics]
-    biased = name.startswith(("fid", "sfid", "fd"))
-    if biased and len({metric["samples"] for metric in metrics}) > 1:
+    moved = _kind(name) in MOVED_BY_COUNT and "infinity" not in name
+    if moved and len({metric["samples"] for metric in metrics}) > 1:
         return {"values": values, "best": None, "ties_with_best": []}
     lower = lower_is_better(name)
     best = min(range(len(values)), key=lambda k: values[k] if lower else -values[k])

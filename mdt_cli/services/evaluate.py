@@ -230,14 +230,10 @@ def _talk_first(
         yield Warned(
             f"{reference.path} does not say which resizing made it; {extractor.resize} is assumed"
         )
-    few = [
-        f"{count:,} {what}"
-        for what, count in (
-            *(("samples", samples.count) for samples in sets),
-            ("reference images", reference.count),
-        )
-        if count is not None and count < FEW_IMAGES
-    ]
+    counts = dict.fromkeys(samples.count for samples in sets if samples.count < FEW_IMAGES)
+    few = [f"{count:,} samples" for count in counts]
+    if reference.count is not None and reference.count < FEW_IMAGES:
+        few.append(f"{reference.count:,} reference images")
     if FRECHET & set(metrics) and few:
         yield Warned(
             f"{' and '.join(few)} are few for a Fréchet distance, which is biased upwards below "

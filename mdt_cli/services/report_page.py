@@ -15,6 +15,7 @@ STYLE = """
 body { font: 16px/1.55 system-ui, -apple-system, "Segoe UI", sans-serif; color: var(--ink);
   background: #fff; max-width: 62rem; margin: 0 auto; padding: 2.5rem 1.25rem 4rem; }
 h1 { font-size: 1.55rem; line-height: 1.25; margin: 0 0 .4rem; }
+h1:not(:first-child) { margin-top: 3.2rem; }
 h2 { font-size: 1.12rem; margin: 2.4rem 0 .6rem; }
 p { margin: .4rem 0; max-width: 46rem; } .soft { color: var(--soft); }
 .verdict { border-left: 4px solid var(--odd); background: #fbf7ee; padding: .6rem .9rem;
@@ -23,8 +24,10 @@ p { margin: .4rem 0; max-width: 46rem; } .soft { color: var(--soft); }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .38rem .8rem .38rem 0; border-bottom: 1px solid var(--line);
   vertical-align: top; } th { font-weight: 600; color: var(--soft); font-size: .86rem; }
-td.n, th.n { text-align: right; } td.stamp { color: var(--soft); font-size: .86rem; }
-.best { font-weight: 700; color: var(--good); } .tie { color: var(--good); }
+td.n, th.n { text-align: right; white-space: nowrap; }
+td.stamp { color: var(--soft); font-size: .86rem; }
+.best { font-weight: 700; color: var(--good); } .best .soft { font-weight: 400; }
+.tie { color: var(--good); }
 figure { margin: .8rem 0 1.4rem; } img { max-width: 100%; height: auto; display: block;
   image-rendering: pixelated; border: 1px solid var(--line); }
 figcaption { color: var(--soft); font-size: .9rem; margin-top: .35rem; }
@@ -105,8 +108,7 @@ def _comparison(report: Mapping[str, Any]) -> str:
             cells.append(
                 f'<td class="n {kind}">{value:.5g}{mark}{_spread(single["metrics"][name])}</td>'
             )
-        arrow = "↓" if lower_is_better(name) else "↑"
-        rows.append(f"<tr><td>{escape(name)} {arrow}</td>{''.join(cells)}</tr>")
+        rows.append(f"<tr><td>{_metric(name)}</td>{''.join(cells)}</tr>")
     heads = "".join(f'<th class="n">{escape(_name(path))}</th>' for path in comparison["sets"])
     cautions = "".join(f'<p class="verdict">{escape(text)}</p>' for text in comparison["cautions"])
     return (
@@ -122,7 +124,7 @@ def _one(report: Mapping[str, Any], figures: Figures) -> str:
     verdict = escape(report["comparability"]["verdict"])
     parts = [f'<p class="verdict{" good" if good else ""}">{verdict}</p>']
     rows = "".join(
-        f"<tr><td>{escape(name)} {'↓' if lower_is_better(name) else '↑'}</td>"
+        f"<tr><td>{_metric(name)}</td>"
         f'<td class="n">{_value(metric["value"])}{_spread(metric)}</td>'
         f'<td class="n">{_count(metric["samples"])}</td>'
         f'<td class="n">{_count(metric["reference"])}</td>'
@@ -184,6 +186,11 @@ def _facts(reports: Sequence[Mapping[str, Any]]) -> str:
     entries += [("software", ", ".join(f"{k} {v}" for k, v in first["software"].items()))]
     told = "".join(f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in entries)
     return f"<h2>How the numbers came to be</h2><dl>{told}</dl>"
+
+
+def _metric(name: str) -> str:
+    """With its direction, which stays on its line."""
+    return f"{escape(name)}&nbsp;{'↓' if lower_is_better(name) else '↑'}"
 
 
 def _value(value: float | None) -> str:

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from mdt_cli.cli import app
 from tests.services.small_networks import DIGITS, weights_file
-
-app = pytest.importorskip("mdt_cli.cli.app")
 
 
 @pytest.fixture(autouse=True)
