@@ -256,6 +256,22 @@ def _pretrain(cache: Path, folder: Path, loaded):
     return pretrain(cache, folder, loaded, device="cpu")
 
 
+@pytest.mark.slow
+def test_compiled_blocks_train_as_plain_ones(cache: Path, tmp_path: Path) -> None:
+    """Masked and full view; the compiler may fuse and so round otherwise."""
+    losses, names = [], []
+    torch._dynamo.utils.counters.clear()
+    for compiled in ("false", "true"):
+        folder = tmp_path / compiled
+        run(cache, folder, small(6, f"training.compile={compiled}"))
+        losses.append([line["loss"] for line in log_of(folder)])
+        files = folder.glob("checkpoints/*/*.safetensors")
+        names.append({file.name: set(read_tensors(file)) for file in files})
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    assert names[0] == names[1]
+
+
 def test_unwritable_target(cache: Path) -> None:
     with pytest.raises(MdtError, match="cannot write"):
         run(cache, Path("/proc/mdt-run"), small(1))
