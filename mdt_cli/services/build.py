@@ -167,6 +167,17 @@ def _build_classifier(config: RunConfig, num_classes: int) -> PoolHead | None:
     return PoolHead(config.model.hidden_size, num_classes, NO_CONDITION_EPS)
 
 
+def token_counts(config: RunConfig, grid: tuple[int, int]) -> set[int]:
+    """The numbers of tokens that the blocks see over a whole run."""
+    masking, num_tokens = config.masking, grid[0] * grid[1]
+    low, high = build_mask_ratio(masking).extremes(config.training.steps)
+    selector, points = build_selector(masking, grid), 4 * num_tokens
+    kept = {selector.num_kept(grid, low + (high - low) * k / points) for k in range(points + 1)}
+    seen = {view.tokens for view in masking.views}
+    whole = "all" in seen or masking.restore_at != 0
+    return (kept if "kept" in seen else set()) | ({num_tokens} if whole else set())
+
+
 def build_selector(masking: Masking, grid: tuple[int, int]) -> Selector:
     """What decides which tokens are kept; MdtError where it does not fit the grid of tokens."""
     table, sides = masking.selector, f"{grid[0]}x{grid[1]}"

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from mdt_cli.config.load import Loaded
+from mdt_cli.config.run import RunConfig
 from mdt_cli.core.data.latents import LatentCache, open_cache
 from mdt_cli.core.model.transformer import Transformer
 from mdt_cli.core.rng import stream
@@ -76,6 +77,8 @@ def train(request: TrainRequest) -> Iterator[Event]:
         yield Note("the cache has no classes: training is unconditional")
     if config.data.flip and not cache.facts.flip:
         yield Note("the cache has no flipped copies: data.flip has no effect")
+    if config.training.compile:
+        yield from _tell_lengths(config, network)
     with deferred_signals() as stop:
         yield from Loop(trainer, scorer).run(stop)
 
@@ -92,6 +95,18 @@ def _check_data(loaded: Loaded, cache: LatentCache, accelerator: Accelerator) ->
         )
     if cache.facts.count < 2:
         raise MdtError(f"the cache holds {cache.facts.count} image; training needs at least 2")
+
+
+def _tell_lengths(config: RunConfig, network: Transformer) -> Iterator[Event]:
+    """Each number of tokens is compiled by itself, and the compiler stops at a few."""
+    lengths = build.token_counts(config, network.grid)
+    limit = torch._dynamo.config.recompile_limit
+    if len(lengths) > limit:
+        yield Warned(
+            f"the mask ratio changes, blocks see {len(lengths)} different numbers of tokens; the "
+            f"compiler makes code for {limit} and runs the others uncompiled; round them with "
+            "--set masking.selector.bucket=16"
+        )
 
 
 def _fresh_network(request: TrainRequest, cache: LatentCache) -> Transformer:

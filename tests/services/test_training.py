@@ -13,7 +13,9 @@ import torch
 from mdt_cli.config.load import load
 from mdt_cli.core.checkpoint import checkpoints, read_tensors
 from mdt_cli.errors import MdtError
+from mdt_cli.services.build import token_counts
 from mdt_cli.services.events import PreviewSaved, TrainingDone, Validated, Warned
+from mdt_cli.services.pretrain import pretrain
 from tests.services.training_kit import (
     assignments,
     command,
@@ -128,7 +130,7 @@ def test_falls_back_to_the_checkpoint_before_a_damaged_one(
     damaged = folder / "checkpoints" / "step-0000008" / "ema-0.9.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:-7])
     events = run(cache, folder, small(12, "checkpoint.every=4"))
-    warnings = [event.text for event in events if isinstance(event, Warned)]
+    warnings = [str(event) for event in events if isinstance(event, Warned)]
     assert any("ema-0.9.safetensors is missing or damaged" in text for text in warnings)
     assert same_tensors(folder, twelve, 12)
     # Steps 5 to 8 were logged before the damage and again after it: each stands there once.
@@ -254,6 +256,16 @@ def _pretrain(cache: Path, folder: Path, loaded):
     from mdt_cli.services.pretrain import pretrain
 
     return pretrain(cache, folder, loaded, device="cpu")
+
+
+def test_more_token_counts_than_the_compiler_takes_are_told(cache: Path, tmp_path: Path) -> None:
+    many = ("model.patch_size=1", "training.compile=true", "masking.views=[{tokens='kept'}]")
+    events = pretrain(cache, tmp_path / "run", small(1, *many))
+    told = next(event.text for event in events if isinstance(event, Warned))
+    assert "different numbers of tokens" in told
+    assert "--set masking.selector.bucket=16" in told
+    rounded = load(["mdtv2"], ["masking.selector.bucket=32"]).config
+    assert token_counts(rounded, (16, 16)) == {128, 160, 192, 256}
 
 
 @pytest.mark.slow
