@@ -11,6 +11,7 @@ from mdt_cli.core.files import write_json
 from mdt_cli.core.metrics.extraction import Extracted
 from mdt_cli.core.metrics.extractor import Extractor
 from mdt_cli.core.metrics.features import build_extractor
+from mdt_cli.core.metrics.frechet import ENOUGH_PER_DIMENSION
 from mdt_cli.core.metrics.images import ImageSet, open_images
 from mdt_cli.core.metrics.moments import save_statistics
 from mdt_cli.core.metrics.neighbours import MEMORY
@@ -25,6 +26,7 @@ from mdt_cli.services.evaluation_inputs import (
     EvaluateRequest,
     Reference,
     check_dimensions,
+    check_limit,
     check_sets,
     choose_extractor,
     choose_metrics,
@@ -92,6 +94,7 @@ def evaluate(request: EvaluateRequest) -> Iterator[Event]:
     if not named_early:
         reference = usable_statistics(reference, extractor.name, extractor.resize, metrics)
     check_dimensions(reference, extractor)
+    check_limit(sets, metrics, extractor.dimensions)
     yield from _talk_first(sets, reference, extractor, metrics)
 
     keep_reference = bool(NEEDS_BOTH_FEATURES & set(metrics))
@@ -138,9 +141,11 @@ def evaluate(request: EvaluateRequest) -> Iterator[Event]:
             extractor=extractor,
             device=_device_name(device),
         )
-        if of_reference and of_reference.statistics.digest == scored.of_samples.statistics.digest:
-            yield Warned(f"{samples.path} and the reference are the same images")
         single = report_of(scored, compute(scored, metrics, device, memory))
+        told = _talk_first([samples], reference, extractor, metrics)
+        single["warnings"] = [event.text for event in told if isinstance(event, Warned)]
+        if of_reference and of_reference.statistics.digest == scored.of_samples.statistics.digest:
+            yield _noted(single, f"{samples.path} and the reference are the same images")
         yield from _add_details(single, scored, device, memory)
         reports.append(single)
         pictures.append(figures(single, samples, scored.of_samples, reference.images, of_reference))
@@ -164,9 +169,10 @@ def _add_details(
     if nearest is not None:
         report["nearest"] = nearest
         if nearest["identical"]:
-            yield Warned(
+            yield _noted(
+                report,
                 f"{nearest['identical']:,} samples of {samples.path} are pixel for pixel images "
-                "of the reference"
+                "of the reference",
             )
     classes = class_section(
         samples, scored.of_samples, reference, scored.of_reference, name, device
@@ -176,9 +182,16 @@ def _add_details(
         missing = missing_classes(classes)
         if missing:
             some = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-            yield Warned(
-                f"{len(missing)} classes of the reference have no sample in {samples.path}: {some}"
+            yield _noted(
+                report,
+                f"{len(missing)} classes of the reference have no sample in {samples.path}: {some}",
             )
+
+
+def _noted(report: dict[str, Any], text: str) -> Warned:
+    """A warning that the report holds too."""
+    report["warnings"].append(text)
+    return Warned(text)
 
 
 def score(
@@ -238,6 +251,12 @@ def _talk_first(
         yield Warned(
             f"{' and '.join(few)} are few for a Fréchet distance, which is biased upwards below "
             f"{FEW_IMAGES:,}: compare only with the same counts (published: 50,000)"
+        )
+    enough = ENOUGH_PER_DIMENSION * extractor.dimensions
+    if "fid_infinity" in metrics and min(samples.count for samples in sets) < enough:
+        yield Warned(
+            f"fid_infinity over {extractor.dimensions:,} features is too low below {enough:,} "
+            "samples, by more than its interval tells"
         )
     images = reference.images
     bounded = [m for m in ("precision", "recall", "density", "coverage") if m in metrics]

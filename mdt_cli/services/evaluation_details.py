@@ -53,6 +53,7 @@ def class_section(
             {
                 "name": score.name,
                 "value": score.value,
+                "standard_error": score.standard_error,
                 "samples": score.samples,
                 "reference": score.reference,
             }
@@ -97,9 +98,9 @@ def nearest_section(
         "suspect_distance": found.threshold,
         "note": (
             f"{found.identical:,} of {len(samples_ND):,} samples are pixel for pixel a reference "
-            f"image. {found.share:.1%} lie nearer to one than {1 - SUSPECT:.0%} of the reference "
-            f"images do to each other ({SUSPECT:.0%} is what new images of the same kind give). "
-            f"Euclidean distance of {extractor} features, {among} reference images."
+            f"image. {found.share:.1%} lie nearer to one than {1 - SUSPECT:.0%} of the distinct "
+            f"reference images do to each other ({SUSPECT:.0%} is what new images of the same kind "
+            f"give). Euclidean distance of {extractor} features, {among} reference images."
         ),
         "closest": [
             {

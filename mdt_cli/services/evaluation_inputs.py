@@ -21,6 +21,7 @@ from mdt_cli.config.evaluation import (
 )
 from mdt_cli.core.metrics.arrays import keys
 from mdt_cli.core.metrics.features import Extractor
+from mdt_cli.core.metrics.frechet import ENOUGH_PER_DIMENSION, fewest_for_limit
 from mdt_cli.core.metrics.images import ImageSet, open_images
 from mdt_cli.core.metrics.moments import (
     Statistics,
@@ -34,8 +35,6 @@ from mdt_cli.services.events import Event, Note
 
 # Kynkaanniemi et al. 2019 and Naeem et al. 2020: how far the balls of each pair of metrics reach.
 NEIGHBOURS, DENSITY_NEIGHBOURS = 3, 5
-# An extrapolation over a tenth of the samples and more needs at least this many.
-FEWEST_FOR_LIMIT = 20
 
 
 @dataclass(frozen=True)
@@ -237,12 +236,10 @@ def check_sets(
         for names, fewest in (
             (("precision", "recall"), NEIGHBOURS + 1),
             (("density", "coverage"), DENSITY_NEIGHBOURS + 1),
-            (("fid_infinity",), FEWEST_FOR_LIMIT if images is samples else 2),
         ):
             if set(names) & set(metrics) and images.count < fewest:
-                needs = "need" if len(names) > 1 else "needs"
                 raise MdtError(
-                    f"{images.path} holds {images.count} images; {' and '.join(names)} {needs} at "
+                    f"{images.path} holds {images.count} images; {' and '.join(names)} need at "
                     f"least {fewest}",
                     "give more images, or ask for --metrics fid,is,kid",
                 )
@@ -264,6 +261,18 @@ def check_dimensions(reference: Reference, extractor: Extractor) -> None:
                 f"{reference.path} has statistics of {len(held.mu_D)} {what}, "
                 f"but {extractor.name} gives {expected}",
                 "give statistics made with this extractor, or the reference images",
+            )
+
+
+def check_limit(sets: list[ImageSet], metrics: tuple[MetricName, ...], dimensions: int) -> None:
+    """Whether `fid_infinity` has samples enough for so many features."""
+    fewest = fewest_for_limit(dimensions)
+    for samples in sets:
+        if "fid_infinity" in metrics and samples.count < fewest:
+            raise MdtError(
+                f"{samples.path} holds {samples.count:,} images; fid_infinity over {dimensions:,} "
+                f"features needs {fewest:,}, better {ENOUGH_PER_DIMENSION * dimensions:,}",
+                "give more samples, or leave fid_infinity out of --metrics",
             )
 
 

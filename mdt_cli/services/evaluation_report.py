@@ -99,6 +99,7 @@ def _set_facts(images: ImageSet, extracted: Extracted | None) -> dict[str, Any]:
         "kind": images.kind,
         "count": images.count,
         "image_size": list(images.size),
+        "jpegs": images.jpegs,
         "digest": extracted.statistics.digest if extracted else None,
     }
     if images.provenance is not None:

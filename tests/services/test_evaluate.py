@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,7 @@ def test_a_set_against_itself_is_perfect_and_told(sets: tuple[Path, Path], incep
     assert report["metrics"]["fid"]["value"] == pytest.approx(0, abs=1e-9)
     assert report["metrics"]["precision"]["value"] == report["metrics"]["recall"]["value"] == 1
     assert "the same images" in told(events, Warned)
+    assert report["warnings"] == told(events, Warned).split("\n")
 
 
 def test_batch_size_changes_no_byte_of_the_report(
@@ -221,6 +223,23 @@ def test_jpeg_samples_are_warned_of(
     report, events = run(EvaluateRequest(folder, sets[1], metrics=("fid",), weights=inception))
     assert "4 samples are JPEG" in told(events, Warned)
     assert "4 samples are JPEG" in str(report["comparability"])
+    assert report["samples"]["jpegs"] == 4
+    assert any("4 samples are JPEG" in text for text in report["warnings"])
+    page = (folder / "report.html").read_text("utf-8")
+    assert all(escape(text) in page for text in report["warnings"])
+
+
+def test_jpeg_beside_png_is_cautioned_against(
+    sets: tuple[Path, Path], inception: Path, tmp_path: Path
+) -> None:
+    files = {f"{i}.jpg": encoded(Image.fromarray(array(i)), "JPEG") for i in range(7)}
+    jpeg = write_folder(tmp_path / "jpeg", files)
+    request = EvaluateRequest(*sets, metrics=("fid",), weights=inception, out=tmp_path / "c.json")
+    both, _ = run(replace(request, others=(jpeg,)))
+    assert ["JPEG" in text for text in both["comparison"]["cautions"]] == [True]
+    assert ["JPEG" in str(single["warnings"]) for single in both["reports"]] == [False, True]
+    same, _ = run(replace(request, samples=jpeg, others=(jpeg,)))
+    assert same["comparison"]["cautions"] == []
 
 
 def test_refusals_come_before_the_first_image(
