@@ -185,7 +185,12 @@ def show_side_by_side(report: dict[str, Any]) -> None:
         emit(caution)
     extractor = first["extractor"]
     emit(f"extractor {extractor['id']}, resizing {extractor['resize']}: {extractor['resize_rule']}")
-    emit(first["comparability"]["verdict"])
+    verdicts = [single["comparability"]["verdict"] for single in report["reports"]]
+    if len(set(verdicts)) == 1:
+        emit(verdicts[0])
+    else:
+        for name, verdict in zip(comparison["sets"], verdicts, strict=True):
+            emit(f"{name}: {verdict}")
 
 
 def show(report: dict[str, Any]) -> None:

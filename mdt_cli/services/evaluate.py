@@ -28,6 +28,7 @@ from mdt_cli.services.evaluation_inputs import (
     check_dimensions,
     check_limit,
     check_sets,
+    check_statistics_file,
     choose_extractor,
     choose_metrics,
     choose_resize,
@@ -74,6 +75,7 @@ def evaluate(request: EvaluateRequest) -> Iterator[Event]:
     target = request.out or default_report(request)
     for file in (target, target.with_suffix(PAGE), request.save_reference):
         _check_writable(file)
+    check_statistics_file(request)
     sets = [open_images(path) for path in (request.samples, *request.others)]
     reference = open_reference(request.reference)
     name = yield from choose_extractor(request, reference)
@@ -82,7 +84,7 @@ def evaluate(request: EvaluateRequest) -> Iterator[Event]:
     # Of the other networks the name, which bears their size, is known once they are loaded.
     named_early = name in ("inception", "efficientnet-lite0")
     if named_early:
-        reference = usable_statistics(reference, str(name), resize, metrics)
+        reference = usable_statistics(reference, str(name), resize, metrics, request)
     for samples in sets:
         check_sets(samples, reference, metrics, request)
 
@@ -92,7 +94,7 @@ def evaluate(request: EvaluateRequest) -> Iterator[Event]:
     size = sets[0].size
     extractor = build_extractor(name, device, request.weights, resize, spatial, size)
     if not named_early:
-        reference = usable_statistics(reference, extractor.name, extractor.resize, metrics)
+        reference = usable_statistics(reference, extractor.name, extractor.resize, metrics, request)
     check_dimensions(reference, extractor)
     check_limit(sets, metrics, extractor.dimensions)
     yield from _talk_first(sets, reference, extractor, metrics)
@@ -138,6 +140,7 @@ def evaluate(request: EvaluateRequest) -> Iterator[Event]:
             of_reference=of_reference,
             statistics=reference.statistics,
             spatial=reference.spatial,
+            stored=reference.stored,
             extractor=extractor,
             device=_device_name(device),
         )

@@ -54,6 +54,7 @@ class Scored:
     extractor: Extractor
     device: str
     spatial: Statistics | None = None  # stored ones of sFID
+    stored: Statistics | None = None  # what the reference's file holds, whether it serves or not
 
     @property
     def gaussian(self) -> Statistics:

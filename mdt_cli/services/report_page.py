@@ -192,6 +192,10 @@ def _facts(reports: Sequence[Mapping[str, Any]]) -> str:
         ("resizing", first["extractor"]["resize_rule"]),
         ("reference digest", str(first["reference"]["digest"])),
     ]
+    if "stored_statistics_sha256" in first["reference"]:
+        entries.append(
+            ("reference file", f"SHA-256 {first['reference']['stored_statistics_sha256']}")
+        )
     entries += [
         (f"digest of {_name(single['samples']['path'])}", str(single["samples"]["digest"]))
         for single in reports

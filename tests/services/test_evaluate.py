@@ -120,79 +120,6 @@ def test_npz_and_folder_score_the_same(
     assert done.path == str(tmp_path / "s.report.json")
 
 
-def test_saved_statistics_give_the_same_fid_and_refuse_the_rest(
-    sets: tuple[Path, Path], inception: Path, tmp_path: Path
-) -> None:
-    saved = tmp_path / "ref.npz"
-    whole, _ = run(EvaluateRequest(*sets, weights=inception, save_reference=saved))
-    again, events = run(EvaluateRequest(sets[0], saved, weights=inception))
-    assert list(again["metrics"]) == ["fid", "sfid", "is"]
-    for name in ("fid", "sfid"):
-        expected = whole["metrics"][name]["value"]
-        assert again["metrics"][name]["value"] == pytest.approx(expected, rel=1e-10)
-    assert again["reference"]["digest"] == whole["reference"]["digest"]
-    assert "holds statistics only" in told(events, Note)
-    with pytest.raises(MdtError, match="recall, kid need the images of the reference"):
-        run(EvaluateRequest(sets[0], saved, metrics=("fid", "recall", "kid")))
-    with pytest.raises(MdtError, match="was made with inception, but the extractor is efficient"):
-        run(EvaluateRequest(sets[0], saved, extractor="efficientnet-lite0"))
-    with pytest.raises(MdtError, match="was made with clean resizing"):
-        run(EvaluateRequest(sets[0], saved, weights=inception, resize="legacy_tensorflow"))
-    with pytest.raises(MdtError, match="nothing to save"):
-        run(EvaluateRequest(sets[0], saved, weights=inception, save_reference=tmp_path / "x.npz"))
-    small = write_folder(tmp_path / "small", {f"{i}.png": png(i, 8, 8) for i in range(4)})
-    with pytest.raises(MdtError, match=r"small holds 8x8 images, but .*ref.npz is of 16x16"):
-        run(EvaluateRequest(small, saved, weights=inception))
-
-
-def test_statistics_of_unknown_origin_are_told_and_stamped(
-    sets: tuple[Path, Path], inception: Path, tmp_path: Path
-) -> None:
-    foreign = tmp_path / "foreign.npz"
-    np.savez(foreign, mu=np.zeros(64), sigma=np.eye(64))
-    report, events = run(EvaluateRequest(sets[0], foreign, metrics=("fid",), weights=inception))
-    assert "does not say which resizing made it" in told(events, Warned)
-    assert "does not say how it was made" in str(report["comparability"]["clean_fid_tables"])
-    np.savez(foreign, mu=np.zeros(5), sigma=np.eye(5))
-    with pytest.raises(MdtError, match="statistics of 5 features, but inception gives 64"):
-        run(EvaluateRequest(sets[0], foreign, metrics=("fid",), weights=inception))
-    with pytest.raises(MdtError, match="can only be Inception's"):
-        run(EvaluateRequest(sets[0], foreign, extractor="efficientnet-lite0"))
-
-
-def test_an_adm_file_serves_its_statistics_for_fid_and_its_images_for_the_rest(
-    sets: tuple[Path, Path], inception: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    adm = tmp_path / "VIRTUAL.npz"
-    images = np.stack([array(50 + i) for i in range(6)])
-    np.savez(
-        adm,
-        arr_0=images,
-        mu=np.zeros(64),
-        sigma=np.eye(64),
-        mu_s=np.zeros(2023),
-        sigma_s=np.eye(2023),
-    )
-    with pytest.raises(MdtError, match="made with legacy_tensorflow resizing") as refused:
-        run(EvaluateRequest(sets[0], adm, weights=inception))
-    assert refused.value.hint == "use --resize legacy_tensorflow"
-    request = EvaluateRequest(sets[0], adm, weights=inception, resize="legacy_tensorflow")
-    report, _ = run(request)
-    by_images, _ = run(replace(request, reference=sets[1]))
-    assert report["metrics"]["fid"]["value"] > 2 * by_images["metrics"]["fid"]["value"]
-    assert report["metrics"]["sfid"]["value"] > 2 * by_images["metrics"]["sfid"]["value"]
-    assert report["metrics"]["sfid"]["rule"].startswith("first 7 channels")
-    for name in ("precision", "recall", "kid"):
-        assert report["metrics"][name]["value"] == by_images["metrics"][name]["value"]
-    assert report["comparability"]["adm_tables"]["why_not"] == ["7 samples were scored, not 50,000"]
-    monkeypatch.setattr("mdt_cli.core.metrics.comparability.PUBLISHED_COUNT", 7)
-    report, _ = run(request)
-    assert report["metrics"]["fid"]["comparable_with"] == ["ADM"]
-    assert report["metrics"]["sfid"]["comparable_with"] == ["ADM"]
-    assert report["metrics"]["kid"]["comparable_with"] == []
-    assert "beside published ADM tables" in report["comparability"]["verdict"]
-
-
 def test_precision_and_recall_look_at_a_bounded_reference(
     sets: tuple[Path, Path], inception: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -257,6 +184,15 @@ def test_refusals_come_before_the_first_image(
         (replace(asked, extractor="efficientnet-lite0"), "--weights names an Inception file"),
         (replace(asked, batch_size=0), "--batch-size is 0"),
         (replace(asked, out=samples), "it is a folder"),
+        (replace(asked, save_reference=tmp_path / "ref"), r"name it .*ref\.npz"),
+        (
+            replace(
+                asked,
+                reference=inception.with_suffix(".npz"),
+                save_reference=inception.parent / "." / "stand-in.npz",
+            ),
+            "the reference itself",
+        ),
         (replace(asked, out=inception / "r.json"), "stand-in.pt is not a folder"),
         (
             replace(
