@@ -159,7 +159,10 @@ def test_a_signal_is_heard_while_scoring(cache: Path, tmp_path: Path, processes:
     time.sleep(1)
     begun = time.monotonic()
     process.send_signal(signal.SIGTERM)
-    _, told = process.communicate(timeout=60)
+    try:
+        _, told = process.communicate(timeout=60)
+    finally:
+        process.kill()
     # A batch of 4 takes a fraction of a second, all 12,500 of them more than an hour; torchrun
     # kills what has not gone by itself after 30 s.
     assert time.monotonic() - begun < 20
