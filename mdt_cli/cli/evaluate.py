@@ -111,6 +111,16 @@ def evaluate(
             f"and needs {wanted}",
             "mdt evaluate samples/ real-images/",
         )
+    for option, given in (
+        ("--metrics", metrics),
+        ("--save-reference", save_reference),
+        ("--memory", memory),
+    ):
+        if reconstruction and given is not None:
+            raise MdtError(
+                f"{option} does not go with --reconstruction",
+                f"leave {option} out: a codec is always measured in the same way",
+            )
     if size is not None and not reconstruction:
         raise MdtError("--size belongs to --reconstruction", "samples are scored as they are")
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from mdt_cli.config.evaluation import FRECHET, ExtractorName, MetricName
-from mdt_cli.core.files import write_json
+from mdt_cli.core.files import check_writable, write_json
 from mdt_cli.core.metrics.extraction import Extracted
 from mdt_cli.core.metrics.extractor import Extractor
 from mdt_cli.core.metrics.features import build_extractor
@@ -37,6 +37,7 @@ from mdt_cli.services.evaluation_inputs import (
     usable_statistics,
 )
 from mdt_cli.services.evaluation_metrics import (
+    KERNEL_LIMIT,
     NEEDS_BOTH_FEATURES,
     REFERENCE_LIMIT,
     Scored,
@@ -48,7 +49,7 @@ from mdt_cli.services.evaluation_report import report_of
 from mdt_cli.services.events import EvaluationDone, EvaluationShareDone, Event, Note, Warned
 from mdt_cli.services.feature_shards import Shards
 from mdt_cli.services.latent_cache import Share
-from mdt_cli.services.report_page import write_page
+from mdt_cli.services.report_page import page_of, write_page
 from mdt_cli.services.report_pictures import figures
 from mdt_cli.services.runtime import own_device
 
@@ -58,7 +59,7 @@ __all__ = ["EvaluateRequest", "default_report", "evaluate", "score"]
 FEW_IMAGES = 2048
 # On a CPU larger batches only cost page faults: 64 takes twice the time of 4 per image.
 CPU_BATCH, GPU_BATCH = 4, 64
-PAGE = ".html"
+WORK = ".work"
 
 
 def evaluate(request: EvaluateRequest) -> Iterator[Event]:
@@ -73,9 +74,12 @@ def evaluate(request: EvaluateRequest) -> Iterator[Event]:
         raise MdtError(f"--memory is {request.memory}", "give megabytes, 1 or more")
     memory = request.memory << 20 if request.memory is not None else MEMORY
     target = request.out or default_report(request)
-    for file in (target, target.with_suffix(PAGE), request.save_reference):
-        _check_writable(file)
     check_statistics_file(request)
+    page = page_of(target)
+    if target.suffix == WORK:
+        raise MdtError(
+            f"--out {target} is the name of the folder for features", "name a file, as report.json"
+        )
     sets = [open_images(path) for path in (request.samples, *request.others)]
     reference = open_reference(request.reference)
     name = yield from choose_extractor(request, reference)
@@ -87,6 +91,8 @@ def evaluate(request: EvaluateRequest) -> Iterator[Event]:
         reference = usable_statistics(reference, str(name), resize, metrics, request)
     for samples in sets:
         check_sets(samples, reference, metrics, request)
+    for file in filter(None, (target, page, request.save_reference)):
+        check_writable(file)
 
     device = own_device(request.device)
     batch_size = request.batch_size or (GPU_BATCH if device.type == "cuda" else CPU_BATCH)
@@ -110,7 +116,7 @@ def evaluate(request: EvaluateRequest) -> Iterator[Event]:
     jobs = [(real, "reference")] if real else []
     jobs += [(samples, "samples") for samples in sets]
     shards = Shards(
-        target.with_suffix(".work"),
+        target.with_suffix(WORK),
         Share.from_environment(),
         extractor,
         device,
@@ -119,12 +125,12 @@ def evaluate(request: EvaluateRequest) -> Iterator[Event]:
     )
     for images, what in jobs:
         yield from shards.make(images, what)
-    shards.wait()
+    yield from shards.wait()
     if shards.share.rank:
         yield EvaluationShareDone(shards.share.rank, shards.share.of)
         return
     if real is not None:
-        of_reference = yield from shards.merged(real, keep_reference, "reference")
+        of_reference = yield from shards.merged(real, keep_reference, "reference", KERNEL_LIMIT)
         if request.save_reference is not None:
             save_statistics(request.save_reference, of_reference.statistics, of_reference.spatial)
             yield Note(f"statistics of the reference are in {request.save_reference}")
@@ -154,7 +160,6 @@ def evaluate(request: EvaluateRequest) -> Iterator[Event]:
         pictures.append(figures(single, samples, scored.of_samples, reference.images, of_reference))
     report = reports[0] if len(reports) == 1 else side_by_side(reports)
     write_json(target, report)
-    page = target.with_suffix(PAGE)
     write_page(page, report, pictures)
     shards.remove()
     yield EvaluationDone(report, str(target), str(page))
@@ -266,19 +271,6 @@ def _talk_first(
     if bounded and images and images.count > REFERENCE_LIMIT:
         uses = "use" if len(bounded) > 1 else "uses"
         yield Note(f"{' and '.join(bounded)} {uses} {REFERENCE_LIMIT:,} of the reference images")
-
-
-def _check_writable(target: Path | None) -> None:
-    """Fail now rather than after an hour of features."""
-    if target is None:
-        return
-    if target.is_dir():
-        raise MdtError(f"cannot write {target}: it is a folder", "name a file")
-    folder = target.parent
-    while not folder.exists():
-        folder = folder.parent
-    if not folder.is_dir():
-        raise MdtError(f"cannot write {target}: {folder} is not a folder", "choose another place")
 
 
 def _device_name(device: torch.device) -> str:

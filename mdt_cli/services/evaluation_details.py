@@ -43,8 +43,10 @@ def class_section(
         f"than {ROWS_PER_DIMENSION} x {of_samples.features_ND.shape[1]} images; small differences "
         "between classes are noise",
     }[found.rule]
+    used, count = len(of_reference.positions_N), reference.count
+    part = "" if used == count else f", {used:,} of {count:,} reference images"
     return {
-        "rule": f"{what}, on features of {extractor}",
+        "rule": f"{what}, on features of {extractor}{part}",
         "names": {
             "samples": dict(zip(ours, samples.classes or (), strict=True)),
             "reference": dict(zip(theirs, reference.classes or (), strict=True)),
@@ -64,9 +66,8 @@ def class_section(
 
 def missing_classes(section: dict[str, Any]) -> list[str]:
     """Classes of the reference that no sample has."""
-    return [
-        score["name"] for score in section["scores"] if not score["samples"] and score["reference"]
-    ]
+    names = section["names"]
+    return sorted(names["reference"].keys() - names["samples"].keys())
 
 
 def nearest_section(
@@ -91,7 +92,8 @@ def nearest_section(
         device=device,
         memory=memory,
     )
-    among = f"all {len(part_MD):,}" if len(part_MD) == len(reference_MD) else f"{len(part_MD):,}"
+    count = of_reference.statistics.count or len(reference_MD)
+    among = f"all {count:,}" if len(part_MD) == count else f"{len(part_MD):,}"
     return {
         "identical": found.identical,
         "suspect_share": found.share,

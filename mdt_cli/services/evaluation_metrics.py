@@ -29,7 +29,8 @@ from mdt_cli.services.evaluation_inputs import DENSITY_NEIGHBOURS, NEIGHBOURS
 # Dhariwal & Nichol 2021 and its followers hold 10,000 reference images for precision and recall;
 # Naeem et al. 2020 take as many on both sides for density and coverage.
 REFERENCE_LIMIT = 10_000
-# Pairs grow with the square: of a larger reference a part that is as large as published sets.
+# Pairs grow with the square: of a larger reference a part that is as large as published sets. No
+# metric takes more rows of the reference, so no more of them are kept.
 KERNEL_LIMIT = 50_000
 # Rows of features are kept for the error of a distance up to this many bytes.
 KEPT_BYTES = 2 << 30
@@ -149,11 +150,10 @@ def _share(
 
 
 def _frechet(scored: Scored) -> dict[str, Any]:
-    theirs = scored.of_reference.features_ND if scored.of_reference else None
-    ours = scored.of_samples
-    return _distance(
-        ours.statistics, ours.features_ND, scored.gaussian, None if scored.statistics else theirs
-    )
+    ours, theirs = scored.of_samples, scored.of_reference
+    whole = theirs is not None and theirs.is_whole and scored.statistics is None
+    rows_MD = theirs.features_ND if theirs and whole else None
+    return _distance(ours.statistics, ours.features_ND, scored.gaussian, rows_MD)
 
 
 def _spatial_frechet(scored: Scored) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mdt_cli.core.files import atomic_path
+from mdt_cli.errors import MdtError
 from mdt_cli.services.comparison import lower_is_better
 from mdt_cli.services.evaluation_details import missing_classes
 from mdt_cli.services.report_pictures import Figure
@@ -38,6 +39,17 @@ dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
 """
 
 Figures = Mapping[str, Sequence[Figure]]
+PAGE = ".html"
+
+
+def page_of(report: Path) -> Path:
+    """The page beside a report. MdtError where both would be one file."""
+    if report.suffix.lower() == PAGE:
+        raise MdtError(
+            f"--out {report} is the name of the page, which is written beside the report",
+            f"name the report: --out {report.with_suffix('.json')}",
+        )
+    return report.with_suffix(PAGE)
 
 
 def write_page(path: Path, report: Mapping[str, Any], figures: Sequence[Figures]) -> None:

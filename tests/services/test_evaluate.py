@@ -1,4 +1,5 @@
 import json
+import shutil
 from dataclasses import replace
 from html import escape
 from pathlib import Path
@@ -10,7 +11,8 @@ from PIL import Image
 
 from mdt_cli.core.metrics import weights
 from mdt_cli.errors import MdtError
-from mdt_cli.services import evaluation_metrics
+from mdt_cli.services import evaluate as evaluate_module
+from mdt_cli.services import evaluation_metrics, feature_shards
 from mdt_cli.services.evaluate import EvaluateRequest, evaluate, score
 from mdt_cli.services.events import EvaluationDone, Event, Note, Progress, Warned
 from tests.core.metrics.stand_in import write_stand_in
@@ -129,6 +131,46 @@ def test_precision_and_recall_look_at_a_bounded_reference(
     assert report["metrics"]["fid"]["reference"] == 6
 
 
+def test_a_reference_too_large_to_keep_scores_as_its_leading_rows(
+    sets: tuple[Path, Path], inception: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = EvaluateRequest(*sets, ("fid", "sfid", "kid", "memorisation"), weights=inception)
+    monkeypatch.setattr(evaluation_metrics, "KERNEL_LIMIT", 4)
+    whole, _ = run(asked)
+    monkeypatch.setattr(evaluate_module, "KERNEL_LIMIT", 4)
+    part, _ = run(asked)
+    for name, metric in part["metrics"].items():
+        # So few rows are decomposed themselves where all are kept, else their covariance is.
+        near = 1e-9 if "fid" in name else 0
+        assert metric["value"] == pytest.approx(whole["metrics"][name]["value"], rel=near, abs=0)
+    assert part["metrics"]["kid"] == whole["metrics"]["kid"]
+    assert part["metrics"]["kid"]["reference"] == 4
+    assert part["reference"] == whole["reference"]
+    assert "all 6 reference images" in whole["nearest"]["note"]
+    assert "features, 4 reference images" in part["nearest"]["note"]
+
+
+def test_features_that_another_evaluation_removes_are_made_again(
+    sets: tuple[Path, Path], inception: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feature_shards, "IN_MEMORY", 2)
+    monkeypatch.setattr(feature_shards, "ROWS", 2)
+    asked = EvaluateRequest(*sets, weights=inception, out=tmp_path / "r.json", device="cpu")
+    straight, _ = run(asked)
+    events = []
+    for event in evaluate(asked):
+        events.append(event)
+        if isinstance(event, Progress) and event.done == event.total:
+            # Of the shards in its folder, and of those of an evaluation that still runs.
+            other = write_folder(tmp_path / "r.work" / "other", {"features-00000.json": b"{}"})
+            for folder in (tmp_path / "r.work").iterdir():
+                if folder != other:
+                    shutil.rmtree(folder)
+    assert "4 shards of" in told(events, Warned)
+    assert json.loads((tmp_path / "r.json").read_text()) == straight
+    assert [path.name for path in (tmp_path / "r.work").iterdir()] == ["other"]
+
+
 def test_provenance_travels_without_its_long_lists(
     sets: tuple[Path, Path], inception: Path
 ) -> None:
@@ -194,6 +236,11 @@ def test_refusals_come_before_the_first_image(
             "the reference itself",
         ),
         (replace(asked, out=inception / "r.json"), "stand-in.pt is not a folder"),
+        (replace(asked, out=Path("/proc/mdt/r.json")), "cannot write /proc/mdt/r.json"),
+        (replace(asked, out=tmp_path / ("r" * 300)), "File name too long"),
+        (replace(asked, save_reference=Path("/proc/mdt/r.npz")), "cannot write /proc/mdt/r.npz"),
+        (replace(asked, out=tmp_path / "r.html"), "r.html is the name of the page"),
+        (replace(asked, out=tmp_path / "r.work"), "r.work is the name of the folder for features"),
         (
             replace(
                 asked, weights=None, extractor="efficientnet-lite0", resize="legacy_tensorflow"

@@ -64,6 +64,16 @@ def test_a_copy_leads_the_pairs_though_only_a_part_was_compared(
     assert pairs == [(0, 1), (1, 2)]
 
 
+def test_classes_of_a_reference_that_is_kept_in_part() -> None:
+    samples = extracted([[0.0, 1.0], [1.0, 0.0]], [0, 1])
+    reference = extracted([[0.0, 1.0], [1.0, 0.0]], [3, 0])
+    found = class_section(image_set("aa"), samples, image_set("aaba"), reference, "net", CPU)
+    assert found is not None
+    assert [(score["name"], score["reference"]) for score in found["scores"]] == [("a", 2)]
+    assert "2 of 4 reference images" in found["rule"]
+    assert missing_classes(found) == ["b"]
+
+
 def test_pairs_are_named_by_their_places() -> None:
     samples = extracted([[5.0, 5.0], [0.0, 0.0]], [1, 0])
     reference = extracted([[9.0, 9.0], [0.0, 0.1], [7.0, 5.0]], [2, 0, 1])
