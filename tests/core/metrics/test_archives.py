@@ -2,10 +2,6 @@
 
 import io
 import json
-import pickle
-import shlex
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
@@ -151,15 +147,3 @@ def test_an_empty_class_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "dog").mkdir()
     with pytest.raises(MdtError, match="class folder dog holds no images"):
         open_images(tmp_path)
-
-
-def test_a_pickle_is_refused_with_the_way_to_convert_it(tmp_path: Path) -> None:
-    stored = {"fid": {"mu": np.zeros(3), "sigma": np.eye(3)}, "fd_dinov2": {}}
-    (tmp_path / "img512.pkl").write_bytes(pickle.dumps(stored))
-    with pytest.raises(MdtError, match="is a pickle") as refused:
-        open_images(tmp_path / "img512.pkl")
-    line = str(refused.value.hint).splitlines()[1].strip()
-    command = shlex.split(line)
-    subprocess.run([sys.executable, *command[1:]], check=True)
-    with np.load(tmp_path / "img512.npz") as made:
-        np.testing.assert_array_equal(made["sigma"], np.eye(3))
