@@ -30,6 +30,7 @@ from mdt_cli.services.evaluation_inputs import (
     choose_metrics,
     choose_resize,
     open_reference,
+    same_size,
     times,
     usable_statistics,
 )
@@ -72,8 +73,8 @@ def evaluate(request: EvaluateRequest) -> Iterator[Event]:
     target = request.out or default_report(request)
     for file in (target, target.with_suffix(PAGE), request.save_reference):
         _check_writable(file)
-    sets = [open_images(path) for path in (request.samples, *request.others)]
-    reference = open_reference(request.reference)
+    sets = [open_images(path, request.size) for path in (request.samples, *request.others)]
+    reference = open_reference(request.reference, request.size)
     name = yield from choose_extractor(request, reference)
     resize = choose_resize(request, name, reference)
     metrics = yield from choose_metrics(request, reference, name)
@@ -83,6 +84,7 @@ def evaluate(request: EvaluateRequest) -> Iterator[Event]:
         reference = usable_statistics(reference, str(name), resize, metrics)
     for samples in sets:
         check_sets(samples, reference, metrics, request)
+    same_size(sets, reference)
 
     device = own_device(request.device)
     batch_size = request.batch_size or (GPU_BATCH if device.type == "cuda" else CPU_BATCH)
@@ -223,7 +225,14 @@ def _talk_first(
     for samples in sets:
         if samples.jpegs:
             yield Warned(
-                f"{samples.jpegs:,} samples are JPEG: its artefacts move every score; sample to PNG"
+                f"{samples.jpegs:,} samples are JPEG or lossy WebP, whose artefacts move every "
+                "score; sample to PNG"
+            )
+    for images in (*sets, *([reference.images] if reference.images else [])):
+        if images.enlarged:
+            yield Warned(
+                f"{images.enlarged:,} images of {images.path} are smaller than --size "
+                f"{images.crop}, which enlarges them"
             )
     held = reference.statistics
     if held is not None and held.extractor is None and not held.adm:

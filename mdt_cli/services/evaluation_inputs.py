@@ -3,7 +3,7 @@
 Everything here is decided from headers, before the first image is decoded.
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -53,6 +53,7 @@ class EvaluateRequest:
     batch_size: int | None = None
     device: str | None = None
     memory: int | None = None  # megabytes for blocks of distances
+    size: int | None = None  # crop every image to a square of this side
     # Further sets to score against the same reference, side by side with `samples`.
     others: tuple[Path, ...] = ()
 
@@ -74,10 +75,16 @@ class Reference:
         return self.images.count if self.images else None
 
 
-def open_reference(path: Path) -> Reference:
+def open_reference(path: Path, crop: int | None = None) -> Reference:
     if not has_statistics(path):
-        return Reference(path, open_images(path), None)
+        return Reference(path, open_images(path, crop), None)
     images = open_images(path) if "arr_0" in keys(path) else None
+    if images is not None and crop is not None and images.size != (crop, crop):
+        raise MdtError(
+            f"{path} holds statistics of {times(images.size)} images, which --size {crop} "
+            "cannot crop",
+            f"give the reference images themselves, or leave --size {crop} out",
+        )
     return Reference(path, images, load_statistics(path), load_spatial(path))
 
 
@@ -211,21 +218,32 @@ def usable_statistics(
     return reference
 
 
+def same_size(sets: Sequence[ImageSet], reference: Reference) -> None:
+    """All sets have the size of the reference; where that is not known, that of the first."""
+    size, of = sets[0].size, sets[0].path
+    if reference.images is not None:
+        size, of = reference.images.size, reference.path
+    elif reference.statistics is not None and reference.statistics.size is not None:
+        size, of = reference.statistics.size, reference.path
+    for samples in sets:
+        if samples.size != size:
+            side = min(*samples.size, *size)
+            hint = f"pass --size {side}: it crops every image as `mdt encode-latents` does"
+            if of == reference.path and reference.images is None and size != (side, side):
+                hint = "give the images behind the statistics, which --size N crops as it does all"
+            raise MdtError(
+                f"{samples.path} holds {times(samples.size)} images, but {of} is of {times(size)}; "
+                "a score would measure the difference in resolution",
+                hint,
+            )
+
+
 def check_sets(
     samples: ImageSet,
     reference: Reference,
     metrics: tuple[MetricName, ...],
     request: EvaluateRequest,
 ) -> None:
-    size = reference.images.size if reference.images else None
-    if size is None and reference.statistics is not None:
-        size = reference.statistics.size
-    if size is not None and size != samples.size:
-        raise MdtError(
-            f"{samples.path} holds {times(samples.size)} images, "
-            f"but {reference.path} is of {times(size)}",
-            "bring both to one size first; a score would measure the difference in resolution",
-        )
     for images in (samples, reference.images):
         if images is None:
             continue

@@ -23,6 +23,7 @@ from mdt_cli.core.files import atomic_path, sha256_of, write_json
 from mdt_cli.core.metrics.extraction import Batch, Extracted, collect, feature_batches
 from mdt_cli.core.metrics.extractor import Extractor
 from mdt_cli.core.metrics.images import ImageSet
+from mdt_cli.core.metrics.sets import Reader
 from mdt_cli.errors import MdtError, Stopped
 from mdt_cli.services.events import Event, Note, Progress
 from mdt_cli.services.latent_cache import Share
@@ -66,10 +67,11 @@ class Shards:
                 f"{sum(len(spans[k]) for k in finished):,} images of {images.path} have features "
                 "from an earlier run; going on"
             )
+        reader = Reader(images)
         for index in mine:
             if index not in finished:
                 try:
-                    yield from self._make_one(images, folder, index, spans[index], what)
+                    yield from self._make_one(reader, folder, index, spans[index], what)
                 except Stopped as stopped:
                     raise Stopped(
                         stopped.signum,
@@ -78,6 +80,7 @@ class Shards:
                     ) from None
             else:
                 self.done += len(spans[index])
+        reader.close()
         yield Progress(self.done, self.total, what)
 
     def wait(self) -> None:
@@ -133,12 +136,13 @@ class Shards:
         ]
 
     def _make_one(
-        self, images: ImageSet, folder: Path, index: int, span: range, what: str
+        self, reader: Reader, folder: Path, index: int, span: range, what: str
     ) -> Iterator[Event]:
         names: list[str] = []
         digests: list[bytes] = []
         values = []
-        for batch in feature_batches(images, self.extractor, self.device, self.batch_size, span):
+        work = (self.extractor, self.device, self.batch_size)
+        for batch in feature_batches(reader.images, *work, reader.read(span)):
             names += batch.names
             digests += batch.digests
             values.append(batch.values)
