@@ -41,7 +41,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Header:
-    """`size` (height, width) as stored; `lossy` if a JPEG or a lossy WebP, whatever its name."""
+    """`size` (height, width) once upright; `lossy` if a JPEG or a lossy WebP, whatever its name."""
 
     size: tuple[int, int]
     lossy: bool
@@ -79,19 +79,7 @@ def read_header(source: Path | bytes) -> Header:
         if image.format == "WEBP":
             found = re.search(rb"VP8[ L]", _content(source)[12:])
             lossy = found is not None and found[0] == b"VP8 "
-        return Header((image.height, image.width), lossy)
-
-
-def upright_size(source: Path | bytes) -> tuple[int, int]:
-    """(height, width) of the pixels of `read_pixels`. Raises UnreadableError."""
-    with _reasons(), _opened(source) as image:
-        if image.format == "PNG" and not any(name in _content(source) for name in PNG_EXIF):
-            return image.height, image.width
-        if image.format in ("PNG", "TIFF"):
-            # The one may tell its orientation behind the pixels, the other is turned on loading.
-            image.load()
-        turned = _orientation(image) in SIDEWAYS
-        return (image.width, image.height) if turned else (image.height, image.width)
+        return Header(_upright_size(image, source), lossy)
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
@@ -138,6 +126,19 @@ def _upright(image: Image.Image) -> Image.Image:
     # The pixels were decoded; an EXIF block nobody can parse says nothing about their rotation.
     except Exception:  # noqa: BLE001
         return image
+
+
+def _upright_size(image: Image.Image, source: Path | bytes) -> tuple[int, int]:
+    """(height, width) that `_upright` gives; decodes only where nothing less can tell."""
+    if image.height == image.width:
+        return image.height, image.width
+    if image.format == "PNG" and not any(name in _content(source) for name in PNG_EXIF):
+        return image.height, image.width
+    if image.format in ("PNG", "TIFF"):
+        # The one may tell its orientation behind the pixels, the other is turned on loading.
+        image.load()
+    turned = _orientation(image) in SIDEWAYS
+    return (image.width, image.height) if turned else (image.height, image.width)
 
 
 def _from_integers(image: Image.Image) -> Image.Image:

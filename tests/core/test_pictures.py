@@ -9,13 +9,7 @@ import pytest
 from PIL import Image, features
 
 from mdt_cli.core import pictures
-from mdt_cli.core.pictures import (
-    UnreadableError,
-    read_header,
-    read_picture,
-    read_pixels,
-    upright_size,
-)
+from mdt_cli.core.pictures import UnreadableError, read_header, read_picture, read_pixels
 from tests.pictures import array, encoded, png
 
 
@@ -174,7 +168,7 @@ def test_the_size_in_the_header_is_that_of_the_upright_pixels(
         (tmp_path / "picture").write_bytes(data)
         upright = (24, 16) if orientation in (6, 8) else (16, 24)
         for source in (data, tmp_path / "picture"):
-            assert upright_size(source) == upright
+            assert read_header(source).size == upright
             assert read_pixels(source).shape == (*upright, 3)
 
 

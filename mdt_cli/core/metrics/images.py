@@ -17,7 +17,7 @@ from mdt_cli.core.metrics.arrays import RowFile, keys, load
 from mdt_cli.core.metrics.pictures import blamed, one_size, zip_bytes
 from mdt_cli.core.metrics.sets import ImageSet as ImageSet
 from mdt_cli.core.metrics.sets import read_raw
-from mdt_cli.core.pictures import read_header, upright_size
+from mdt_cli.core.pictures import read_header
 from mdt_cli.errors import MdtError
 
 EDM_LABELS = "dataset.json"
@@ -37,7 +37,7 @@ def open_images(path: Path, crop: int | None = None) -> ImageSet:
     images = _listed(path)
     counts = Counter({images.size: images.count})
     if images.size == UNKNOWN:
-        images, counts = _measured(images, upright=crop is None)
+        images, counts = _measured(images, crop)
     if crop is None:
         return images
     if images.kind == "latent cache" and images.size != (crop, crop):
@@ -50,7 +50,7 @@ def open_images(path: Path, crop: int | None = None) -> ImageSet:
     return replace(images, size=(crop, crop), crop=crop, enlarged=small)
 
 
-def _measured(images: ImageSet, upright: bool) -> tuple[ImageSet, Counter[tuple[int, int]]]:
+def _measured(images: ImageSet, crop: int | None) -> tuple[ImageSet, Counter[tuple[int, int]]]:
     """The set with what its headers tell, and how many images have each size."""
     counts: Counter[tuple[int, int]] = Counter()
     first: dict[tuple[int, int], str] = {}
@@ -59,13 +59,10 @@ def _measured(images: ImageSet, upright: bool) -> tuple[ImageSet, Counter[tuple[
         assert not isinstance(raw, np.ndarray)  # the size of those is known
         with blamed(images.path, name):
             header = read_header(raw)
-            size = header.size
-            if upright and size[0] != size[1]:
-                size = upright_size(raw)
-        counts[size] += 1
-        first.setdefault(size, name)
+        counts[header.size] += 1
+        first.setdefault(header.size, name)
         jpegs += header.lossy
-    size = one_size(images.path, counts, first) if upright else UNKNOWN
+    size = one_size(images.path, counts, first) if crop is None else (crop, crop)
     return replace(images, size=size, jpegs=jpegs), counts
 
 
