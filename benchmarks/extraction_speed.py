@@ -20,7 +20,8 @@ import torch
 from mdt_cli.core.metrics.extraction import feature_batches
 from mdt_cli.core.metrics.extractor import extract_batch
 from mdt_cli.core.metrics.features import build_extractor
-from mdt_cli.core.metrics.images import decode, open_images, read_raw
+from mdt_cli.core.metrics.images import open_images
+from mdt_cli.core.metrics.sets import decode, read_raw
 from mdt_cli.services.evaluate import CPU_BATCH, GPU_BATCH
 from mdt_cli.services.runtime import pick_device
 
@@ -70,7 +71,11 @@ def main() -> None:
             "extraction, everything",
             rate(
                 count,
-                lambda: list(feature_batches(images, extractor, device, batch, range(count))),
+                lambda: list(
+                    feature_batches(
+                        images, extractor, device, batch, read_raw(images, range(count))
+                    )
+                ),
             ),
         ),
     ]

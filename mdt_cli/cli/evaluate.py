@@ -88,7 +88,8 @@ def evaluate(
     size: Annotated[
         int | None,
         typer.Option(
-            "--size", help="With --reconstruction: crop the images, as encode-latents does."
+            "--size",
+            help="Crop every image to a square of this side first, as encode-latents --size does.",
         ),
     ] = None,
     device: Device = None,
@@ -121,8 +122,6 @@ def evaluate(
                 f"{option} does not go with --reconstruction",
                 f"leave {option} out: a codec is always measured in the same way",
             )
-    if size is not None and not reconstruction:
-        raise MdtError("--size belongs to --reconstruction", "samples are scored as they are")
 
     *samples, reference = paths
     if reconstruction:
@@ -157,6 +156,7 @@ def evaluate(
         batch_size=batch_size,
         device=device,
         memory=memory,
+        size=size,
     )
     _tell(run(request), "extracting", as_json)
 

@@ -17,6 +17,7 @@ from mdt_cli.core.data.features import find_features
 from mdt_cli.core.data.items import Source, limited
 from mdt_cli.core.data.shards import DTYPES, FLIP, MEAN, PIXELS, STD, Content
 from mdt_cli.core.data.sources import open_source
+from mdt_cli.core.pictures import CROP
 from mdt_cli.errors import MdtError
 from mdt_cli.services import cache_plan, latent_cache
 from mdt_cli.services.convert_caches import convert
@@ -24,7 +25,6 @@ from mdt_cli.services.events import Event, Note, Warned
 from mdt_cli.services.latent_cache import Counted, Share, printable, stored
 from mdt_cli.services.runtime import pick_device
 
-CROP = "upright (EXIF), alpha over white, halved by box, bicubic, centre square"
 DEFAULT_SIZE = 256
 LOOKED_AT = 8
 

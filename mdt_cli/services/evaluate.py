@@ -9,14 +9,21 @@ import torch
 from mdt_cli.config.evaluation import FRECHET, ExtractorName, MetricName
 from mdt_cli.core.files import check_writable, write_json
 from mdt_cli.core.metrics.extraction import Extracted
-from mdt_cli.core.metrics.extractor import Extractor
 from mdt_cli.core.metrics.features import build_extractor
-from mdt_cli.core.metrics.frechet import ENOUGH_PER_DIMENSION
-from mdt_cli.core.metrics.images import ImageSet, open_images
+from mdt_cli.core.metrics.images import open_images
 from mdt_cli.core.metrics.moments import save_statistics
 from mdt_cli.core.metrics.neighbours import MEMORY
 from mdt_cli.errors import MdtError
 from mdt_cli.services.comparison import side_by_side
+from mdt_cli.services.evaluation_checks import (
+    check_dimensions,
+    check_limit,
+    check_options,
+    check_sets,
+    first_words,
+    same_size,
+    usable_statistics,
+)
 from mdt_cli.services.evaluation_details import (
     class_section,
     missing_classes,
@@ -24,22 +31,14 @@ from mdt_cli.services.evaluation_details import (
 )
 from mdt_cli.services.evaluation_inputs import (
     EvaluateRequest,
-    Reference,
-    check_dimensions,
-    check_limit,
-    check_sets,
-    check_statistics_file,
     choose_extractor,
     choose_metrics,
     choose_resize,
     open_reference,
-    times,
-    usable_statistics,
 )
 from mdt_cli.services.evaluation_metrics import (
     KERNEL_LIMIT,
     NEEDS_BOTH_FEATURES,
-    REFERENCE_LIMIT,
     Scored,
     compute,
     keeps_features,
@@ -55,8 +54,6 @@ from mdt_cli.services.runtime import own_device
 
 __all__ = ["EvaluateRequest", "default_report", "evaluate", "score"]
 
-# Below this the estimated covariance of 2,048 features is singular, and FID mostly bias.
-FEW_IMAGES = 2048
 # On a CPU larger batches only cost page faults: 64 takes twice the time of 4 per image.
 CPU_BATCH, GPU_BATCH = 4, 64
 WORK = ".work"
@@ -68,20 +65,16 @@ def evaluate(request: EvaluateRequest) -> Iterator[Event]:
     Everything that can be known from headers is checked before the first image is decoded. With
     several processes each extracts its share, and the first one scores and writes.
     """
-    if request.batch_size is not None and request.batch_size < 1:
-        raise MdtError(f"--batch-size is {request.batch_size}", "give 1 or more")
-    if request.memory is not None and request.memory < 1:
-        raise MdtError(f"--memory is {request.memory}", "give megabytes, 1 or more")
+    check_options(request)
     memory = request.memory << 20 if request.memory is not None else MEMORY
     target = request.out or default_report(request)
-    check_statistics_file(request)
     page = page_of(target)
     if target.suffix == WORK:
         raise MdtError(
             f"--out {target} is the name of the folder for features", "name a file, as report.json"
         )
-    sets = [open_images(path) for path in (request.samples, *request.others)]
-    reference = open_reference(request.reference)
+    sets = [open_images(path, request.size) for path in (request.samples, *request.others)]
+    reference = open_reference(request.reference, request.size)
     name = yield from choose_extractor(request, reference)
     resize = choose_resize(request, name, reference)
     metrics = yield from choose_metrics(request, reference, name)
@@ -91,6 +84,7 @@ def evaluate(request: EvaluateRequest) -> Iterator[Event]:
         reference = usable_statistics(reference, str(name), resize, metrics, request)
     for samples in sets:
         check_sets(samples, reference, metrics, request)
+    same_size(sets, reference)
     for file in filter(None, (target, page, request.save_reference)):
         check_writable(file)
 
@@ -103,7 +97,7 @@ def evaluate(request: EvaluateRequest) -> Iterator[Event]:
         reference = usable_statistics(reference, extractor.name, extractor.resize, metrics, request)
     check_dimensions(reference, extractor)
     check_limit(sets, metrics, extractor.dimensions)
-    yield from _talk_first(sets, reference, extractor, metrics)
+    yield from first_words(sets, reference, extractor, metrics)
 
     keep_reference = bool(NEEDS_BOTH_FEATURES & set(metrics))
     needs_images = (
@@ -151,7 +145,7 @@ def evaluate(request: EvaluateRequest) -> Iterator[Event]:
             device=_device_name(device),
         )
         single = report_of(scored, compute(scored, metrics, device, memory))
-        told = _talk_first([samples], reference, extractor, metrics)
+        told = first_words([samples], reference, extractor, metrics)
         single["warnings"] = [event.text for event in told if isinstance(event, Warned)]
         if of_reference and of_reference.statistics.digest == scored.of_samples.statistics.digest:
             yield _noted(single, f"{samples.path} and the reference are the same images")
@@ -227,50 +221,6 @@ def default_report(request: EvaluateRequest) -> Path:
     if request.samples.is_dir():
         return request.samples / "report.json"
     return request.samples.with_name(request.samples.stem + ".report.json")
-
-
-def _talk_first(
-    sets: list[ImageSet],
-    reference: Reference,
-    extractor: Extractor,
-    metrics: tuple[MetricName, ...],
-) -> Iterator[Event]:
-    """What the person should know before waiting."""
-    side = extractor.input_size
-    if side is not None and max(sets[0].size) < side:
-        yield Note(
-            f"{times(sets[0].size)} images are enlarged to {side}x{side} for {extractor.name}"
-        )
-    for samples in sets:
-        if samples.jpegs:
-            yield Warned(
-                f"{samples.jpegs:,} samples are JPEG: its artefacts move every score; sample to PNG"
-            )
-    held = reference.statistics
-    if held is not None and held.extractor is None and not held.adm:
-        yield Warned(
-            f"{reference.path} does not say which resizing made it; {extractor.resize} is assumed"
-        )
-    counts = dict.fromkeys(samples.count for samples in sets if samples.count < FEW_IMAGES)
-    few = [f"{count:,} samples" for count in counts]
-    if reference.count is not None and reference.count < FEW_IMAGES:
-        few.append(f"{reference.count:,} reference images")
-    if FRECHET & set(metrics) and few:
-        yield Warned(
-            f"{' and '.join(few)} are few for a Fréchet distance, which is biased upwards below "
-            f"{FEW_IMAGES:,}: compare only with the same counts (published: 50,000)"
-        )
-    enough = ENOUGH_PER_DIMENSION * extractor.dimensions
-    if "fid_infinity" in metrics and min(samples.count for samples in sets) < enough:
-        yield Warned(
-            f"fid_infinity over {extractor.dimensions:,} features is too low below {enough:,} "
-            "samples, by more than its interval tells"
-        )
-    images = reference.images
-    bounded = [m for m in ("precision", "recall", "density", "coverage") if m in metrics]
-    if bounded and images and images.count > REFERENCE_LIMIT:
-        uses = "use" if len(bounded) > 1 else "uses"
-        yield Note(f"{' and '.join(bounded)} {uses} {REFERENCE_LIMIT:,} of the reference images")
 
 
 def _device_name(device: torch.device) -> str:

@@ -4,13 +4,12 @@ Everything here is decided from headers, before the first image is decoded.
 """
 
 from collections.abc import Generator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from mdt_cli.config.evaluation import (
     DEFAULT_METRICS,
     EXTRACTORS,
-    FRECHET,
     METRICS,
     METRICS_OF_STATISTICS,
     ONLY_OF,
@@ -20,11 +19,8 @@ from mdt_cli.config.evaluation import (
     ResizeName,
 )
 from mdt_cli.core.metrics.arrays import keys
-from mdt_cli.core.metrics.features import Extractor
-from mdt_cli.core.metrics.frechet import ENOUGH_PER_DIMENSION, fewest_for_limit
 from mdt_cli.core.metrics.images import ImageSet, open_images
 from mdt_cli.core.metrics.moments import (
-    RULES_OF_OTHERS,
     Statistics,
     has_statistics,
     load_spatial,
@@ -53,6 +49,7 @@ class EvaluateRequest:
     batch_size: int | None = None
     device: str | None = None
     memory: int | None = None  # megabytes for blocks of distances
+    size: int | None = None  # crop every image to a square of this side
     # Further sets to score against the same reference, side by side with `samples`.
     others: tuple[Path, ...] = ()
 
@@ -75,23 +72,16 @@ class Reference:
         return self.images.count if self.images else None
 
 
-def check_statistics_file(request: EvaluateRequest) -> None:
-    """What --save-reference names must be readable as a reference, and be another file."""
-    file = request.save_reference
-    if file is None:
-        return
-    if file.suffix.lower() != ".npz":
-        raise MdtError(
-            f"--save-reference {file}: statistics are kept in an npz", f"name it {file}.npz"
-        )
-    if file.resolve() == request.reference.resolve():
-        raise MdtError(f"--save-reference {file} is the reference itself", "name another file")
-
-
-def open_reference(path: Path) -> Reference:
+def open_reference(path: Path, crop: int | None = None) -> Reference:
     if not has_statistics(path):
-        return Reference(path, open_images(path), None)
+        return Reference(path, open_images(path, crop), None)
     images = open_images(path) if "arr_0" in keys(path) else None
+    if images is not None and crop is not None and images.size != (crop, crop):
+        raise MdtError(
+            f"{path} holds statistics of {times(images.size)} images, which --size {crop} "
+            "cannot crop",
+            f"give the reference images themselves, or leave --size {crop} out",
+        )
     stored = load_statistics(path)
     return Reference(path, images, stored, load_spatial(path), stored)
 
@@ -193,122 +183,6 @@ def choose_metrics(
     if reference.images is None and asked is None:
         yield Note(f"{reference.path} holds statistics only; computed: {', '.join(chosen)}")
     return chosen
-
-
-def usable_statistics(
-    reference: Reference,
-    extractor: str,
-    resize: str,
-    metrics: tuple[MetricName, ...],
-    request: EvaluateRequest,
-) -> Reference:
-    """The reference with its statistics checked, or without them where its images serve."""
-    held = reference.statistics
-    if held is None:
-        return reference
-    without = replace(reference, statistics=None, spatial=None)
-    if reference.images is not None and extractor != "inception":
-        # Stored beside images are always Inception's; another extractor sees the images itself.
-        return without
-    if request.save_reference is not None:
-        raise MdtError(
-            f"{reference.path} already holds statistics: there is nothing to save",
-            "--save-reference takes a reference of images alone",
-        )
-    made_with = "legacy_tensorflow" if held.adm else held.resize
-    if not FRECHET & set(metrics):
-        if held.adm and request.resize is None:
-            raise MdtError(
-                f"{reference.path} has the arrays of ADM's files, whose tables resize by "
-                f"{made_with}, but samples would be resized by {resize}",
-                f"use --resize {made_with}, or say --resize {resize}",
-            )
-        return reference if reference.images is None else without
-    if held.extractor is not None and held.extractor != extractor:
-        raise MdtError(
-            f"{reference.path} was made with {held.extractor}, but the extractor is {extractor}",
-            f"use --extractor {held.extractor}, or give the reference images",
-        )
-    if held.extractor is None and extractor != "inception":
-        raise MdtError(
-            f"{reference.path} does not say how it was made, so it can only be Inception's",
-            "use --extractor inception, or give the reference images",
-        )
-    if made_with is None and extractor == "inception" and request.resize is None:
-        raise MdtError(
-            f"{reference.path} does not say which resizing made it, and each gives another FID",
-            RULES_OF_OTHERS,
-        )
-    if made_with is not None and made_with != resize:
-        raise MdtError(
-            f"{reference.path} was made with {made_with} resizing, but samples would be "
-            f"resized by {resize}",
-            f"use --resize {made_with}"
-            if made_with in RESIZES and extractor == "inception"
-            else "make it again with --save-reference",
-        )
-    return reference
-
-
-def check_sets(
-    samples: ImageSet,
-    reference: Reference,
-    metrics: tuple[MetricName, ...],
-    request: EvaluateRequest,
-) -> None:
-    size = reference.images.size if reference.images else None
-    if size is None and reference.statistics is not None:
-        size = reference.statistics.size
-    if size is not None and size != samples.size:
-        raise MdtError(
-            f"{samples.path} holds {times(samples.size)} images, "
-            f"but {reference.path} is of {times(size)}",
-            "bring both to one size first; a score would measure the difference in resolution",
-        )
-    for images in (samples, reference.images):
-        if images is None:
-            continue
-        if images.count < 2:
-            raise MdtError(
-                f"{images.path} holds {images.count} image; no metric is defined below 2",
-                "give more images",
-            )
-        for names, fewest in (
-            (("precision", "recall"), NEIGHBOURS + 1),
-            (("density", "coverage"), DENSITY_NEIGHBOURS + 1),
-        ):
-            if set(names) & set(metrics) and images.count < fewest:
-                raise MdtError(
-                    f"{images.path} holds {images.count} images; {' and '.join(names)} need at "
-                    f"least {fewest}",
-                    "give more images, or ask for --metrics fid,is,kid",
-                )
-
-
-def check_dimensions(reference: Reference, extractor: Extractor) -> None:
-    """Stored statistics must be of the extractor's feature space."""
-    for held, expected, what in (
-        (reference.statistics, extractor.dimensions, "features"),
-        (reference.spatial if extractor.spatial else None, extractor.spatial, "spatial features"),
-    ):
-        if held is not None and len(held.mu_D) != expected:
-            raise MdtError(
-                f"{reference.path} has statistics of {len(held.mu_D)} {what}, "
-                f"but {extractor.name} gives {expected}",
-                "give statistics made with this extractor, or the reference images",
-            )
-
-
-def check_limit(sets: list[ImageSet], metrics: tuple[MetricName, ...], dimensions: int) -> None:
-    """Whether `fid_infinity` has samples enough for so many features."""
-    fewest = fewest_for_limit(dimensions)
-    for samples in sets:
-        if "fid_infinity" in metrics and samples.count < fewest:
-            raise MdtError(
-                f"{samples.path} holds {samples.count:,} images; fid_infinity over {dimensions:,} "
-                f"features needs {fewest:,}, better {ENOUGH_PER_DIMENSION * dimensions:,}",
-                "give more samples, or leave fid_infinity out of --metrics",
-            )
 
 
 def times(size: tuple[int, int]) -> str:

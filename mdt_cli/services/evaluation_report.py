@@ -10,6 +10,7 @@ from mdt_cli.core.metrics.comparability import Conditions, Stamp, adm_stamp, cle
 from mdt_cli.core.metrics.extraction import Extracted
 from mdt_cli.core.metrics.images import ImageSet
 from mdt_cli.core.metrics.resize import RESIZE_RULES
+from mdt_cli.core.pictures import CROP
 from mdt_cli.services.evaluation_metrics import Scored, metric_key
 
 FORMAT = 1
@@ -102,6 +103,7 @@ def _set_facts(images: ImageSet, extracted: Extracted | None) -> dict[str, Any]:
         "count": images.count,
         "image_size": list(images.size),
         "jpegs": images.jpegs,
+        **({"crop": CROP} if images.crop is not None else {}),
         "digest": extracted.statistics.digest if extracted else None,
     }
     if images.provenance is not None:

@@ -23,6 +23,7 @@ from mdt_cli.core.files import atomic_path, sha256_of, write_json
 from mdt_cli.core.metrics.extraction import Batch, Extracted, collect, feature_batches
 from mdt_cli.core.metrics.extractor import Extractor
 from mdt_cli.core.metrics.images import ImageSet
+from mdt_cli.core.metrics.sets import Reader
 from mdt_cli.errors import Stopped
 from mdt_cli.services.events import Event, Note, Progress, Warned
 from mdt_cli.services.latent_cache import Share
@@ -76,14 +77,15 @@ class Shards:
                 f"{sum(len(spans[k]) for k in finished):,} images of {images.path} have features "
                 "from an earlier run; going on"
             )
-        for index in mine:
-            if index not in finished:
+        self.done += sum(len(spans[index]) for index in finished)
+        with Reader(images) as reader:
+            for index in mine:
+                if index in finished:
+                    continue
                 try:
-                    yield from self._make_one(images, folder, index, spans[index], what)
+                    yield from self._make_one(reader, folder, index, spans[index], what)
                 except Stopped as stopped:
                     raise self._stopped(stopped) from None
-            else:
-                self.done += len(spans[index])
         yield Progress(self.done, self.total, what)
 
     def wait(self) -> Iterator[Event]:
@@ -175,12 +177,13 @@ class Shards:
         ]
 
     def _make_one(
-        self, images: ImageSet, folder: Path, index: int, span: range, what: str
+        self, reader: Reader, folder: Path, index: int, span: range, what: str
     ) -> Iterator[Event]:
         names: list[str] = []
         digests: list[bytes] = []
         values = []
-        for batch in feature_batches(images, self.extractor, self.device, self.batch_size, span):
+        work = (self.extractor, self.device, self.batch_size)
+        for batch in feature_batches(reader.images, *work, reader.read(span)):
             names += batch.names
             digests += batch.digests
             values.append(batch.values)
@@ -207,13 +210,12 @@ class Shards:
 
     def _read(self, images: ImageSet) -> Iterator[Batch]:
         """From the shards; one that another run with the same report took away is made again."""
-        folder = self.folders[images.path]
+        folder, work = self.folders[images.path], (self.extractor, self.device, self.batch_size)
         for index, span in enumerate(self._spans(images)):
             if not self._is_finished(folder, index, span):
                 self.lost += 1
-                yield from feature_batches(
-                    images, self.extractor, self.device, self.batch_size, span
-                )
+                with Reader(images) as reader:
+                    yield from feature_batches(images, *work, reader.read(span))
                 continue
             held = read_tensors(_shard(folder, index))
             data = held["digests"].numpy().tobytes()

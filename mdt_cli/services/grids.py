@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from mdt_cli.core.files import atomic_path
 from mdt_cli.core.sampling.pixels import Rule, to_uint8
 
 Pixels = NDArray[np.uint8]  # [H, W, 3]
+Tile = TypeVar("Tile")
 
 GAP, MARGIN = 2, 6
 # Small images are enlarged by whole factors until a tile has about this many pixels.
@@ -38,7 +40,7 @@ def save_grid(
         sheet(rows, names, gap).save(temporary, format="PNG")
 
 
-def square(tiles: Sequence[Pixels]) -> list[Sequence[Pixels]]:
+def square(tiles: list[Tile]) -> list[list[Tile]]:
     """Tiles in about as many rows as columns."""
     columns = max(1, math.ceil(math.sqrt(len(tiles))))
     return [tiles[start : start + columns] for start in range(0, len(tiles), columns)]

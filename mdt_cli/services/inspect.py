@@ -228,8 +228,8 @@ def _npz(path: Path) -> Inspected:
 
 
 def _images(path: Path) -> Inspected:
-    from mdt_cli.core.data.images import UnreadableError
     from mdt_cli.core.data.sources import open_source
+    from mdt_cli.core.pictures import UnreadableError
 
     try:
         source = open_source(path)

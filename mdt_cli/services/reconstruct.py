@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from mdt_cli.core.codecs.codec import Codec, codec_from_facts
-from mdt_cli.core.data.images import UnreadableError, read_picture
-from mdt_cli.core.data.items import Found, Source, is_image, make_source
+from mdt_cli.core.data.items import Found, Source, make_source
 from mdt_cli.core.data.latents import LatentCache, open_cache
 from mdt_cli.core.data.readers import FolderReader
 from mdt_cli.core.data.shards import MANIFEST, PLAN
 from mdt_cli.core.data.sources import open_source
+from mdt_cli.core.listing import is_image
+from mdt_cli.core.pictures import UnreadableError, read_picture
 from mdt_cli.errors import MdtError
 from mdt_cli.services.build import build_selector
 from mdt_cli.services.events import Event, Note, SamplesDone

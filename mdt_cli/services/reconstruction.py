@@ -16,17 +16,18 @@ from torch import Tensor
 from mdt_cli import __version__
 from mdt_cli.config.evaluation import ExtractorName, ResizeName
 from mdt_cli.core.codecs.codec import Codec, open_codec
-from mdt_cli.core.data.images import UnreadableError, read_picture
 from mdt_cli.core.data.sources import open_source
 from mdt_cli.core.files import check_writable, write_json
 from mdt_cli.core.metrics.extractor import Extractor, extract_batch
 from mdt_cli.core.metrics.features import RESIZE_RULES, build_extractor
 from mdt_cli.core.metrics.fidelity import WINDOW, psnr, ssim
 from mdt_cli.core.metrics.frechet import frechet_distance
-from mdt_cli.core.metrics.images import decode, open_images, read_raw
+from mdt_cli.core.metrics.images import open_images
 from mdt_cli.core.metrics.moments import Moments
-from mdt_cli.core.metrics.pictures import Pixels, broken
+from mdt_cli.core.metrics.pictures import broken
+from mdt_cli.core.metrics.sets import decode, read_raw
 from mdt_cli.core.metrics.weights import cached_inception
+from mdt_cli.core.pictures import Pixels, UnreadableError, read_pixels
 from mdt_cli.core.sampling.pixels import to_uint8
 from mdt_cli.errors import MdtError
 from mdt_cli.services.events import EvaluationDone, Event, Note, Progress, Warned
@@ -154,10 +155,10 @@ def _pictures(path: Path, size: int | None) -> tuple[int, int, Iterator[Pixels]]
     def cropped() -> Iterator[Pixels]:
         for name, place in zip(source.names, source.places, strict=True):
             try:
-                picture = read_picture(source.reader.read(place), size)
+                pixels = read_pixels(source.reader.read(place), size)
             except (UnreadableError, OSError) as error:
                 raise broken(path, name, error) from error
-            yield np.ascontiguousarray(picture.pixels.transpose(1, 2, 0))
+            yield pixels
 
     return len(source), size, cropped()
 

@@ -4,13 +4,15 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from mdt_cli.core.metrics.extraction import Extracted
-from mdt_cli.core.metrics.images import ImageSet, Pixels, pixels_at
+from mdt_cli.core.metrics.sets import ImageSet, pixels_at
+from mdt_cli.core.pictures import Pixels
 from mdt_cli.services.grids import sheet, square
 
 GRID_SIDE, GRID_CLASSES, PER_CLASS = 8, 10, 10
@@ -37,13 +39,22 @@ def figures(
     of_reference: Extracted | None,
 ) -> dict[str, list[Figure]]:
     """By section: `samples`, `nearest`, `classes`; what cannot be shown is left out."""
-    shown = {"samples": [_grid(samples)]}
+    grid, names, caption = _grid(samples)
     if reference is None or of_reference is None:
-        return shown
+        return {"samples": [_figure(_tiles(samples, grid), names, caption)]}
     closest = report.get("nearest", {}).get("closest", [])[:STRIP]
+    scores = report.get("classes", {}).get("scores", [])
+    worst = [score for score in scores if score["value"] is not None][:WORST]
+    near = [[pair[side] for pair in closest] for side in ("sample", "reference")]
+    of_class = [
+        [_of_class(images, score["name"], report["classes"], side) for score in worst]
+        for images, side in ((samples, "samples"), (reference, "reference"))
+    ]
+    # The pictures of a set are read in one pass: some files have no way into their middle.
+    ours, *rest = _tiles(samples, [near[0], *of_class[0], *grid])
+    theirs, *their_classes = _tiles(reference, [near[1], *of_class[1]])
+    shown = {"samples": [_figure(rest[len(worst) :], names, caption)]}
     if closest:
-        ours = _tiles(samples, [pair["sample"] for pair in closest])
-        theirs = _tiles(reference, [pair["reference"] for pair in closest])
         shown["nearest"] = [
             _figure(
                 [ours, theirs],
@@ -52,14 +63,7 @@ def figures(
                 "pair is on the left.",
             )
         ]
-    worst = [
-        score for score in report.get("classes", {}).get("scores", []) if score["value"] is not None
-    ]
-    for score in worst[:WORST]:
-        pair = [
-            _tiles(images, _of_class(images, score["name"], report["classes"], side))
-            for images, side in ((samples, "samples"), (reference, "reference"))
-        ]
+    for score, *pair in zip(worst, rest[: len(worst)], their_classes, strict=True):
         if all(pair):
             shown.setdefault("classes", []).append(
                 _figure(pair, ["samples", "reference"], f"{score['name']}: {score['value']:.4g}")
@@ -73,20 +77,20 @@ def reconstruction_figure(pairs: Sequence[tuple[Pixels, Pixels]]) -> Figure:
     return _figure(rows, ["image", "through codec"], "The first images, before and after.")
 
 
-def _grid(samples: ImageSet) -> Figure:
-    """A row for each class where the samples have classes, else a square."""
+def _grid(samples: ImageSet) -> tuple[list[list[int]], list[str] | None, str]:
+    """Positions, names of their rows and a caption: a row for each class, else a square."""
     rows: dict[str, list[int]] = {}
     for position, name in enumerate(samples.classes or ()):
         rows.setdefault(name, []).append(position)
     if len(rows) > 1:
         chosen = sorted(rows)[:GRID_CLASSES]
-        tiles = [_tiles(samples, rows[name][:PER_CLASS]) for name in chosen]
         more = f"; {len(chosen)} of {len(rows)} classes" if len(chosen) < len(rows) else ""
-        return _figure(tiles, chosen, f"The first samples of each class{more}.")
+        tiles = [rows[name][:PER_CLASS] for name in chosen]
+        return tiles, chosen, f"The first samples of each class{more}."
     count = min(samples.count, GRID_SIDE**2)
     positions = [k * samples.count // count for k in range(count)]
     spread = "All samples" if count == samples.count else f"{count} samples, evenly spread"
-    return _figure(square(_tiles(samples, positions)), None, f"{spread}.")
+    return square(positions), None, f"{spread}."
 
 
 def _of_class(images: ImageSet, name: str, told: Mapping[str, Any], side: str) -> list[int]:
@@ -96,8 +100,10 @@ def _of_class(images: ImageSet, name: str, told: Mapping[str, Any], side: str) -
     return found[:STRIP]
 
 
-def _tiles(images: ImageSet, positions: Sequence[int]) -> list[Pixels]:
-    return [_small(pixels) for pixels in pixels_at(images, positions)]
+def _tiles(images: ImageSet, rows: Sequence[Sequence[int]]) -> list[list[Pixels]]:
+    """The pictures at the positions in each row."""
+    found = {position: _small(pixels) for position, pixels in pixels_at(images, list(chain(*rows)))}
+    return [[found[position] for position in row] for row in rows]
 
 
 def _small(pixels: Pixels) -> Pixels:

@@ -72,12 +72,16 @@ def test_bad_sets_end_with_a_sentence_and_exit_1(
     classes = write_folder(tmp_path / "classes", class_files(2, 2, 8))
     (classes / "dog").mkdir()
     np.savez(tmp_path / "odd.npz", mean=np.zeros(4))
+    statistics = tmp_path / "statistics.npz"
+    np.savez(statistics, mu=np.zeros(2048), sigma=np.eye(2048))
     np.savez(tmp_path / "nan.npz", mu=np.full(1280, np.nan), sigma=np.eye(1280))
     (tmp_path / "cut.pt").write_bytes(b"PK\x03\x04 not a whole file")
     (tmp_path / "img.pkl").write_bytes(b"")
     for words, sentence in (
         ((a, mixed), "holds images of different sizes: 1 of 8x8 (a.png), 1 of 9x8 (b.png)"),
-        ((a, small), "bring both to one size first"),
+        ((a, small), "pass --size 4: it crops every image as `mdt encode-latents` does"),
+        ((a, small, statistics, "--resize", "clean"), "but " + str(a) + " is of 8x8"),
+        ((a, a, "--size", "0"), "--size 0 is too small"),
         ((one, a), "one holds 1 image; no metric is defined below 2"),
         ((a, broken), "b.png cannot be read"),
         ((a, classes), "the class folder dog holds no images"),
@@ -95,7 +99,6 @@ def test_bad_sets_end_with_a_sentence_and_exit_1(
             "--save-reference does not go with",
         ),
         ((a, "pixels", "--reconstruction", "--out", tmp_path / "r.html"), "name of the page"),
-        ((a, a, "--size", "8"), "--size belongs to --reconstruction"),
         ((a, tmp_path / "nothing"), "does not exist"),
     ):
         assert run(["evaluate", *map(str, words)]) == 1, words

@@ -97,7 +97,9 @@ def test_statistics_of_unknown_origin_are_told_and_stamped(
     for resize in RESIZES:
         report, events = run(replace(asked, resize=resize))
         assert report["extractor"]["resize"] == resize
-        assert f"which resizing made it; {resize} is assumed" in told(events, Warned)
+        assert f"which resizing made it; --resize {resize} is taken at its word" in told(
+            events, Warned
+        )
         values.add(report["metrics"]["fid"]["value"])
     assert len(values) == 3
     assert "does not say how it was made" in str(report["comparability"]["clean_fid_tables"])

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mdt_cli.core.data.images import Pixels, UnreadableError, read_picture
 from mdt_cli.core.data.readers import Reader
+from mdt_cli.core.pictures import Pixels, UnreadableError, read_picture
 from mdt_cli.errors import MdtError
 
 # One task is this many bytes of pixels at most, and this many pictures: enough that handing it

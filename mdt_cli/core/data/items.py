@@ -2,15 +2,14 @@
 
 import hashlib
 import json
-import posixpath
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mdt_cli.core.data.images import SUFFIXES
 from mdt_cli.core.data.readers import Reader
+from mdt_cli.core.listing import SUFFIXES, is_hidden, is_image, suffix
 from mdt_cli.errors import MdtError
 
 
@@ -91,20 +90,10 @@ def limited(source: Source, limit: int | None) -> Source:
     )
 
 
-def suffix(name: str) -> str:
-    # Not PurePosixPath(name).suffix: listing 50,000 files would take a second longer.
-    return posixpath.splitext(name)[1].lower()
-
-
-def is_image(name: str) -> bool:
-    return suffix(name) in SUFFIXES
-
-
 def kept(found: Iterable[Found], ignored: Counter[str]) -> Iterator[Found]:
     """Those that are images by their suffix; the others are counted by why they are not."""
     for item in found:
-        rooted = f"/{item.name}/"
-        if "/__MACOSX/" in rooted or "/." in rooted:
+        if is_hidden(item.name):
             ignored["hidden"] += 1
         elif is_image(item.name):
             yield item

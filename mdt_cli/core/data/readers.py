@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from mdt_cli.core.data.images import UnreadableError
+from mdt_cli.core.pictures import UnreadableError
 
 STORED, DEFLATED = 0, 8
 # One picture larger than this when unpacked is taken for a bomb.

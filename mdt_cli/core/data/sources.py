@@ -4,7 +4,6 @@ import json
 import os
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from mdt_cli.core.data.items import Found, Source, kept, make_source, no_images
 from mdt_cli.core.data.parquet import from_parquet
 from mdt_cli.core.data.readers import DEFLATED, STORED, ArchiveReader, Extent, FolderReader
 from mdt_cli.core.data.webdataset import from_tars
+from mdt_cli.core.listing import is_hidden, walk
 from mdt_cli.errors import MdtError
 
 EDM_LABELS = "dataset.json"
@@ -40,7 +40,9 @@ def open_source(path: Path, labelled: bool = True) -> Source:
 
 
 def _open_folder(path: Path, labelled: bool) -> Source:
-    found = list(_walk(path, ""))
+    found = [
+        Found(name, name, "broken link" if size is None else str(size)) for name, size in walk(path)
+    ]
     names = [path / item.name for item in found if not item.name.rpartition("/")[2].startswith(".")]
     tars = [name for name in names if name.suffix == ".tar"]
     tables = [name for name in names if name.suffix == ".parquet"]
@@ -70,32 +72,11 @@ def _open_folder(path: Path, labelled: bool) -> Source:
     empty = sorted(
         entry.name
         for entry in os.scandir(path)
-        if entry.is_dir() and not entry.name.startswith(".") and entry.name not in classes
+        if entry.is_dir() and not is_hidden(entry.name) and entry.name not in classes
     )
     if empty:
         notes = (f"folders without images, left out of the classes: {', '.join(empty[:10])}",)
     return make_source("folder", reader, images, found_labels, ignored, notes)
-
-
-def _walk(root: Path, prefix: str, above: frozenset[str] = frozenset()) -> Iterator[Found]:
-    """Files below `root`, links followed, a link back to a folder above it not."""
-    folder = root / prefix if prefix else root
-    real = os.path.realpath(folder)
-    if real in above:
-        return
-    try:
-        entries = list(os.scandir(folder))
-    except OSError as error:
-        raise MdtError(f"cannot read {folder}: {error.strerror}") from error
-    for entry in entries:
-        name = f"{prefix}/{entry.name}" if prefix else entry.name
-        if entry.is_dir():
-            if not entry.name.startswith(".") and entry.name != "__MACOSX":
-                yield from _walk(root, name, above | {real})
-        elif entry.is_file():
-            yield Found(name, name, str(entry.stat().st_size))
-        else:
-            yield Found(name, name, "broken link")
 
 
 def _from_zip(path: Path, labelled: bool) -> Source:

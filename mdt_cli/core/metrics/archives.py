@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mdt_cli.core.files import sha256_of
+from mdt_cli.core.listing import is_hidden, is_image
 from mdt_cli.core.metrics import labels
 from mdt_cli.errors import MdtError
 
@@ -34,7 +36,7 @@ class Listed:
     classes: tuple[str, ...] | None
 
 
-def list_tars(files: Sequence[Path], root: Path, suffixes: frozenset[str]) -> Listed:
+def list_tars(files: Sequence[Path], root: Path) -> Listed:
     """The images of all tars, sorted; classes from `.cls` or `.json` beside them, or folders."""
     places: dict[str, Stretch] = {}
     beside: dict[str, str] = {}
@@ -46,11 +48,11 @@ def list_tars(files: Sequence[Path], root: Path, suffixes: frozenset[str]) -> Li
             with tarfile.open(file, "r:") as tar:
                 for member in tar:
                     path = Path(member.name)
-                    if not member.isfile() or any(part.startswith(".") for part in path.parts):
+                    if not member.isfile() or is_hidden(path.as_posix()):
                         continue
                     suffix = path.suffix.lower()
                     name = f"{shard}/{path.as_posix()}"
-                    if suffix in suffixes:
+                    if is_image(path.name):
                         places[name] = Stretch(file, member.offset_data, member.size)
                         inner[name] = path.as_posix()
                     elif suffix in (".cls", ".json") and member.size <= MAX_LABEL_BYTES:
@@ -85,7 +87,10 @@ def is_cache(folder: Path) -> bool:
 
 
 def list_cache(folder: Path) -> tuple[Listed, int]:
-    """The pixels of a cache, uint8 [3, S, S] each, and S. MdtError for any other codec."""
+    """The pixels of a cache, uint8 [3, S, S] each, and S. MdtError for any other codec.
+
+    Each shard is read once, for its checksum: a pixel that changed on the disk changes a score.
+    """
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
         codec, side = manifest["codec"], int(manifest["image_size"])
@@ -101,9 +106,13 @@ def list_cache(folder: Path) -> tuple[Listed, int]:
         for entry in manifest["shards"]:
             if entry["rows"]:
                 file, rows = folder / entry["file"], int(entry["rows"])
+                if sha256_of(file) != entry["sha256"]:
+                    raise ValueError(f"the checksum of {file.name} does not match its manifest")
                 numbers += _rows(file, rows, side, places)
                 names += [f"{entry['file']}[{row}]" for row in range(rows)]
         classes = [str(entry["name"]) for entry in manifest["classes"]]
+        if classes and max(numbers, default=0) >= len(classes):
+            raise ValueError(f"it has label {max(numbers)}, but {len(classes)} classes")
     except (OSError, LookupError, TypeError, ValueError, AttributeError) as error:
         raise MdtError(f"the cache {folder} is damaged: {error}", ENCODE_AGAIN) from error
     told = tuple(classes[number] for number in numbers) if classes else None

@@ -57,6 +57,7 @@ class RowFile:
                 (2, 0): np.lib.format.read_array_header_2_0,
             }[version]
             self.shape, fortran, self.dtype = read(self._stream)
+            self._begin, self._next = self._stream.tell(), 0
         except BROKEN as error:
             self._archive.close()
             raise _broken(path, error) from error
@@ -79,15 +80,18 @@ class RowFile:
         self._archive.close()
 
     def read(self, wanted: Sequence[int] | None = None) -> Iterator[tuple[int, NDArray[Any]]]:
-        """Each row with its number, once; only those of `wanted` (ascending), where given."""
+        """Each row with its number; only those of `wanted`, where given.
+
+        Cheap in ascending order, in one call or in several: a packed array cannot be entered in
+        the middle, and going back reads it from its beginning.
+        """
         row_shape = self.shape[1:]
         size = int(np.prod(row_shape)) * self.dtype.itemsize
         chosen = range(self.shape[0]) if wanted is None else wanted
-        begin, before = self._stream.tell(), -1
         for index in chosen:
             try:
-                if index != before + 1:
-                    self._stream.seek(begin + index * size)
+                if index != self._next:
+                    self._stream.seek(self._begin + index * size)
                 data = self._stream.read(size)
             except BROKEN as error:
                 raise _broken(self._path, error) from error
@@ -96,7 +100,7 @@ class RowFile:
                     f"{self._path}: {self._name} ends after {index} of {self.shape[0]} rows",
                     "the file is truncated: copy or write it again",
                 )
-            before = index
+            self._next = index + 1
             yield index, np.frombuffer(data, self.dtype).reshape(row_shape)
 
 

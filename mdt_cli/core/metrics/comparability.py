@@ -89,7 +89,7 @@ def _common(conditions: Conditions) -> list[str]:
     if conditions.num_samples != PUBLISHED_COUNT:
         reasons.append(f"{conditions.num_samples:,} samples were scored, not {PUBLISHED_COUNT:,}")
     if conditions.jpeg_samples:
-        reasons.append(f"{conditions.jpeg_samples:,} samples are JPEG")
+        reasons.append(f"{conditions.jpeg_samples:,} samples are JPEG or lossy WebP")
     return reasons
 
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from mdt_cli.core.metrics.extractor import Extractor, extract_batch
-from mdt_cli.core.metrics.images import ImageSet, Raw, decode, pixel_digest, read_raw
 from mdt_cli.core.metrics.moments import Moments, Statistics
 from mdt_cli.core.metrics.rows import Rows
+from mdt_cli.core.metrics.sets import ImageSet, Raw, decode, pixel_digest, read_raw
 from mdt_cli.errors import MdtError
 
 SPATIAL_BYTES = 1 << 30
@@ -65,13 +65,13 @@ def feature_batches(
     extractor: Extractor,
     device: torch.device,
     batch_size: int,
-    span: range | None = None,
+    source: Iterator[tuple[str, Raw]] | None = None,
 ) -> Iterator[Batch]:
-    """The images (of `span`) in reading order as features on the CPU.
+    """All images, or those that `source` reads, as features on the CPU.
 
     NaN and wrong widths are MdtError.
     """
-    for batch in _batches(images, extractor, device, batch_size, span):
+    for batch in _batches(images, extractor, device, batch_size, source or read_raw(images)):
         features_BD = batch.values
         if device.type != "cpu":
             features_BD = extract_batch(extractor, batch.values.to(device))
@@ -135,7 +135,7 @@ def _batches(
     extractor: Extractor,
     device: torch.device,
     batch_size: int,
-    span: range | None,
+    source: Iterator[tuple[str, Raw]],
 ) -> Iterator[Batch]:
     """Batches in reading order, from threads that work a little ahead.
 
@@ -159,7 +159,6 @@ def _batches(
     num_threads = min(8, torch.get_num_threads()) if device.type == "cpu" else 8
     pool = ThreadPoolExecutor(num_threads, initializer=torch.set_num_threads, initargs=(1,))
     waiting: deque[Future[Batch]] = deque()
-    source = read_raw(images, span)
     try:
         while chunk := list(islice(source, batch_size)):
             waiting.append(pool.submit(work, chunk))

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mdt_cli.core.metrics.images import Pixels
+from mdt_cli.core.pictures import Pixels
 
 
 @dataclass(frozen=True)

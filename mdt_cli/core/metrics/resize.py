@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from mdt_cli.core.metrics.images import Pixels
+from mdt_cli.core.pictures import Pixels
 
 RESIZE_RULES = {
     "clean": "Pillow bicubic with antialiasing, in float, not rounded (clean-fid's 'clean')",

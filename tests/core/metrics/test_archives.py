@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from mdt_cli.core.metrics import labels
-from mdt_cli.core.metrics.images import ImageSet, decode, open_images, pixels_at, read_raw
+from mdt_cli.core.metrics.images import open_images
+from mdt_cli.core.metrics.sets import ImageSet, decode, pixels_at, read_raw
 from mdt_cli.errors import MdtError
 from tests.autoencoders import save_autoencoder
 from tests.pictures import array, class_files, png, write_folder, write_zip
@@ -33,7 +34,7 @@ def test_a_plain_tar_is_the_folder_it_was_made_of(tmp_path: Path) -> None:
     files = class_files(2, 3)
     folder = open_images(write_folder(tmp_path / "folder", files))
     tar = open_images(
-        write_tar(tmp_path / "set.tar", {**files, "a/.hidden.png": b"", "x.txt": b""})
+        write_tar(tmp_path / "set.tar", {**files, "a/.hidden.png": b"", "__MACOSX/a/0.png": b""})
     )
     assert (tar.kind, tar.count, tar.size) == ("tar", 6, (16, 16))
     np.testing.assert_array_equal(np.stack(pixels(tar)), np.stack(pixels(folder)))
@@ -71,12 +72,23 @@ def test_a_pixel_cache_is_its_images(tmp_path: Path) -> None:
     assert (cache.kind, cache.count, cache.size) == ("latent cache", 8, (16, 16))
     np.testing.assert_array_equal(np.stack(pixels(cache)), np.stack(pixels(images)))
     assert cache.classes == images.classes
+    with pytest.raises(MdtError, match="holds images cropped to 16, which --size 8 would crop"):
+        open_images(made, crop=8)
+    assert open_images(made, crop=16).count == 8
     shard = next(made.glob("shard-*.safetensors"))
-    shard.write_bytes(shard.read_bytes()[:-100])
-    with pytest.raises(MdtError, match="ends in the middle of shard-00000"):
-        pixels(open_images(made))
-    shard.write_bytes(b"1234")
-    with pytest.raises(MdtError, match=r"cache .* is damaged"):
+    whole = shard.read_bytes()
+    for damaged in (whole[:-100], b"1234", whole[:-7] + b"?" + whole[-6:]):
+        shard.write_bytes(damaged)
+        with pytest.raises(MdtError, match=r"cache .* is damaged: the checksum of shard-00000"):
+            open_images(made)
+
+
+def test_a_label_without_a_class_is_a_damaged_cache(tmp_path: Path) -> None:
+    made = make_cache(tmp_path / "cache", write_folder(tmp_path / "images", class_files(2, 4)))
+    manifest = json.loads((made / "manifest.json").read_text())
+    del manifest["classes"][1]
+    (made / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(MdtError, match="is damaged: it has label 1, but 1 classes"):
         open_images(made)
 
 
@@ -99,8 +111,9 @@ def test_images_at_some_places_from_every_kind(tmp_path: Path) -> None:
     np.savez(tmp_path / "stored.npz", arr_0=np.stack([array(i) for i in range(5)]))
     np.savez_compressed(tmp_path / "packed.npz", arr_0=np.stack([array(i) for i in range(5)]))
     for name in ("folder", "set.zip", "set.tar", "stored.npz", "packed.npz"):
-        found = pixels_at(open_images(tmp_path / name), [4, 1, 2, 1])
-        for picture, seed in zip(found, (4, 1, 2, 1), strict=True):
+        found = dict(pixels_at(open_images(tmp_path / name), [4, 1, 2, 1]))
+        assert list(found) == [1, 2, 4]
+        for seed, picture in found.items():
             np.testing.assert_array_equal(picture, array(seed))
 
 

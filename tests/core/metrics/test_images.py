@@ -6,20 +6,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mdt_cli.core.metrics.images import ImageSet, decode, open_images, pixel_digest, read_raw
+from mdt_cli.core.data.sources import open_source
+from mdt_cli.core.metrics.images import open_images
+from mdt_cli.core.metrics.sets import ImageSet, Reader, decode, pixel_digest, read_raw
 from mdt_cli.errors import MdtError
-from tests.pictures import array, encoded, png, write_folder
+from tests.pictures import array, encoded, png, write_folder, write_zip
+from tests.services.training_kit import make_cache
 
 
 def pixels(images: ImageSet) -> list[np.ndarray]:
     return [decode(images, name, raw) for name, raw in read_raw(images)]
-
-
-def write_zip(path: Path, files: dict[str, bytes]) -> Path:
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, data in files.items():
-            archive.writestr(name, data)
-    return path
 
 
 def test_folder_zip_and_npz_give_the_same_pixels(tmp_path: Path) -> None:
@@ -59,6 +55,118 @@ def test_a_sample_folder_may_hold_an_npz(tmp_path: Path) -> None:
     assert len(pixels(images)) == 3
 
 
+def odd_pictures() -> dict[str, bytes]:
+    """What pictures of the world are like, each of another size."""
+    clear = Image.fromarray(array(1, 40, 30, 4))
+    deep = np.random.default_rng(2).integers(0, 65536, (21, 33), np.uint16)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    frames = [Image.fromarray(array(k, 20, 26)).convert("P") for k in (3, 4)]
+    return {
+        "b/clear.png": encoded(clear),
+        "b/clear.webp": encoded(clear, "WEBP", lossless=True),
+        "b/deep.png": encoded(Image.fromarray(deep)),
+        "b/palette.gif": encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]),
+        "a/turned.jpg": encoded(Image.fromarray(array(5, 50, 35)), "JPEG", exif=exif),
+        "a/ink.jfif": encoded(Image.new("CMYK", (19, 40), (10, 200, 30, 40)), "JPEG"),
+        "a/small.bmp": encoded(Image.fromarray(array(6, 9, 12)), "BMP"),
+        "a/plain.png": png(7, 16, 16),
+    }
+
+
+def test_scored_pictures_are_those_that_a_network_is_trained_on(tmp_path: Path) -> None:
+    files = odd_pictures()
+    folder = write_folder(tmp_path / "folder", files)
+    trained = np.stack(pixels(open_images(make_cache(tmp_path / "cache", folder, size=16))))
+    assert len(trained) == len(files)
+    for path in (folder, write_zip(tmp_path / "set.zip", files)):
+        images = open_images(path, crop=16)
+        assert (images.size, images.crop, images.enlarged) == ((16, 16), 16, 1)
+        np.testing.assert_array_equal(np.stack(pixels(images)), trained)
+    with pytest.raises(MdtError, match="different sizes") as refused:
+        open_images(folder)
+    assert "--size N" in str(refused.value.hint)
+
+
+def test_an_npz_is_cropped_as_its_pictures_would_be(tmp_path: Path) -> None:
+    stacked = np.stack([array(k, 50, 35) for k in range(3)])
+    np.savez(tmp_path / "set.npz", arr_0=stacked)
+    files = {f"{k}.png": png(k, 50, 35) for k in range(3)}
+    folder = open_images(write_folder(tmp_path / "folder", files), crop=16)
+    packed = open_images(tmp_path / "set.npz", crop=16)
+    assert packed.size == (16, 16)
+    np.testing.assert_array_equal(np.stack(pixels(packed)), np.stack(pixels(folder)))
+    assert open_images(tmp_path / "set.npz", crop=40).enlarged == 3
+
+
+def test_the_size_of_a_set_is_that_of_its_upright_pictures(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    image = Image.fromarray(array(1, 24, 16))
+    write_folder(tmp_path, {"a.jpg": encoded(image, "JPEG", exif=exif), "b.png": png(2, 16, 24)})
+    images = open_images(tmp_path)
+    assert images.size == (24, 16)
+    assert [picture.shape for picture in pixels(images)] == [(24, 16, 3)] * 2
+
+
+def test_lossy_pictures_are_counted_whatever_their_names(tmp_path: Path) -> None:
+    image = Image.fromarray(array(1))
+    files = {
+        "a.png": encoded(image, "JPEG"),
+        "b.webp": encoded(image, "WEBP"),
+        "c.jpg": encoded(image),
+    }
+    assert open_images(write_folder(tmp_path / "folder", files)).jpegs == 2
+    assert open_images(write_zip(tmp_path / "set.zip", files)).jpegs == 2
+
+
+def test_training_and_scoring_list_the_same_images(tmp_path: Path) -> None:
+    image = Image.fromarray(array(1))
+    files = {
+        **{f"a/{k}.PNG": png(k) for k in range(2)},
+        "a-b/0.png": png(2),
+        "b/0.jfif": encoded(image, "JPEG"),
+        "b/1.pgm": encoded(image.convert("L"), "PPM"),
+        "b/2.tga": encoded(image, "TGA"),
+        "b/notes.txt": b"x",
+        ".hidden/0.png": png(3),
+        "b/.thumbs/0.png": png(4),
+        "b/.0.png": b"x",
+        "__MACOSX/a/0.png": b"x",
+    }
+    folder = write_folder(tmp_path / "folder", files)
+    write_folder(tmp_path / "elsewhere", {"0.png": png(5), "more/1.png": png(6)})
+    (folder / "linked").symlink_to(tmp_path / "elsewhere")
+    (folder / "b" / "back").symlink_to(folder)
+    (folder / "b" / "3.png").symlink_to(tmp_path / "elsewhere" / "0.png")
+    write_zip(tmp_path / "set.zip", files)
+    for path, linked in ((folder, 3), (tmp_path / "set.zip", 0)):
+        images = open_images(path)
+        assert list(images.names) == open_source(path).names
+        assert images.count == 6 + linked
+        assert len(set(images.classes or ())) == 3 + bool(linked)
+    (folder / "b" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    assert "b/gone.png" in open_source(folder).names
+    with pytest.raises(MdtError, match=r"b/gone.png cannot be read"):
+        open_images(folder)
+
+
+@pytest.mark.parametrize("name", ["set.zip", "stored.npz", "packed.npz"])
+def test_spans_are_read_from_the_file_that_was_opened_once(tmp_path: Path, name: str) -> None:
+    stacked = np.stack([array(k) for k in range(9)])
+    write_zip(tmp_path / "set.zip", {f"{k}.png": png(k) for k in range(9)})
+    np.savez(tmp_path / "stored.npz", arr_0=stacked)
+    np.savez_compressed(tmp_path / "packed.npz", arr_0=stacked)
+    images = open_images(tmp_path / name)
+    with Reader(images) as reader:
+        first = list(reader.read(range(0, 2)))
+        (tmp_path / name).unlink()
+        for span in (range(2, 4), range(7, 9), range(1, 3), [0, 4, 8]):
+            for position, (name_of, raw) in zip(span, reader.read(span), strict=True):
+                np.testing.assert_array_equal(decode(images, name_of, raw), stacked[position])
+    assert len(first) == 2
+
+
 def test_grey_palette_and_alpha_become_rgb(tmp_path: Path) -> None:
     grey = Image.fromarray(array(0, channels=1))
     colour = Image.fromarray(array(1))
@@ -72,20 +180,15 @@ def test_grey_palette_and_alpha_become_rgb(tmp_path: Path) -> None:
     shown = pixels(open_images(write_folder(tmp_path, files)))
     assert all(image.shape == (16, 16, 3) and image.dtype == np.uint8 for image in shown)
     np.testing.assert_array_equal(shown[0], np.repeat(array(0, channels=1)[..., None], 3, 2))
-    np.testing.assert_array_equal(shown[2], array(1))
+    over_white = (array(1).astype(int) * 128 + 255 * 127 + 127) // 255
+    # Pillow's blend rounds in steps of its own: one level.
+    assert np.abs(shown[2].astype(int) - over_white).max() <= 1
 
 
 def test_a_grey_npz_becomes_rgb(tmp_path: Path) -> None:
     grey = np.arange(32, dtype=np.uint8).reshape(2, 4, 4, 1)
     np.savez(tmp_path / "g.npz", arr_0=grey)
     np.testing.assert_array_equal(pixels(open_images(tmp_path / "g.npz"))[1], grey[1].repeat(3, 2))
-
-
-def test_sixteen_bits_are_refused(tmp_path: Path) -> None:
-    deep = Image.fromarray(np.full((4, 4), 60000, np.uint16))
-    images = open_images(write_folder(tmp_path, {"a.png": encoded(deep)}))
-    with pytest.raises(MdtError, match=r"a.png has more than 8 bits per channel"):
-        pixels(images)
 
 
 def test_missing_empty_and_foreign_paths(tmp_path: Path) -> None:
@@ -113,7 +216,7 @@ def test_mixed_sizes_are_listed(tmp_path: Path) -> None:
 
 def test_one_broken_png_is_named(tmp_path: Path) -> None:
     write_folder(tmp_path, {"a.png": png(0), "b.png": b"not a picture"})
-    with pytest.raises(MdtError, match=r"b.png cannot be read: it is in no image format"):
+    with pytest.raises(MdtError, match=r"b.png cannot be read: not an image that Pillow can read"):
         open_images(tmp_path)
     (tmp_path / "b.png").write_bytes(png(1, 16, 16)[:-60])
     images = open_images(tmp_path)

@@ -1,11 +1,15 @@
 """Every mode ends as upright RGB, cropped as ADM crops; what cannot be used says why."""
 
+import struct
+import zlib
+from pathlib import Path
+
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
-from mdt_cli.core.data import images
-from mdt_cli.core.data.images import UnreadableError, read_picture
+from mdt_cli.core import pictures
+from mdt_cli.core.pictures import UnreadableError, read_header, read_picture, read_pixels
 from tests.pictures import array, encoded, png
 
 
@@ -113,7 +117,7 @@ def test_small_picture_is_enlarged_and_says_so() -> None:
 
 
 def test_bomb_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "MAX_PIXELS", 1000)
+    monkeypatch.setattr(pictures, "MAX_PIXELS", 1000)
     with pytest.raises(UnreadableError, match="decompression bomb: 40x40"):
         read_picture(png(8, 40, 40), 16)
 
@@ -137,3 +141,50 @@ def test_broken_data_has_a_reason(data: bytes, reason: str) -> None:
     with pytest.raises(UnreadableError, match=reason) as caught:
         read_picture(data, 16)
     assert str(caught.value)
+
+
+def turned(kind: str, orientation: int) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return encoded(Image.fromarray(array(10, 24, 16)), kind, exif=exif)
+
+
+def exif_behind_pixels(orientation: int) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    block = b"eXIf" + exif.tobytes().removeprefix(b"Exif\0\0")
+    chunk = struct.pack(">I", len(block) - 4) + block + struct.pack(">I", zlib.crc32(block))
+    whole = png(10, 24, 16)
+    return whole[:-12] + chunk + whole[-12:]
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_the_size_in_the_header_is_that_of_the_upright_pixels(
+    tmp_path: Path, orientation: int
+) -> None:
+    kinds = ["JPEG", "PNG", "WEBP", "TIFF"] + ["AVIF"] * features.check("avif")
+    pictures = [turned(kind, orientation) for kind in kinds]
+    for data in (*pictures, exif_behind_pixels(orientation)):
+        (tmp_path / "picture").write_bytes(data)
+        upright = (24, 16) if orientation in (6, 8) else (16, 24)
+        for source in (data, tmp_path / "picture"):
+            assert read_header(source).size == upright
+            assert read_pixels(source).shape == (*upright, 3)
+
+
+def test_lossy_pictures_are_known_by_their_bytes(tmp_path: Path) -> None:
+    opaque, clear = Image.fromarray(array(11)), Image.fromarray(array(11, channels=4))
+    for data, lossy in (
+        (encoded(opaque, "JPEG"), True),
+        (encoded(opaque, "MPO", save_all=True, append_images=[opaque]), True),
+        (encoded(opaque, "WEBP", quality=80), True),
+        (encoded(clear, "WEBP", quality=80), True),
+        (encoded(opaque, "WEBP", lossless=True), False),
+        (encoded(clear, "WEBP", lossless=True, icc_profile=bytes(200)), False),
+        (encoded(opaque), False),
+        (encoded(opaque, "TIFF"), False),
+    ):
+        (tmp_path / "picture.png").write_bytes(data)
+        for source in (data, tmp_path / "picture.png"):
+            assert read_header(source).lossy is lossy
+            assert read_header(source).size == (16, 16)

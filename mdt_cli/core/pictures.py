@@ -1,22 +1,29 @@
-"""From the bytes of any picture to a square of RGB pixels, the same on every machine."""
+"""From any picture to upright 8-bit RGB, the same for training and for scoring on every machine."""
 
+import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 Pixels = npt.NDArray[np.uint8]
 
-JPEGS = (".jpg", ".jpeg", ".jpe", ".jfif")
-PLAIN = (".bmp", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".tif", ".tiff")
-SUFFIXES = frozenset({*JPEGS, *PLAIN, ".png", ".gif", ".webp", ".avif"})
+# What `read_picture` does, for manifests and reports.
+CROP = "upright (EXIF), alpha over white, halved by box, bicubic, centre square"
 # More than this, before or after resizing, is taken for a decompression bomb (Pillow's own limit).
 MAX_PIXELS = 89_478_485
 # What transparent pixels are laid over.
 BACKGROUND = "white"
+# Values of the EXIF orientation that exchange width and height.
+SIDEWAYS = (5, 6, 7, 8)
+# What a PNG calls the blocks that may hold an orientation; they may lie behind its pixels.
+PNG_EXIF = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
 
 
 class UnreadableError(Exception):
@@ -32,26 +39,47 @@ class Picture:
     enlarged: bool
 
 
+@dataclass(frozen=True)
+class Header:
+    """`size` (height, width) once upright; `lossy` if a JPEG or a lossy WebP, whatever its name."""
+
+    size: tuple[int, int]
+    lossy: bool
+
+
 def read_picture(data: bytes, size: int) -> Picture:
     """Decode, turn upright, lay over white, crop to `size`. Raises UnreadableError."""
-    try:
-        with warnings.catch_warnings():
-            # Pillow warns of large images, odd EXIF and the like; MAX_PIXELS below decides.
-            warnings.simplefilter("ignore")
-            with Image.open(BytesIO(data)) as image:
-                _refuse_bomb(image.width, image.height)
-                mode, upright = image.mode, as_rgb(image)
-            enlarged = min(upright.size) < size
-            pixels = np.asarray(centre_crop(upright, size))
-    except UnreadableError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise UnreadableError(f"decompression bomb: more than {MAX_PIXELS} pixels") from error
-    # Pillow's plugins let many kinds of exception through for a broken file; a picture that
-    # cannot be decoded is listed with its reason, whatever it was.
-    except Exception as error:
-        raise UnreadableError(_reason(error)) from error
+    with _reasons(), warnings.catch_warnings():
+        # Pillow warns of large images, odd EXIF and the like; MAX_PIXELS below decides.
+        warnings.simplefilter("ignore")
+        with _opened(data) as image:
+            mode, upright = image.mode, as_rgb(image)
+        enlarged = min(upright.size) < size
+        pixels = np.asarray(centre_crop(upright, size))
     return Picture(np.ascontiguousarray(pixels.transpose(2, 0, 1)), mode, enlarged)
+
+
+def read_pixels(source: Path | bytes, size: int | None = None) -> Pixels:
+    """uint8 [H,W,3] as `read_picture` has them; cropped only where a size is given."""
+    with _reasons():
+        with _opened(source) as image:
+            upright = as_rgb(image)
+        return np.asarray(upright if size is None else centre_crop(upright, size))
+
+
+def crop_pixels(pixels_HWC: Pixels, size: int) -> Pixels:
+    """The crop of `read_picture` for a picture that is decoded, uint8 [H,W,3]."""
+    return np.asarray(centre_crop(Image.fromarray(pixels_HWC), size))
+
+
+def read_header(source: Path | bytes) -> Header:
+    """What is known without decoding. Raises UnreadableError."""
+    with _reasons(), _opened(source) as image:
+        lossy = image.format in ("JPEG", "MPO")
+        if image.format == "WEBP":
+            found = re.search(rb"VP8[ L]", _content(source)[12:])
+            lossy = found is not None and found[0] == b"VP8 "
+        return Header(_upright_size(image, source), lossy)
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
@@ -100,6 +128,19 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
+def _upright_size(image: Image.Image, source: Path | bytes) -> tuple[int, int]:
+    """(height, width) that `_upright` gives; decodes only where nothing less can tell."""
+    if image.height == image.width:
+        return image.height, image.width
+    if image.format == "PNG" and not any(name in _content(source) for name in PNG_EXIF):
+        return image.height, image.width
+    if image.format in ("PNG", "TIFF"):
+        # The one may tell its orientation behind the pixels, the other is turned on loading.
+        image.load()
+    turned = _orientation(image) in SIDEWAYS
+    return (image.width, image.height) if turned else (image.height, image.width)
+
+
 def _from_integers(image: Image.Image) -> Image.Image:
     """16-bit grey: all of 0..65535 is scaled to 0..255 (Pillow's own conversion would clip)."""
     values = np.asarray(image).astype(np.int64)
@@ -113,6 +154,40 @@ def _from_floats(image: Image.Image) -> Image.Image:
     if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
         raise UnreadableError("floating-point pixels outside 0..1: their range is not known")
     return Image.fromarray(np.rint(values * 255).astype(np.uint8)).convert("RGB")
+
+
+@contextmanager
+def _opened(source: Path | bytes) -> Iterator[Image.Image]:
+    with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as image:
+        _refuse_bomb(image.width, image.height)
+        yield image
+
+
+def _content(source: Path | bytes) -> bytes:
+    return source if isinstance(source, bytes) else source.read_bytes()
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    # As in `_upright`.
+    except Exception:  # noqa: BLE001
+        return 1
+
+
+@contextmanager
+def _reasons() -> Iterator[None]:
+    """Whatever goes wrong as UnreadableError."""
+    try:
+        yield
+    except UnreadableError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise UnreadableError(f"decompression bomb: more than {MAX_PIXELS} pixels") from error
+    # Pillow's plugins let many kinds of exception through for a broken file; a picture that
+    # cannot be decoded is listed with its reason, whatever it was.
+    except Exception as error:
+        raise UnreadableError(_reason(error)) from error
 
 
 def _refuse_bomb(width: int, height: int) -> None:
