@@ -21,6 +21,7 @@ from mdt_cli.core.pictures import CROP
 from mdt_cli.errors import MdtError
 from mdt_cli.services import cache_plan, latent_cache
 from mdt_cli.services.convert_caches import convert
+from mdt_cli.services.cores import own_cores
 from mdt_cli.services.events import Event, Note, Warned
 from mdt_cli.services.latent_cache import Counted, Share, printable, stored
 from mdt_cli.services.runtime import pick_device
@@ -31,7 +32,7 @@ LOOKED_AT = 8
 
 @dataclass(frozen=True)
 class EncodeRequest:
-    """`codec` None is pixels, `size` None is 256, `workers` None one per core."""
+    """`codec` None is pixels, `size` None is 256, `workers` None one per core of this process."""
 
     images: Path
     cache: Path
@@ -90,7 +91,7 @@ def encode_latents(request: EncodeRequest) -> Generator[Event, None, None]:
     )
     total = cache_plan.estimate(plan)
     yield Note(f"the cache will take about {total / 2**20:.1f} MiB in {request.cache}")
-    workers = (os.cpu_count() or 1) if request.workers is None else request.workers
+    workers = own_cores() if request.workers is None else request.workers
 
     def produce(spans: Sequence[range]) -> Generator[Counted, None, None]:
         with Decoders(source.reader, size, workers if spans else 0) as decoders:

@@ -1,8 +1,10 @@
 """Micro-batches as a pure function of (seed, step, micro-batch): rows, flips, noise, masks."""
 
+import itertools
+from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,19 +17,32 @@ from mdt_cli.core.objectives.step import View, ViewDraw, draw_view
 from mdt_cli.core.rng import stream
 from mdt_cli.core.schedules import MaskRatio
 from mdt_cli.core.tokens import Selector
+from mdt_cli.services.cores import own_cores
 
 # Never hold more than this share of a cache out of training.
 LARGEST_HELD_OUT = 1 / 20
+# More threads draw more noise than any GPU trains on, and each holds a micro-batch in memory.
+MOST_THREADS = 4
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Clean latents [B, C, H, W], times [B] on the CPU, and one draw per view."""
+    """Clean latents [B, C, H, W], times [B], and one draw per view."""
 
     clean: Tensor
     t_B: Tensor
     draws: tuple[ViewDraw, ...]
     ratio: float
+
+    def pin(self) -> "MicroBatch":
+        """In memory that a GPU fetches from without making the host wait."""
+        draws = tuple(draw.pin() for draw in self.draws)
+        return replace(self, clean=self.clean.pin_memory(), t_B=self.t_B.pin_memory(), draws=draws)
+
+    def to(self, device: torch.device) -> "MicroBatch":
+        """What all views share goes to the device; a draw follows when its view comes."""
+        clean = self.clean.to(device, non_blocking=True)
+        return replace(self, clean=clean, t_B=self.t_B.to(device, non_blocking=True))
 
 
 @dataclass(frozen=True)
@@ -99,21 +114,39 @@ class TrainData:
     def stream_of(
         self, first_step: int, last_step: int, indices: range, device: torch.device
     ) -> Iterator[list[MicroBatch]]:
-        """The micro-batches `indices` of each step; on a GPU the next step is drawn ahead."""
-
-        def draw(step: int) -> list[MicroBatch]:
-            return [self.micro_batch(step, index) for index in indices]
-
+        """The micro-batches `indices` of each step, on `device`; for a GPU they are drawn ahead."""
+        steps = range(first_step, last_step)
         if device.type == "cpu":
-            yield from map(draw, range(first_step, last_step))
+            # Drawing would only take the cores that train.
+            yield from ([self.micro_batch(step, index) for index in indices] for step in steps)
             return
-        with ThreadPoolExecutor(1, "draw") as ahead:
-            coming = ahead.submit(draw, first_step)
-            for step in range(first_step, last_step):
-                ready = coming.result()
-                if step + 1 < last_step:
-                    coming = ahead.submit(draw, step + 1)
-                yield ready
+        drawn = self.drawn_ahead(steps, indices, min(MOST_THREADS, own_cores()), device)
+        for _ in steps:
+            yield [next(drawn).to(device) for _ in indices]
+
+    def drawn_ahead(
+        self, steps: range, indices: range, num_threads: int, device: torch.device
+    ) -> Iterator[MicroBatch]:
+        """The micro-batches `indices` of each step, drawn by threads, in order, in host memory.
+
+        At most a step's worth of them, and one a thread, wait or are being drawn.
+        """
+
+        def draw(place: tuple[int, int]) -> MicroBatch:
+            drawn = self.micro_batch(*place)
+            return drawn.pin() if device.type == "cuda" else drawn
+
+        threads = ThreadPoolExecutor(num_threads, "draw")
+        coming: deque[Future[MicroBatch]] = deque()
+        try:
+            for place in itertools.product(steps, indices):
+                coming.append(threads.submit(draw, place))
+                if len(coming) > max(len(indices), num_threads):
+                    yield coming.popleft().result()
+            while coming:
+                yield coming.popleft().result()
+        finally:
+            threads.shutdown(cancel_futures=True)
 
 
 def posterior_draw(rows: Rows, generator: torch.Generator) -> Tensor:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -342,6 +343,28 @@ def test_one_class_only(tmp_path: Path) -> None:
     assert "--unconditional" in str(caught.value.hint)
     assert done(run(replace(asked, unconditional=True))).class_names == ()
     assert open_cache(asked.cache).facts.num_classes == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity on this system")
+def test_workers_are_as_many_as_the_cores_of_this_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allowed = os.sched_getaffinity(0)
+    # Pictures of 512 px are handed out by five: there is work for eight workers.
+    asked = request(tmp_path, {f"{k}.png": png(k) for k in range(40)}, size=512, workers=None)
+
+    def most_workers(folder: str) -> int:
+        events = encode_latents(replace(asked, cache=tmp_path / folder))
+        return max(len(multiprocessing.active_children()) for _ in events)
+
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        assert most_workers("one-core") == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(len(allowed)))
+    assert most_workers("a-process-per-core") == 1
+    assert done(run(replace(asked, cache=tmp_path / "one-core"))).count == 40
 
 
 def test_flip_of_pixels_stores_no_copy(tmp_path: Path) -> None:

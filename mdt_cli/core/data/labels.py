@@ -31,6 +31,18 @@ def from_folders(names: Sequence[str], where: str) -> tuple[list[int], tuple[str
     return [index[top] for top in tops], classes
 
 
+def inside_wrapper(names: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
+    """Relative paths below the one folder that holds all class folders, and a note of it.
+
+    Such a folder (`train` of ImageNet, the root of a zip) is no class. Without one: the paths.
+    """
+    top = names[0].partition("/")[0] + "/"
+    if any(name.count("/") < 2 or not name.startswith(top) for name in names):
+        return list(names), ()
+    note = f"everything lies in {top}: the folders inside it are the classes"
+    return [name.removeprefix(top) for name in names], (note,)
+
+
 def from_values(
     values: Sequence[object], names: Sequence[str] | None, where: str
 ) -> tuple[list[int], tuple[str, ...]]:

@@ -61,21 +61,21 @@ def _open_folder(path: Path, labelled: bool) -> Source:
         raise no_images(path, ignored)
     listing = path / EDM_LABELS
     reader = FolderReader(path)
-    notes: tuple[str, ...] = ()
     if not labelled:
         return make_source("folder", reader, images, None, ignored)
     if listing.is_file():
         found_labels = _edm_labels(listing.read_bytes(), images, path)
         return make_source("edm2-folder", reader, images, found_labels, ignored)
-    found_labels = labels.from_folders([item.name for item in images], str(path))
+    inner, notes = labels.inside_wrapper([item.name for item in images])
+    found_labels = labels.from_folders(inner, str(path))
     classes = found_labels[1]
     empty = sorted(
         entry.name
-        for entry in os.scandir(path)
+        for entry in os.scandir(path / images[0].name.removesuffix(inner[0]))
         if entry.is_dir() and not is_hidden(entry.name) and entry.name not in classes
     )
     if empty:
-        notes = (f"folders without images, left out of the classes: {', '.join(empty[:10])}",)
+        notes += (f"folders without images, left out of the classes: {', '.join(empty[:10])}",)
     return make_source("folder", reader, images, found_labels, ignored, notes)
 
 
@@ -123,18 +123,10 @@ def _from_zip(path: Path, labelled: bool) -> Source:
         ignored[".json"] -= 1
         found_labels = _edm_labels(listing, images, path) if labelled else None
         return make_source("edm2-zip", ArchiveReader((path,)), images, found_labels, +ignored)
-    images, notes = _without_wrapper(images)
-    found_labels = labels.from_folders([i.name for i in images], str(path)) if labelled else None
+    inner, notes = labels.inside_wrapper([item.name for item in images])
+    images = [replace(item, name=name) for item, name in zip(images, inner, strict=True)]
+    found_labels = labels.from_folders(inner, str(path)) if labelled else None
     return make_source("zip", ArchiveReader((path,)), images, found_labels, ignored, notes)
-
-
-def _without_wrapper(images: list[Found]) -> tuple[list[Found], tuple[str, ...]]:
-    """Zips often hold one folder that holds the classes: that folder is not a class."""
-    top = images[0].name.partition("/")[0] + "/"
-    if any(item.name.count("/") < 2 or not item.name.startswith(top) for item in images):
-        return images, ()
-    inner = [replace(item, name=item.name.removeprefix(top)) for item in images]
-    return inner, (f"everything lies in {top}: the folders inside it are the classes",)
 
 
 def _edm_labels(

@@ -42,14 +42,16 @@ def from_tars(paths: Sequence[Path], root: Path, labelled: bool) -> Source:
         return make_source("webdataset", reader, images, None, ignored)
     for label_file in (".cls", ".json"):
         ignored.pop(label_file, None)
+    notes: tuple[str, ...] = ()
     if told:
         values = [told.get(_key(item.name)) for item in images]
         found_labels = labels.from_values(values, None, where)
     else:
-        shards = {path.relative_to(root).as_posix() for path in paths}
-        inner = [_inside(item.name, shards) for item in images]
+        shards = [f"{path.relative_to(root).as_posix()}/" for path in paths]
+        members = [item.name.removeprefix(shards[item.place.archive]) for item in images]
+        inner, notes = labels.inside_wrapper(members)
         found_labels = labels.from_folders(inner, where)
-    return make_source("webdataset", reader, images, found_labels, ignored)
+    return make_source("webdataset", reader, images, found_labels, ignored, notes)
 
 
 def _list(path: Path, number: int, shard: str, found: list[Found], told: dict[str, object]) -> None:
@@ -85,7 +87,3 @@ def _key(name: str) -> str:
     """The path up to the first dot of the file name: what joins an image and its label."""
     folder, _, file = name.rpartition("/")
     return f"{folder}/{file.partition('.')[0]}"
-
-
-def _inside(name: str, shards: set[str]) -> str:
-    return next(name.removeprefix(f"{shard}/") for shard in shards if name.startswith(f"{shard}/"))

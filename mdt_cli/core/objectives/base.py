@@ -1,7 +1,7 @@
 """The five questions that every objective answers.
 
-Axes: B batch, C channels, H W latent size. Times have one value per sample; they may stay on
-the CPU while latents are on a GPU, which spares a wait for the device.
+Axes: B batch, C channels, H W latent size. Times have one value per sample and lie where the
+latents lie: nothing here makes the host wait for a device.
 """
 
 from abc import ABC, abstractmethod
@@ -66,9 +66,9 @@ class NoiseFree(Objective):
         return clean
 
     def network_input(self, noisy: Tensor, t_B: Tensor) -> tuple[Tensor, Tensor]:
-        return noisy, t_B.to(noisy.device)
+        return noisy, t_B
 
 
 def per_sample(values_B: Tensor, like: Tensor) -> Tensor:
-    """[B] as [B, 1, 1, 1] with the dtype and device of `like`."""
-    return values_B.to(device=like.device, dtype=like.dtype).view(-1, 1, 1, 1)
+    """[B] as [B, 1, 1, 1] with the dtype of `like`."""
+    return values_B.to(like.dtype).view(-1, 1, 1, 1)

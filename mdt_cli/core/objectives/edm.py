@@ -25,7 +25,7 @@ class Edm(Objective):
 
     def network_input(self, noisy: Tensor, t_B: Tensor) -> tuple[Tensor, Tensor]:
         c_in = 1 / (per_sample(t_B, noisy).square() + self.sigma_data**2).sqrt()
-        return c_in * noisy, t_B.to(noisy.device).log() / 4
+        return c_in * noisy, t_B.log() / 4
 
     def denoised(self, output: Tensor, noisy: Tensor, t_B: Tensor) -> Tensor:
         sigma, data = per_sample(t_B, noisy), self.sigma_data

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from mdt_cli.core.objectives.base import Objective, per_sample
+from mdt_cli.core.objectives.base import Objective
 from mdt_cli.core.objectives.betas import beta_table
 
 
@@ -35,14 +35,20 @@ class Epsilon(Objective):
         self.alphas_cumprod = alphas.cumprod(0)
         before = torch.cat([self.alphas_cumprod.new_ones(1), self.alphas_cumprod[:-1]])
         rest = 1 - self.alphas_cumprod
+        # x_t = signal x_0 + sigma eps, and x_0 = unscale x_t - ratio eps.
+        self._signal = _Table(self.alphas_cumprod.sqrt())
+        self._sigma = _Table(rest.sqrt())
+        self._unscale = _Table(self.alphas_cumprod.rsqrt())
+        self._ratio = _Table((1 / self.alphas_cumprod - 1).sqrt())
         # Ho et al. 2020, eq. 7: mean and variance of q(x_{t-1} | x_t, x_0).
-        self._clean_coef = self.betas * before.sqrt() / rest
-        self._noisy_coef = (1 - before) * alphas.sqrt() / rest
+        self._clean_coef = _Table(self.betas * before.sqrt() / rest)
+        self._noisy_coef = _Table((1 - before) * alphas.sqrt() / rest)
         variance = self.betas * (1 - before) / rest
         # Entry 0 is zero; its logarithm borrows entry 1, as everywhere since Ho et al.
-        self.posterior_log_variance = torch.cat([variance[1:2], variance[1:]]).log()
+        self._low = _Table(torch.cat([variance[1:2], variance[1:]]).log())
+        self._high = _Table(self.betas.log())
         snr = self.alphas_cumprod / rest
-        self._weight = (
+        self._weight = _Table(
             torch.ones_like(snr) if min_snr_gamma is None else snr.clamp(max=min_snr_gamma) / snr
         )
 
@@ -53,14 +59,10 @@ class Epsilon(Objective):
         return (share_B * self.num_timesteps).long().clamp(max=self.num_timesteps - 1)
 
     def add_noise(self, clean: Tensor, noise: Tensor, t_B: Tensor) -> Tensor:
-        alpha_bar = self.alphas_cumprod[t_B.cpu()]
-        return (
-            per_sample(alpha_bar.sqrt(), clean) * clean
-            + per_sample((1 - alpha_bar).sqrt(), clean) * noise
-        )
+        return self._signal.at(t_B, clean) * clean + self._sigma.at(t_B, clean) * noise
 
     def network_input(self, noisy: Tensor, t_B: Tensor) -> tuple[Tensor, Tensor]:
-        return noisy, t_B.to(noisy.device) + self.first_time
+        return noisy, t_B + self.first_time
 
     def epsilon(self, output: Tensor) -> Tensor:
         """The predicted noise: the first half of the channels where the variance is learned."""
@@ -71,10 +73,8 @@ class Epsilon(Objective):
         return (output.chunk(2, dim=1)[1] + 1) / 2 if self.learned_variance else None
 
     def denoised(self, output: Tensor, noisy: Tensor, t_B: Tensor) -> Tensor:
-        alpha_bar = self.alphas_cumprod[t_B.cpu()]
-        return per_sample(alpha_bar.rsqrt(), noisy) * noisy - per_sample(
-            (1 / alpha_bar - 1).sqrt(), noisy
-        ) * self.epsilon(output)
+        ratio = self._ratio.at(t_B, noisy)
+        return self._unscale.at(t_B, noisy) * noisy - ratio * self.epsilon(output)
 
     def error(
         self,
@@ -86,7 +86,7 @@ class Epsilon(Objective):
         y_B: Tensor | None = None,
     ) -> Tensor:
         output = output.float()
-        mse = per_sample(self._weight[t_B.cpu()], clean) * (self.epsilon(output) - noise).square()
+        mse = self._weight.at(t_B, clean) * (self.epsilon(output) - noise).square()
         if not self.learned_variance:
             return mse
         return mse + self.variational_bound(output, clean, noisy, t_B)
@@ -95,13 +95,11 @@ class Epsilon(Objective):
         self, output: Tensor, clean: Tensor, noisy: Tensor, t_B: Tensor
     ) -> Tensor:
         """Bits per value of L_vlb (Nichol & Dhariwal 2021, eq. 14); no gradient to the mean."""
-        t = t_B.cpu()
-        clean_coef = per_sample(self._clean_coef[t], clean)
-        noisy_coef = per_sample(self._noisy_coef[t], clean)
+        clean_coef = self._clean_coef.at(t_B, clean)
+        noisy_coef = self._noisy_coef.at(t_B, clean)
         true_mean = clean_coef * clean + noisy_coef * noisy
         mean = clean_coef * self.denoised(output, noisy, t_B).detach() + noisy_coef * noisy
-        low = per_sample(self.posterior_log_variance[t], clean)
-        high = per_sample(self.betas[t].log(), clean)
+        low, high = self._low.at(t_B, clean), self._high.at(t_B, clean)
         fraction = self.variance_fraction(output)
         assert fraction is not None
         log_variance = fraction * high + (1 - fraction) * low
@@ -113,8 +111,22 @@ class Epsilon(Objective):
             + (true_mean - mean).square() * torch.exp(-log_variance)
         )
         nll = _discrete_nll(clean, mean, 0.5 * log_variance)
-        first = (t == 0).view(-1, 1, 1, 1).to(clean.device)
-        return torch.where(first, nll, kl) / math.log(2)
+        return torch.where((t_B == 0).view(-1, 1, 1, 1), nll, kl) / math.log(2)
+
+
+class _Table:
+    """A number per time, in float64 on the CPU, with a copy wherever it was ever looked up."""
+
+    def __init__(self, values: Tensor) -> None:
+        self._values = values
+        self._copies: dict[tuple[torch.device, torch.dtype], Tensor] = {}
+
+    def at(self, t_B: Tensor, like: Tensor) -> Tensor:
+        """[B, 1, 1, 1] with the dtype of `like`, on the device that it and the times lie on."""
+        key = like.device, like.dtype
+        if key not in self._copies:
+            self._copies[key] = self._values.to(*key)
+        return self._copies[key][t_B].view(-1, 1, 1, 1)
 
 
 def _discrete_nll(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:

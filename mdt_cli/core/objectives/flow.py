@@ -37,7 +37,7 @@ class Flow(Objective):
         return clean.lerp(noise, per_sample(t_B, clean))
 
     def network_input(self, noisy: Tensor, t_B: Tensor) -> tuple[Tensor, Tensor]:
-        return noisy, t_B.to(noisy.device) * TIME_SCALE
+        return noisy, t_B * TIME_SCALE
 
     def denoised(self, output: Tensor, noisy: Tensor, t_B: Tensor) -> Tensor:
         return noisy - per_sample(t_B, noisy) * output

@@ -62,6 +62,14 @@ class ViewDraw:
             None if self.subset is None else self.subset.to(device),
         )
 
+    def pin(self) -> "ViewDraw":
+        """In memory that a GPU fetches from without making the host wait."""
+        subset = self.subset
+        if subset is not None:
+            subset = TokenSubset(subset.kept_BK.pin_memory(), subset.num_tokens)
+        y_B = None if self.y_B is None else self.y_B.pin_memory()
+        return ViewDraw(self.noise.pin_memory(), y_B, subset)
+
 
 def draw_view(
     view: View,
@@ -117,7 +125,11 @@ def term_losses(
     patch_size: int,
     teacher: Teacher | None = None,
 ) -> list[Tensor]:
-    """Each term's loss per sample [B], before its weight, from one forward pass."""
+    """Each term's loss per sample [B], before its weight, from one forward pass.
+
+    Times that do not lie beside the latents are taken there first, which waits for the device.
+    """
+    t_B = t_B.to(clean.device)
     noisy = objective.add_noise(clean, draw.noise, t_B)
     x, t_embed_B = objective.network_input(noisy, t_B)
     # Noise-free latents are scaled as the objective scales them at time 0.

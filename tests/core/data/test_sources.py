@@ -59,10 +59,30 @@ def test_zip(tmp_path: Path, method: int) -> None:
     assert contents(source) == [FILES[name] for name in sorted(FILES)]
 
 
-def test_zip_with_one_folder_around_the_classes(tmp_path: Path) -> None:
-    source = open_source(write_zip(tmp_path / "a.zip", {f"set/{n}": d for n, d in FILES.items()}))
-    assert (source.names, source.classes) == (sorted(FILES), ("a", "b", "c"))
-    assert "set/" in source.notes[0]
+@pytest.mark.parametrize("kind", ["zip", "tar", "tars", "folder"])
+def test_one_folder_around_the_classes_is_no_class(tmp_path: Path, kind: str) -> None:
+    files = {f"train/{name}": data for name, data in FILES.items()}
+    match kind:
+        case "zip":
+            path = write_zip(tmp_path / "a.zip", files)
+        case "tar":
+            path = write_tar(tmp_path / "a.tar", files)
+        case "tars":
+            path = tmp_path
+            for number in range(2):
+                part = dict(list(files.items())[number::2])
+                write_tar(tmp_path / f"{number}.tar", part)
+        case _:
+            path = write_folder(tmp_path, files)
+            (tmp_path / "train" / "d").mkdir()
+    source = open_source(path)
+    assert source.classes == ("a", "b", "c")
+    for name, label in zip(source.names, source.labels, strict=True):
+        assert name.split("/")[-2] == source.classes[label]
+    assert "everything lies in train/" in source.notes[0]
+    assert contents(source) == [FILES["/".join(n.split("/")[-2:])] for n in source.names]
+    if kind == "folder":
+        assert "left out of the classes: d" in source.notes[1]
 
 
 def test_damaged_zip_member_is_unreadable(tmp_path: Path) -> None:

@@ -114,7 +114,8 @@ def test_times_may_be_counted_from_1() -> None:
 
 
 def test_min_snr_weights() -> None:
-    weight = Epsilon(min_snr_gamma=5.0)._weight
+    objective, times = Epsilon(min_snr_gamma=5.0), torch.arange(1000)
+    weight = objective._weight.at(times, NOISE.double()).flatten()
     for index, value in {0: 5.0e-4, 10: 0.01099, 50: 0.15490, 100: 0.58571, 130: 1, 900: 1}.items():
         assert weight[index].item() == pytest.approx(value, rel=1e-3)
     assert weight.mean().item() == pytest.approx(0.91307, abs=5e-6)
