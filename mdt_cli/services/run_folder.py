@@ -4,6 +4,7 @@ import json
 import shutil
 import tomllib
 from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,17 @@ def _check_same(path: Path, loaded: Loaded) -> None:
             f"{path.parent} holds a run with another configuration:\n" + "\n".join(differing),
             "choose another folder, or give the same keys to go on with this run",
         )
+
+
+def set_aside(checkpoint: Path) -> Path:
+    """Give a damaged checkpoint a name that is no checkpoint's, and return it."""
+    names = (f"damaged-{checkpoint.name}" + (f"-{k}" if k else "") for k in count())
+    aside = next(path for name in names if not (path := checkpoint.with_name(name)).exists())
+    try:
+        checkpoint.rename(aside)
+    except OSError as error:
+        raise cannot_write(aside, error) from error
+    return aside
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -70,8 +70,10 @@ def train(request: TrainRequest) -> Iterator[Event]:
     if accelerator.is_main_process:
         scorer = open_scorer(config, cache, trainer.objective, trainer.device)
     # Only now is everything checked that can be: a refused start leaves no trace.
+    accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         run_folder.write(request.run, request.loaded, request.stage, request.fresh)
+        yield from trainer.tidy()
     accelerator.wait_for_everyone()
     if config.data.conditional and not cache.facts.num_classes:
         yield Note("the cache has no classes: training is unconditional")

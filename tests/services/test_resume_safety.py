@@ -1,0 +1,112 @@
+"""What a rerun may and may not do to a run whose checkpoints are not as they should be."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mdt_cli.core.checkpoint import checkpoints
+from mdt_cli.errors import MdtError
+from mdt_cli.services.events import Warned
+from mdt_cli.services.trained import find_weights
+from tests.services.training_kit import log_of, make_cache, make_images, run, small
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("resume")
+    return make_cache(folder / "cache", make_images(folder / "images"))
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "checkpoints").iterdir())
+
+
+def damage(checkpoint: Path) -> None:
+    file = checkpoint / "weights.safetensors"
+    file.write_bytes(file.read_bytes()[:-7])
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p): p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.exists()}
+
+
+def test_a_run_without_any_whole_checkpoint_is_left_as_it_is(cache: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    run(cache, folder, small(6, "checkpoint.every=3"))
+    for checkpoint in checkpoints(folder):
+        damage(checkpoint)
+    before = contents(folder)
+    with pytest.raises(MdtError, match="step-0000006, step-0000003") as caught:
+        run(cache, folder, small(8))
+    assert "--fresh twice" in str(caught.value.hint)
+    assert contents(folder) == before
+    run(cache, folder, small(2), fresh=2)
+    assert names(folder) == ["step-0000002"]
+
+
+def test_a_checkpoint_of_another_format_is_no_damage(cache: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    run(cache, folder, small(6, "checkpoint.every=3"))
+    state = folder / "checkpoints" / "step-0000006" / "state.json"
+    state.write_text(json.dumps(json.loads(state.read_text()) | {"format": 2}))
+    before = contents(folder)
+    with pytest.raises(MdtError, match=r"step-0000006/state.json has format 2; this mdt reads 1"):
+        run(cache, folder, small(8))
+    with pytest.raises(MdtError, match="has format 2"):
+        find_weights(folder, None)
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize("name", ["state.json", "weights.safetensors"])
+def test_a_checkpoint_that_the_system_does_not_give_is_no_damage(
+    cache: Path, tmp_path: Path, name: str
+) -> None:
+    folder = tmp_path / "run"
+    run(cache, folder, small(6, "checkpoint.every=3"))
+    file = folder / "checkpoints" / "step-0000006" / name
+    file.unlink()
+    file.symlink_to(file)  # may not be read by anyone, root included
+    with pytest.raises(MdtError, match=f"cannot read .*{name}: Too many levels") as caught:
+        run(cache, folder, small(8))
+    assert "step-0000006 away" in str(caught.value.hint)
+    assert names(folder) == ["step-0000003", "step-0000006"]
+    assert len(log_of(folder)) == 6
+
+
+def test_a_damaged_newest_checkpoint_is_moved_aside(cache: Path, tmp_path: Path) -> None:
+    """Rotation would take it for the newest, and what is written after the fallback for old."""
+    folder = tmp_path / "run"
+    keep = ("checkpoint.every=4", "checkpoint.keep_last=1", "checkpoint.keep_every=4")
+    run(cache, folder, small(8, *keep))
+    for _ in range(2):
+        damage(folder / "checkpoints" / "step-0000008")
+        events = run(cache, folder, small(6, *keep))
+        told = [event.text for event in events if isinstance(event, Warned)]
+        assert any("step-0000008 is damaged and now" in text for text in told)
+        assert "step-0000006" in names(folder)
+        run(cache, folder, small(8, *keep))
+    aside = ["damaged-step-0000008", "damaged-step-0000008-1"]
+    assert names(folder) == [*aside, "step-0000004", "step-0000008"]
+
+
+def test_leftovers_of_killed_runs_are_removed(cache: Path, tmp_path: Path) -> None:
+    """Those of a process that still runs stay, those that bear our own number go."""
+    folder = tmp_path / "run"
+    run(cache, folder, small(2))
+    running = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    kept = f".tmp-{running.pid}-step-0000003"
+    gone = (f".tmp-{ended.pid}-step-0000003", f".tmp-{os.getpid()}-step-0000004")
+    for name in (kept, *gone, ".tmp-old-step-0000001"):
+        (folder / "checkpoints" / name).mkdir()
+        (folder / "checkpoints" / name / "weights.safetensors").write_bytes(b"half")
+    try:
+        run(cache, folder, small(4))
+    finally:
+        running.communicate()
+    assert names(folder) == [kept, "step-0000002", "step-0000004"]
