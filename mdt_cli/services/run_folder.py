@@ -61,11 +61,16 @@ def write(run: Path, loaded: Loaded, stage: str, fresh: int) -> None:
         temporary.write_text(f"# {stage}\n" + to_toml(loaded), "utf-8")
 
 
-def _check_same(path: Path, loaded: Loaded) -> None:
+def read_config(path: Path) -> RunConfig:
+    """What `write` wrote. Raises MdtError."""
     try:
-        before = RunConfig.model_validate(tomllib.loads(path.read_text("utf-8")))
+        return RunConfig.model_validate(tomllib.loads(path.read_text("utf-8")))
     except ValueError as error:
         raise MdtError(f"{path} cannot be read: {error}", "choose another folder") from error
+
+
+def _check_same(path: Path, loaded: Loaded) -> None:
+    before = read_config(path)
     old, new = flat(before.model_dump(mode="json")), flat(loaded.config.model_dump(mode="json"))
     differing = [
         f"  {key}: {old.get(key, 'not set')} in the run, {new.get(key, 'not set')} now"
