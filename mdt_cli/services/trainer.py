@@ -256,8 +256,9 @@ class Trainer:
             raise MdtError(
                 f"the gradient was not finite in {int(self._bad_steps)} steps in a row, the last "
                 f"of them step {self.step + 1}",
-                "lower optimizer.lr, set training.clip_norm=1 or training.precision=bf16; the "
-                "newest checkpoint is kept",
+                "run the same command again with a lower --set optimizer.lr=..., --set "
+                "training.clip_norm=1 or --set training.precision=bf16: it goes on from the "
+                "newest checkpoint",
             )
 
     def _term_losses(self, batch: MicroBatch, number: int) -> list[Tensor]:

@@ -97,7 +97,9 @@ def test_leftovers_of_killed_runs_are_removed(cache: Path, tmp_path: Path) -> No
     """Those of a process that still runs stay, those that bear our own number go."""
     folder = tmp_path / "run"
     run(cache, folder, small(2))
-    running = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
+    running = subprocess.Popen(
+        [sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE
+    )
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     kept = f".tmp-{running.pid}-step-0000003"
