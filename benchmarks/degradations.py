@@ -23,7 +23,6 @@ from mdt_cli.services.events import EvaluationDone, Progress
 
 METRICS = (
     "fid",
-    "fid_infinity",
     "is",
     "precision",
     "recall",

@@ -111,6 +111,16 @@ def evaluate(
             f"and needs {wanted}",
             "mdt evaluate samples/ real-images/",
         )
+    for option, given in (
+        ("--metrics", metrics),
+        ("--save-reference", save_reference),
+        ("--memory", memory),
+    ):
+        if reconstruction and given is not None:
+            raise MdtError(
+                f"{option} does not go with --reconstruction",
+                f"leave {option} out: a codec is always measured in the same way",
+            )
     if size is not None and not reconstruction:
         raise MdtError("--size belongs to --reconstruction", "samples are scored as they are")
 
@@ -185,7 +195,12 @@ def show_side_by_side(report: dict[str, Any]) -> None:
         emit(caution)
     extractor = first["extractor"]
     emit(f"extractor {extractor['id']}, resizing {extractor['resize']}: {extractor['resize_rule']}")
-    emit(first["comparability"]["verdict"])
+    verdicts = [single["comparability"]["verdict"] for single in report["reports"]]
+    if len(set(verdicts)) == 1:
+        emit(verdicts[0])
+    else:
+        for name, verdict in zip(comparison["sets"], verdicts, strict=True):
+            emit(f"{name}: {verdict}")
 
 
 def show(report: dict[str, Any]) -> None:

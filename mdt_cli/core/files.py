@@ -67,6 +67,26 @@ def _is_another_running(pid: int) -> bool:
     return True
 
 
+def check_writable(target: Path) -> None:
+    """Fail now rather than after hours: MdtError unless a file beside `target` can be written."""
+    probe = target.with_name(f"{TEMPORARY}{os.getpid()}-{target.name}")
+    try:
+        if target.is_dir():
+            raise MdtError(f"cannot write {target}: it is a folder", "name a file")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(bytes(4096))
+        _flush(probe)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise MdtError(
+            f"cannot write {target}: {target.parent} is not a folder", "choose another place"
+        ) from error
+    except OSError as error:
+        raise cannot_write(target, error) from error
+    finally:
+        with suppress(OSError):
+            probe.unlink()
+
+
 def cannot_write(target: Path, error: OSError) -> MdtError:
     """The sentence for a write that failed."""
     if error.errno == errno.ENOSPC:

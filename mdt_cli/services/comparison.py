@@ -7,14 +7,17 @@ from mdt_cli.core.metrics.intervals import Score, is_tie
 
 FORMAT = 1
 # Of all other metrics more is better.
-LOWER_IS_BETTER = ("fid", "sfid", "fd", "kid", "cmmd", "memorisation", "rfid", "rfd")
+LOWER_IS_BETTER = ("fid", "sfid", "fd", "kid", "cmmd", "memorisation", "rfid", "rfd", "lpips")
 # What these expect of the very same source changes with the number of samples: bias of the
 # distances and of the classifier's average, balls that shrink or that more samples fall into.
 MOVED_BY_COUNT = ("fid", "sfid", "fd", "cmmd", "is", "recall", "coverage")
 
 
 def side_by_side(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The reports themselves and, for each metric, the best and those that tie with it."""
+    """The reports themselves and, for each metric, the best and those that tie with it.
+
+    Where an error is not known nobody can tell a tie, and no best is named.
+    """
     shared = [
         name
         for name in reports[0]["metrics"]
@@ -59,8 +62,11 @@ def cautions(reports: Sequence[Mapping[str, Any]]) -> list[str]:
 def _compared(name: str, reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     metrics = [report["metrics"][name] for report in reports]
     values = [float(metric["value"]) for metric in metrics]
-    moved = _kind(name) in MOVED_BY_COUNT and "infinity" not in name
-    if moved and len({metric["samples"] for metric in metrics}) > 1:
+    # Extrapolated to no bias, as far as the samples sufficed for that.
+    free = "infinity" in name and not any("bias" in metric for metric in metrics)
+    moved = _kind(name) in MOVED_BY_COUNT and not free
+    unequal = len({metric["samples"] for metric in metrics}) > 1
+    if (moved and unequal) or any(_error(metric) is None for metric in metrics):
         return {"values": values, "best": None, "ties_with_best": []}
     lower = lower_is_better(name)
     best = min(range(len(values)), key=lambda k: values[k] if lower else -values[k])
@@ -69,5 +75,11 @@ def _compared(name: str, reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]
 
 
 def tied(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two scores cannot be told apart, by their standard errors."""
-    return is_tie(*(Score(m["value"], m.get("standard_error")) for m in (one, other)))
+    """Whether two scores cannot be told apart, by the errors that they do not share."""
+    return is_tie(*(Score(metric["value"], _error(metric)) for metric in (one, other)))
+
+
+def _error(metric: Mapping[str, Any]) -> float | None:
+    """That of other samples before the same reference, where it is told apart."""
+    found: float | None = metric.get("standard_error_of_samples", metric.get("standard_error"))
+    return found

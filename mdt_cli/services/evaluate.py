@@ -7,10 +7,11 @@ from typing import Any
 import torch
 
 from mdt_cli.config.evaluation import FRECHET, ExtractorName, MetricName
-from mdt_cli.core.files import write_json
+from mdt_cli.core.files import check_writable, write_json
 from mdt_cli.core.metrics.extraction import Extracted
 from mdt_cli.core.metrics.extractor import Extractor
 from mdt_cli.core.metrics.features import build_extractor
+from mdt_cli.core.metrics.frechet import ENOUGH_PER_DIMENSION
 from mdt_cli.core.metrics.images import ImageSet, open_images
 from mdt_cli.core.metrics.moments import save_statistics
 from mdt_cli.core.metrics.neighbours import MEMORY
@@ -25,7 +26,9 @@ from mdt_cli.services.evaluation_inputs import (
     EvaluateRequest,
     Reference,
     check_dimensions,
+    check_limit,
     check_sets,
+    check_statistics_file,
     choose_extractor,
     choose_metrics,
     choose_resize,
@@ -34,6 +37,7 @@ from mdt_cli.services.evaluation_inputs import (
     usable_statistics,
 )
 from mdt_cli.services.evaluation_metrics import (
+    KERNEL_LIMIT,
     NEEDS_BOTH_FEATURES,
     REFERENCE_LIMIT,
     Scored,
@@ -45,7 +49,7 @@ from mdt_cli.services.evaluation_report import report_of
 from mdt_cli.services.events import EvaluationDone, EvaluationShareDone, Event, Note, Warned
 from mdt_cli.services.feature_shards import Shards
 from mdt_cli.services.latent_cache import Share
-from mdt_cli.services.report_page import write_page
+from mdt_cli.services.report_page import page_of, write_page
 from mdt_cli.services.report_pictures import figures
 from mdt_cli.services.runtime import own_device
 
@@ -55,7 +59,7 @@ __all__ = ["EvaluateRequest", "default_report", "evaluate", "score"]
 FEW_IMAGES = 2048
 # On a CPU larger batches only cost page faults: 64 takes twice the time of 4 per image.
 CPU_BATCH, GPU_BATCH = 4, 64
-PAGE = ".html"
+WORK = ".work"
 
 
 def evaluate(request: EvaluateRequest) -> Iterator[Event]:
@@ -70,8 +74,12 @@ def evaluate(request: EvaluateRequest) -> Iterator[Event]:
         raise MdtError(f"--memory is {request.memory}", "give megabytes, 1 or more")
     memory = request.memory << 20 if request.memory is not None else MEMORY
     target = request.out or default_report(request)
-    for file in (target, target.with_suffix(PAGE), request.save_reference):
-        _check_writable(file)
+    check_statistics_file(request)
+    page = page_of(target)
+    if target.suffix == WORK:
+        raise MdtError(
+            f"--out {target} is the name of the folder for features", "name a file, as report.json"
+        )
     sets = [open_images(path) for path in (request.samples, *request.others)]
     reference = open_reference(request.reference)
     name = yield from choose_extractor(request, reference)
@@ -80,9 +88,11 @@ def evaluate(request: EvaluateRequest) -> Iterator[Event]:
     # Of the other networks the name, which bears their size, is known once they are loaded.
     named_early = name in ("inception", "efficientnet-lite0")
     if named_early:
-        reference = usable_statistics(reference, str(name), resize, metrics)
+        reference = usable_statistics(reference, str(name), resize, metrics, request)
     for samples in sets:
         check_sets(samples, reference, metrics, request)
+    for file in filter(None, (target, page, request.save_reference)):
+        check_writable(file)
 
     device = own_device(request.device)
     batch_size = request.batch_size or (GPU_BATCH if device.type == "cuda" else CPU_BATCH)
@@ -90,8 +100,9 @@ def evaluate(request: EvaluateRequest) -> Iterator[Event]:
     size = sets[0].size
     extractor = build_extractor(name, device, request.weights, resize, spatial, size)
     if not named_early:
-        reference = usable_statistics(reference, extractor.name, extractor.resize, metrics)
+        reference = usable_statistics(reference, extractor.name, extractor.resize, metrics, request)
     check_dimensions(reference, extractor)
+    check_limit(sets, metrics, extractor.dimensions)
     yield from _talk_first(sets, reference, extractor, metrics)
 
     keep_reference = bool(NEEDS_BOTH_FEATURES & set(metrics))
@@ -105,7 +116,7 @@ def evaluate(request: EvaluateRequest) -> Iterator[Event]:
     jobs = [(real, "reference")] if real else []
     jobs += [(samples, "samples") for samples in sets]
     shards = Shards(
-        target.with_suffix(".work"),
+        target.with_suffix(WORK),
         Share.from_environment(),
         extractor,
         device,
@@ -114,12 +125,12 @@ def evaluate(request: EvaluateRequest) -> Iterator[Event]:
     )
     for images, what in jobs:
         yield from shards.make(images, what)
-    shards.wait()
+    yield from shards.wait()
     if shards.share.rank:
         yield EvaluationShareDone(shards.share.rank, shards.share.of)
         return
     if real is not None:
-        of_reference = yield from shards.merged(real, keep_reference, "reference")
+        of_reference = yield from shards.merged(real, keep_reference, "reference", KERNEL_LIMIT)
         if request.save_reference is not None:
             save_statistics(request.save_reference, of_reference.statistics, of_reference.spatial)
             yield Note(f"statistics of the reference are in {request.save_reference}")
@@ -135,18 +146,20 @@ def evaluate(request: EvaluateRequest) -> Iterator[Event]:
             of_reference=of_reference,
             statistics=reference.statistics,
             spatial=reference.spatial,
+            stored=reference.stored,
             extractor=extractor,
             device=_device_name(device),
         )
-        if of_reference and of_reference.statistics.digest == scored.of_samples.statistics.digest:
-            yield Warned(f"{samples.path} and the reference are the same images")
         single = report_of(scored, compute(scored, metrics, device, memory))
+        told = _talk_first([samples], reference, extractor, metrics)
+        single["warnings"] = [event.text for event in told if isinstance(event, Warned)]
+        if of_reference and of_reference.statistics.digest == scored.of_samples.statistics.digest:
+            yield _noted(single, f"{samples.path} and the reference are the same images")
         yield from _add_details(single, scored, device, memory)
         reports.append(single)
         pictures.append(figures(single, samples, scored.of_samples, reference.images, of_reference))
     report = reports[0] if len(reports) == 1 else side_by_side(reports)
     write_json(target, report)
-    page = target.with_suffix(PAGE)
     write_page(page, report, pictures)
     shards.remove()
     yield EvaluationDone(report, str(target), str(page))
@@ -164,9 +177,10 @@ def _add_details(
     if nearest is not None:
         report["nearest"] = nearest
         if nearest["identical"]:
-            yield Warned(
+            yield _noted(
+                report,
                 f"{nearest['identical']:,} samples of {samples.path} are pixel for pixel images "
-                "of the reference"
+                "of the reference",
             )
     classes = class_section(
         samples, scored.of_samples, reference, scored.of_reference, name, device
@@ -176,9 +190,16 @@ def _add_details(
         missing = missing_classes(classes)
         if missing:
             some = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-            yield Warned(
-                f"{len(missing)} classes of the reference have no sample in {samples.path}: {some}"
+            yield _noted(
+                report,
+                f"{len(missing)} classes of the reference have no sample in {samples.path}: {some}",
             )
+
+
+def _noted(report: dict[str, Any], text: str) -> Warned:
+    """A warning that the report holds too."""
+    report["warnings"].append(text)
+    return Warned(text)
 
 
 def score(
@@ -239,24 +260,17 @@ def _talk_first(
             f"{' and '.join(few)} are few for a Fréchet distance, which is biased upwards below "
             f"{FEW_IMAGES:,}: compare only with the same counts (published: 50,000)"
         )
+    enough = ENOUGH_PER_DIMENSION * extractor.dimensions
+    if "fid_infinity" in metrics and min(samples.count for samples in sets) < enough:
+        yield Warned(
+            f"fid_infinity over {extractor.dimensions:,} features is too low below {enough:,} "
+            "samples, by more than its interval tells"
+        )
     images = reference.images
     bounded = [m for m in ("precision", "recall", "density", "coverage") if m in metrics]
     if bounded and images and images.count > REFERENCE_LIMIT:
         uses = "use" if len(bounded) > 1 else "uses"
         yield Note(f"{' and '.join(bounded)} {uses} {REFERENCE_LIMIT:,} of the reference images")
-
-
-def _check_writable(target: Path | None) -> None:
-    """Fail now rather than after an hour of features."""
-    if target is None:
-        return
-    if target.is_dir():
-        raise MdtError(f"cannot write {target}: it is a folder", "name a file")
-    folder = target.parent
-    while not folder.exists():
-        folder = folder.parent
-    if not folder.is_dir():
-        raise MdtError(f"cannot write {target}: {folder} is not a folder", "choose another place")
 
 
 def _device_name(device: torch.device) -> str:

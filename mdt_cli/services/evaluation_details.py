@@ -43,8 +43,10 @@ def class_section(
         f"than {ROWS_PER_DIMENSION} x {of_samples.features_ND.shape[1]} images; small differences "
         "between classes are noise",
     }[found.rule]
+    used, count = len(of_reference.positions_N), reference.count
+    part = "" if used == count else f", {used:,} of {count:,} reference images"
     return {
-        "rule": f"{what}, on features of {extractor}",
+        "rule": f"{what}, on features of {extractor}{part}",
         "names": {
             "samples": dict(zip(ours, samples.classes or (), strict=True)),
             "reference": dict(zip(theirs, reference.classes or (), strict=True)),
@@ -53,6 +55,7 @@ def class_section(
             {
                 "name": score.name,
                 "value": score.value,
+                "standard_error": score.standard_error,
                 "samples": score.samples,
                 "reference": score.reference,
             }
@@ -63,9 +66,8 @@ def class_section(
 
 def missing_classes(section: dict[str, Any]) -> list[str]:
     """Classes of the reference that no sample has."""
-    return [
-        score["name"] for score in section["scores"] if not score["samples"] and score["reference"]
-    ]
+    names = section["names"]
+    return sorted(names["reference"].keys() - names["samples"].keys())
 
 
 def nearest_section(
@@ -90,16 +92,17 @@ def nearest_section(
         device=device,
         memory=memory,
     )
-    among = f"all {len(part_MD):,}" if len(part_MD) == len(reference_MD) else f"{len(part_MD):,}"
+    count = of_reference.statistics.count or len(reference_MD)
+    among = f"all {count:,}" if len(part_MD) == count else f"{len(part_MD):,}"
     return {
         "identical": found.identical,
         "suspect_share": found.share,
         "suspect_distance": found.threshold,
         "note": (
             f"{found.identical:,} of {len(samples_ND):,} samples are pixel for pixel a reference "
-            f"image. {found.share:.1%} lie nearer to one than {1 - SUSPECT:.0%} of the reference "
-            f"images do to each other ({SUSPECT:.0%} is what new images of the same kind give). "
-            f"Euclidean distance of {extractor} features, {among} reference images."
+            f"image. {found.share:.1%} lie nearer to one than {1 - SUSPECT:.0%} of the distinct "
+            f"reference images do to each other ({SUSPECT:.0%} is what new images of the same kind "
+            f"give). Euclidean distance of {extractor} features, {among} reference images."
         ),
         "closest": [
             {

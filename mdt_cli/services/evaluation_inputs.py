@@ -21,8 +21,10 @@ from mdt_cli.config.evaluation import (
 )
 from mdt_cli.core.metrics.arrays import keys
 from mdt_cli.core.metrics.features import Extractor
+from mdt_cli.core.metrics.frechet import ENOUGH_PER_DIMENSION, fewest_for_limit
 from mdt_cli.core.metrics.images import ImageSet, open_images
 from mdt_cli.core.metrics.moments import (
+    RULES_OF_OTHERS,
     Statistics,
     has_statistics,
     load_spatial,
@@ -34,8 +36,6 @@ from mdt_cli.services.events import Event, Note
 
 # Kynkaanniemi et al. 2019 and Naeem et al. 2020: how far the balls of each pair of metrics reach.
 NEIGHBOURS, DENSITY_NEIGHBOURS = 3, 5
-# An extrapolation over a tenth of the samples and more needs at least this many.
-FEWEST_FOR_LIMIT = 20
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,9 @@ class Reference:
 
     path: Path
     images: ImageSet | None
-    statistics: Statistics | None
+    statistics: Statistics | None  # that serve for the distances
     spatial: Statistics | None = None  # those of sFID
+    stored: Statistics | None = None  # what the file holds, whether it serves or not
 
     @property
     def count(self) -> int | None:
@@ -74,11 +75,25 @@ class Reference:
         return self.images.count if self.images else None
 
 
+def check_statistics_file(request: EvaluateRequest) -> None:
+    """What --save-reference names must be readable as a reference, and be another file."""
+    file = request.save_reference
+    if file is None:
+        return
+    if file.suffix.lower() != ".npz":
+        raise MdtError(
+            f"--save-reference {file}: statistics are kept in an npz", f"name it {file}.npz"
+        )
+    if file.resolve() == request.reference.resolve():
+        raise MdtError(f"--save-reference {file} is the reference itself", "name another file")
+
+
 def open_reference(path: Path) -> Reference:
     if not has_statistics(path):
         return Reference(path, open_images(path), None)
     images = open_images(path) if "arr_0" in keys(path) else None
-    return Reference(path, images, load_statistics(path), load_spatial(path))
+    stored = load_statistics(path)
+    return Reference(path, images, stored, load_spatial(path), stored)
 
 
 def choose_extractor(
@@ -181,16 +196,34 @@ def choose_metrics(
 
 
 def usable_statistics(
-    reference: Reference, extractor: str, resize: str, metrics: tuple[MetricName, ...]
+    reference: Reference,
+    extractor: str,
+    resize: str,
+    metrics: tuple[MetricName, ...],
+    request: EvaluateRequest,
 ) -> Reference:
     """The reference with its statistics checked, or without them where its images serve."""
     held = reference.statistics
+    if held is None:
+        return reference
     without = replace(reference, statistics=None, spatial=None)
-    if held is None or not FRECHET & set(metrics):
-        return reference if reference.images is None else without
     if reference.images is not None and extractor != "inception":
         # Stored beside images are always Inception's; another extractor sees the images itself.
         return without
+    if request.save_reference is not None:
+        raise MdtError(
+            f"{reference.path} already holds statistics: there is nothing to save",
+            "--save-reference takes a reference of images alone",
+        )
+    made_with = "legacy_tensorflow" if held.adm else held.resize
+    if not FRECHET & set(metrics):
+        if held.adm and request.resize is None:
+            raise MdtError(
+                f"{reference.path} has the arrays of ADM's files, whose tables resize by "
+                f"{made_with}, but samples would be resized by {resize}",
+                f"use --resize {made_with}, or say --resize {resize}",
+            )
+        return reference if reference.images is None else without
     if held.extractor is not None and held.extractor != extractor:
         raise MdtError(
             f"{reference.path} was made with {held.extractor}, but the extractor is {extractor}",
@@ -201,12 +234,18 @@ def usable_statistics(
             f"{reference.path} does not say how it was made, so it can only be Inception's",
             "use --extractor inception, or give the reference images",
         )
-    made_with = "legacy_tensorflow" if held.adm else held.resize
+    if made_with is None and extractor == "inception" and request.resize is None:
+        raise MdtError(
+            f"{reference.path} does not say which resizing made it, and each gives another FID",
+            RULES_OF_OTHERS,
+        )
     if made_with is not None and made_with != resize:
         raise MdtError(
             f"{reference.path} was made with {made_with} resizing, but samples would be "
             f"resized by {resize}",
-            f"use --resize {made_with}",
+            f"use --resize {made_with}"
+            if made_with in RESIZES and extractor == "inception"
+            else "make it again with --save-reference",
         )
     return reference
 
@@ -237,20 +276,13 @@ def check_sets(
         for names, fewest in (
             (("precision", "recall"), NEIGHBOURS + 1),
             (("density", "coverage"), DENSITY_NEIGHBOURS + 1),
-            (("fid_infinity",), FEWEST_FOR_LIMIT if images is samples else 2),
         ):
             if set(names) & set(metrics) and images.count < fewest:
-                needs = "need" if len(names) > 1 else "needs"
                 raise MdtError(
-                    f"{images.path} holds {images.count} images; {' and '.join(names)} {needs} at "
+                    f"{images.path} holds {images.count} images; {' and '.join(names)} need at "
                     f"least {fewest}",
                     "give more images, or ask for --metrics fid,is,kid",
                 )
-    if request.save_reference is not None and reference.images is None:
-        raise MdtError(
-            f"{reference.path} already holds statistics: there is nothing to save",
-            "--save-reference takes a reference of images",
-        )
 
 
 def check_dimensions(reference: Reference, extractor: Extractor) -> None:
@@ -264,6 +296,18 @@ def check_dimensions(reference: Reference, extractor: Extractor) -> None:
                 f"{reference.path} has statistics of {len(held.mu_D)} {what}, "
                 f"but {extractor.name} gives {expected}",
                 "give statistics made with this extractor, or the reference images",
+            )
+
+
+def check_limit(sets: list[ImageSet], metrics: tuple[MetricName, ...], dimensions: int) -> None:
+    """Whether `fid_infinity` has samples enough for so many features."""
+    fewest = fewest_for_limit(dimensions)
+    for samples in sets:
+        if "fid_infinity" in metrics and samples.count < fewest:
+            raise MdtError(
+                f"{samples.path} holds {samples.count:,} images; fid_infinity over {dimensions:,} "
+                f"features needs {fewest:,}, better {ENOUGH_PER_DIMENSION * dimensions:,}",
+                "give more samples, or leave fid_infinity out of --metrics",
             )
 
 

@@ -11,10 +11,15 @@ from mdt_cli.config.evaluation import MetricName
 from mdt_cli.core.metrics import kernel
 from mdt_cli.core.metrics.extraction import Extracted
 from mdt_cli.core.metrics.extractor import Extractor
-from mdt_cli.core.metrics.frechet import frechet_distance, frechet_infinity, frechet_with_error
+from mdt_cli.core.metrics.frechet import (
+    ENOUGH_PER_DIMENSION,
+    frechet_distance,
+    frechet_infinity,
+    frechet_with_error,
+)
 from mdt_cli.core.metrics.images import ImageSet
 from mdt_cli.core.metrics.inception_score import SPLIT, inception_score
-from mdt_cli.core.metrics.intervals import Score, interval, share_error
+from mdt_cli.core.metrics.intervals import Score, interval, share_error, share_interval
 from mdt_cli.core.metrics.memorisation import QUANTILES, SUSPECT, memorisation
 from mdt_cli.core.metrics.moments import Statistics
 from mdt_cli.core.metrics.neighbours import MEMORY
@@ -24,10 +29,13 @@ from mdt_cli.services.evaluation_inputs import DENSITY_NEIGHBOURS, NEIGHBOURS
 # Dhariwal & Nichol 2021 and its followers hold 10,000 reference images for precision and recall;
 # Naeem et al. 2020 take as many on both sides for density and coverage.
 REFERENCE_LIMIT = 10_000
-# Pairs grow with the square: of a larger reference a part that is as large as published sets.
+# Pairs grow with the square: of a larger reference a part that is as large as published sets. No
+# metric takes more rows of the reference, so no more of them are kept.
 KERNEL_LIMIT = 50_000
 # Rows of features are kept for the error of a distance up to this many bytes.
 KEPT_BYTES = 2 << 30
+FIXED = "balls held fixed"
+OVER_REFERENCE = f"over the reference images, {FIXED}"
 NEEDS_FEATURES = frozenset({"is", "fid_infinity"})
 NEEDS_BOTH_FEATURES = frozenset(
     {"precision", "recall", "density", "coverage", "kid", "cmmd", "memorisation"}
@@ -47,6 +55,7 @@ class Scored:
     extractor: Extractor
     device: str
     spatial: Statistics | None = None  # stored ones of sFID
+    stored: Statistics | None = None  # what the reference's file holds, whether it serves or not
 
     @property
     def gaussian(self) -> Statistics:
@@ -124,12 +133,27 @@ def _entry(
     }
 
 
+def _share(
+    share: float, rule: str, counts: tuple[int, int], of: int, samples_error: float | None = None
+) -> dict[str, Any]:
+    """A share of `of` images. `samples_error` where these are not the samples, but the reference.
+
+    Then neither error bounds the other: the larger one decides comparisons.
+    """
+    error = share_error(share, of)
+    entry = _entry(share, error, f"Wilson, {rule}", *counts) | {
+        "interval": list(share_interval(share, of))
+    }
+    if samples_error is not None:
+        entry["standard_error_of_samples"] = max(error, samples_error)
+    return entry
+
+
 def _frechet(scored: Scored) -> dict[str, Any]:
-    theirs = scored.of_reference.features_ND if scored.of_reference else None
-    ours = scored.of_samples
-    return _distance(
-        ours.statistics, ours.features_ND, scored.gaussian, None if scored.statistics else theirs
-    )
+    ours, theirs = scored.of_samples, scored.of_reference
+    whole = theirs is not None and theirs.is_whole and scored.statistics is None
+    rows_MD = theirs.features_ND if theirs and whole else None
+    return _distance(ours.statistics, ours.features_ND, scored.gaussian, rows_MD)
 
 
 def _spatial_frechet(scored: Scored) -> dict[str, Any]:
@@ -158,7 +182,10 @@ def _distance(
     else:
         found = frechet_with_error(rows_ND, *gaussians, rows_MD)
         value, error = found.value, found.standard_error
-    rule = "infinitesimal jackknife over the samples, reference held fixed"
+    rule = (
+        "infinitesimal jackknife over the samples, reference held fixed; up to 1.7 times too wide "
+    )
+    rule += "with no more samples than features or near distance 0"
     return {
         **_entry(value, error, rule, count, theirs.count),
         "bias": f"too high by a share that falls as 1 / N, here N = {count:,}; compare only with "
@@ -170,8 +197,12 @@ def _limit(scored: Scored) -> dict[str, Any]:
     theirs = scored.gaussian
     rows_ND = _features(scored.of_samples)
     found = frechet_infinity(rows_ND, theirs.mu_D, theirs.sigma_DD)
+    rule = "infinitesimal jackknife over the samples, and the scatter about the line"
+    enough = ENOUGH_PER_DIMENSION * rows_ND.shape[1]
+    bias = f"too low by more than the interval tells, as the samples are fewer than {enough:,}"
     return {
-        **_entry(found.value, None, None, len(rows_ND), theirs.count),
+        **_entry(found.value, found.standard_error, rule, len(rows_ND), theirs.count),
+        **({"bias": bias} if len(rows_ND) < enough else {}),
         "rule": f"line in 1 / N through {len(found.sizes)} sizes (Chong & Forsyth 2020); the bias "
         "of the reference stays",
         "slope": found.slope,
@@ -200,13 +231,10 @@ def _manifold(scored: Scored, device: torch.device, memory: int) -> dict[str, di
     reference_MD = _features(scored.of_reference)[:REFERENCE_LIMIT]
     found = precision_recall(samples_ND, reference_MD, NEIGHBOURS, device, memory)
     n, m = len(samples_ND), len(reference_MD)
-    rule = "binomial, balls held fixed"
+    recall = _share(found.recall, OVER_REFERENCE, (n, m), m, found.recall_error)
     return {
-        name: {**_entry(share, share_error(share, count), rule, n, m), "k": NEIGHBOURS}
-        for name, share, count in (
-            ("precision", found.precision, n),
-            ("recall", found.recall, m),
-        )
+        "precision": {**_share(found.precision, FIXED, (n, m), n), "k": NEIGHBOURS},
+        "recall": {**recall, "k": NEIGHBOURS},
     }
 
 
@@ -215,12 +243,11 @@ def _balls(scored: Scored, device: torch.device, memory: int) -> dict[str, dict[
     reference_MD = _features(scored.of_reference)[:REFERENCE_LIMIT]
     found = density_coverage(samples_ND, reference_MD, DENSITY_NEIGHBOURS, device, memory)
     n, m = len(samples_ND), len(reference_MD)
-    share, fixed = found.coverage, "balls held fixed"
     facts = {"k": DENSITY_NEIGHBOURS}
     return {
-        "density": {**_entry(found.density, found.density_error, fixed, n, m), **facts},
+        "density": {**_entry(found.density, found.density_error, FIXED, n, m), **facts},
         "coverage": {
-            **_entry(share, share_error(share, m), f"binomial, {fixed}", n, m),
+            **_share(found.coverage, OVER_REFERENCE, (n, m), m, found.coverage_error),
             **facts,
             "note": "rises with the number of samples: compare only with equal counts",
         },
@@ -235,6 +262,7 @@ def _kernel(scored: Scored, device: torch.device) -> dict[str, Any]:
     n, m = len(samples_ND), len(reference_MD)
     return {
         **_entry(found.value, found.standard_error, "jackknife over both sets", n, m),
+        "standard_error_of_samples": found.samples_error,
         "rule": "unbiased, cubic kernel, all pairs",
         "blocks": {
             "value": blocks.value,
@@ -253,6 +281,7 @@ def _clip(scored: Scored, device: torch.device) -> dict[str, Any]:
     n, m = len(samples_ND), len(reference_MD)
     return {
         **_entry(found.value, found.standard_error, "jackknife over both sets", n, m),
+        "standard_error_of_samples": found.samples_error,
         "rule": "1,000 times the biased squared MMD, Gaussian kernel of width 10 "
         "(Jayasumana et al. 2024)",
     }
@@ -268,9 +297,10 @@ def _memorisation(scored: Scored, device: torch.device, memory: int) -> dict[str
     )
     n, m = len(samples_ND), len(reference_MD)
     return {
-        **_entry(found.share, share_error(found.share, n), "binomial", n, m),
+        **_share(found.share, "threshold held fixed", (n, m), n),
         "rule": "share of samples nearer to a reference image than all but "
-        f"{SUSPECT:.0%} of the reference images are to one another; new images give about that",
+        f"{SUSPECT:.0%} of the distinct reference images are to one another, "
+        "about what new images give",
         "identical": found.identical,
         "threshold": found.threshold,
         "quantiles": {

@@ -13,23 +13,20 @@ from mdt_cli.core.metrics.resize import RESIZE_RULES
 from mdt_cli.services.evaluation_metrics import Scored, metric_key
 
 FORMAT = 1
-# Metrics that the published tables of each family contain.
-IN_ADM_TABLES = frozenset({"fid", "sfid", "is", "precision", "recall"})
-IN_CLEAN_FID_TABLES = frozenset({"fid", "kid"})
 LONGEST_FACT = 2000  # characters of one entry of samples.json that a report repeats
 
 
 def report_of(scored: Scored, values: dict[MetricName, dict[str, Any]]) -> dict[str, Any]:
     """The report: no times and no batch size, so that equal work gives an equal file."""
     extractor = scored.extractor
-    adm, clean_fid = _stamps(scored)
+    adm, clean_fid = _stamps(scored, tuple(values))
     metrics = {}
     for metric, value in values.items():
-        tables = []
-        if adm.comparable and metric in IN_ADM_TABLES:
-            tables.append("ADM")
-        if clean_fid.comparable and metric in IN_CLEAN_FID_TABLES:
-            tables.append("clean-fid")
+        tables = [
+            name
+            for stamp, name in ((adm, "ADM"), (clean_fid, "clean-fid"))
+            if stamp.comparable and metric in stamp.metrics
+        ]
         metrics[metric_key(metric, extractor.name)] = {
             **value,
             "extractor": extractor.name,
@@ -63,13 +60,15 @@ def report_of(scored: Scored, values: dict[MetricName, dict[str, Any]]) -> dict[
     }
 
 
-def _stamps(scored: Scored) -> tuple[Stamp, Stamp]:
-    held = scored.statistics
+def _stamps(scored: Scored, metrics: tuple[str, ...]) -> tuple[Stamp, Stamp]:
+    held, stored = scored.statistics, scored.stored
     conditions = Conditions(
+        metrics=metrics,
         extractor=scored.extractor.name,
         resize=scored.extractor.resize,
         num_samples=scored.samples.count,
-        reference_is_adm=held is not None and held.adm,
+        adm_sha256=stored.digest if stored is not None and stored.adm else None,
+        named_sha256=held.digest if held is not None and held.named else None,
         reference_origin_known=held is None or held.extractor is not None,
         jpeg_samples=scored.samples.jpegs,
     )
@@ -87,7 +86,10 @@ def _stamp(stamp: Stamp) -> dict[str, Any]:
 def _verdict(adm: Stamp, clean_fid: Stamp) -> str:
     for stamp, name in ((adm, "ADM"), (clean_fid, "clean-fid")):
         if stamp.comparable:
-            return f"may stand beside published {name} tables, provided that {stamp.condition}"
+            fit = ", ".join(stamp.metrics)
+            return (
+                f"{fit} may stand beside published {name} tables, provided that {stamp.condition}"
+            )
     shared = [reason for reason in adm.why_not if reason in clean_fid.why_not]
     reasons = shared or [*adm.why_not, *clean_fid.why_not]
     return "not comparable with published tables: " + "; ".join(reasons)
@@ -99,6 +101,7 @@ def _set_facts(images: ImageSet, extracted: Extracted | None) -> dict[str, Any]:
         "kind": images.kind,
         "count": images.count,
         "image_size": list(images.size),
+        "jpegs": images.jpegs,
         "digest": extracted.statistics.digest if extracted else None,
     }
     if images.provenance is not None:
@@ -110,12 +113,12 @@ def _set_facts(images: ImageSet, extracted: Extracted | None) -> dict[str, Any]:
 
 
 def _reference_facts(scored: Scored) -> dict[str, Any]:
-    held = scored.statistics
     if scored.reference_images is not None:
         facts = _set_facts(scored.reference_images, scored.of_reference)
-        if held is not None:
-            facts["stored_statistics_sha256"] = held.digest
+        if scored.stored is not None:
+            facts["stored_statistics_sha256"] = scored.stored.digest
         return facts
+    held = scored.statistics
     if held is None:
         raise ValueError("a reference has images or statistics")
     return {

@@ -10,8 +10,8 @@ import json
 import shutil
 import time
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
-from datetime import timedelta
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +23,18 @@ from mdt_cli.core.files import atomic_path, sha256_of, write_json
 from mdt_cli.core.metrics.extraction import Batch, Extracted, collect, feature_batches
 from mdt_cli.core.metrics.extractor import Extractor
 from mdt_cli.core.metrics.images import ImageSet
-from mdt_cli.errors import MdtError, Stopped
-from mdt_cli.services.events import Event, Note, Progress
+from mdt_cli.errors import Stopped
+from mdt_cli.services.events import Event, Note, Progress, Warned
 from mdt_cli.services.latent_cache import Share
 
 # Images per shard: seconds of work, 2 MB of features.
 ROWS = 256
 # One process writes shards only for sets that are worth a resume.
 IN_MEMORY = 1000
-SECONDS_BETWEEN_LOOKS = 0.1
-LONGEST_WAIT = timedelta(days=2)
+SECONDS_BETWEEN_LOOKS = 0.2
+# Without a new shard for so long, the first process says what it waits for.
+SECONDS_UNTIL_TOLD = 60.0
+NAMED = 5
 
 
 @dataclass
@@ -47,6 +49,10 @@ class Shards:
     total: int
     done: int = 0
     dealt: int = 0  # shards of earlier sets: several small sets are shared out as well
+    # Of each set that was made: its folder, by the set's path, and the shards of other processes.
+    folders: dict[Path, Path] = field(default_factory=dict)
+    others: list[tuple[Path, int, range]] = field(default_factory=list)
+    lost: int = 0  # shards that had to be made again while merging
 
     def make(self, images: ImageSet, what: str) -> Iterator[Event]:
         """Extract this process's shards of a set, those that are finished left as they are.
@@ -55,11 +61,15 @@ class Shards:
         """
         if self._in_memory(images):
             return
-        folder = self._folder(images)
+        folder = self.folder / _key(images, self.extractor, self.device)[:16]
+        self.folders[images.path] = folder
         spans = self._spans(images)
         first = (self.share.rank - self.dealt) % self.share.of
         mine = range(first, len(spans), self.share.of)
         self.dealt += len(spans)
+        self.others += [
+            (folder, index, span) for index, span in enumerate(spans) if index not in mine
+        ]
         finished = [index for index in mine if self._is_finished(folder, index, spans[index])]
         if finished:
             yield Note(
@@ -71,37 +81,64 @@ class Shards:
                 try:
                     yield from self._make_one(images, folder, index, spans[index], what)
                 except Stopped as stopped:
-                    raise Stopped(
-                        stopped.signum,
-                        f"Finished features are kept in {self.folder}; run the same command "
-                        "again to go on.",
-                    ) from None
+                    raise self._stopped(stopped) from None
             else:
                 self.done += len(spans[index])
         yield Progress(self.done, self.total, what)
 
-    def wait(self) -> None:
-        """Until every process has made its shards."""
-        if self.share.of == 1:
-            return
-        # A barrier that can be left: a signal is heard between two looks.
-        torch.distributed.init_process_group("gloo", timeout=LONGEST_WAIT)
-        try:
-            waiting = torch.distributed.barrier(async_op=True)
-            while waiting is not None and not waiting.is_completed():
-                time.sleep(SECONDS_BETWEEN_LOOKS)
-        finally:
-            torch.distributed.destroy_process_group()
+    def wait(self) -> Iterator[Event]:
+        """On the first process: until the shards of all others are there, whole.
 
-    def merged(self, images: ImageSet, keep: bool, what: str) -> Generator[Event, None, Extracted]:
-        """Everything of one set, from its shards in order, or extracted now."""
+        It looks at the files it is about to read, so that nothing but the folder is shared, and a
+        signal is heard between two looks. The other processes go when theirs are written.
+        """
+        if self.share.rank:
+            return
+        since, patience = time.monotonic(), SECONDS_UNTIL_TOLD
+        try:
+            while self.others:
+                if self._is_finished(*self.others[0]):
+                    del self.others[0]
+                    since, patience = time.monotonic(), SECONDS_UNTIL_TOLD
+                    continue
+                time.sleep(SECONDS_BETWEEN_LOOKS)
+                if time.monotonic() - since > patience:
+                    patience *= 2
+                    yield Note(self._awaited())
+        except Stopped as stopped:
+            raise self._stopped(stopped) from None
+
+    def _awaited(self) -> str:
+        missing = [
+            _shard(folder, index)
+            for folder, index, _ in self.others
+            if not _record(folder, index).is_file()
+        ] or [_shard(*self.others[0][:2])]
+        named = ", ".join(str(file.relative_to(self.folder)) for file in missing[:NAMED])
+        more = f" and {len(missing) - NAMED:,} more" if len(missing) > NAMED else ""
+        return (
+            f"waiting for features of other processes in {self.folder}: {named}{more}; all "
+            f"{self.share.of} processes must run and see this folder"
+        )
+
+    def _stopped(self, stopped: Stopped) -> Stopped:
+        return Stopped(
+            stopped.signum,
+            f"Finished features are kept in {self.folder}; run the same command again to go on.",
+        )
+
+    def merged(
+        self, images: ImageSet, keep: bool, what: str, most: int | None = None
+    ) -> Generator[Event, None, Extracted]:
+        """Everything of one set, from its shards in order, or extracted now; see `collect`."""
         in_memory = self._in_memory(images)
         batches = (
             feature_batches(images, self.extractor, self.device, self.batch_size)
             if in_memory
             else self._read(images)
         )
-        work = collect(images, self.extractor, batches, keep)
+        lost = self.lost
+        work = collect(images, self.extractor, batches, keep, most)
         before = self.done
         try:
             while True:
@@ -109,6 +146,11 @@ class Shards:
                     done = next(work)
                 except StopIteration as finished:
                     extracted: Extracted = finished.value
+                    if self.lost > lost:
+                        yield Warned(
+                            f"{self.lost - lost:,} shards of {images.path} in {self.folder} were "
+                            "gone or damaged and made again; give each evaluation its own --out"
+                        )
                     return extracted
                 if in_memory:
                     self.done = before + done
@@ -117,14 +159,14 @@ class Shards:
             work.close()
 
     def remove(self) -> None:
-        """Once the report is written nobody needs the features."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Once the report is written nobody needs the features; those of other runs stay."""
+        for folder in self.folders.values():
+            shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):
+            self.folder.rmdir()
 
     def _in_memory(self, images: ImageSet) -> bool:
         return self.share.of == 1 and images.count <= IN_MEMORY
-
-    def _folder(self, images: ImageSet) -> Path:
-        return self.folder / _key(images, self.extractor, self.device)[:16]
 
     @staticmethod
     def _spans(images: ImageSet) -> list[range]:
@@ -164,13 +206,15 @@ class Shards:
         return bool(whole and record["rows"] == len(span))
 
     def _read(self, images: ImageSet) -> Iterator[Batch]:
-        folder = self._folder(images)
+        """From the shards; one that another run with the same report took away is made again."""
+        folder = self.folders[images.path]
         for index, span in enumerate(self._spans(images)):
             if not self._is_finished(folder, index, span):
-                raise MdtError(
-                    f"{_shard(folder, index)} is missing or damaged",
-                    "run the same command again; every process must see the same folder",
+                self.lost += 1
+                yield from feature_batches(
+                    images, self.extractor, self.device, self.batch_size, span
                 )
+                continue
             held = read_tensors(_shard(folder, index))
             data = held["digests"].numpy().tobytes()
             digests = [data[k : k + 32] for k in range(0, len(data), 32)]

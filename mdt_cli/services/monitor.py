@@ -18,6 +18,7 @@ from mdt_cli.services.accuracy import held_out_accuracy
 from mdt_cli.services.drawing import draw
 from mdt_cli.services.events import Classified, Event, PreviewSaved, Validated, Warned
 from mdt_cli.services.grids import labelled_grid
+from mdt_cli.services.runtime import Stop
 from mdt_cli.services.scoring import Scorer
 from mdt_cli.services.strips import (
     hide,
@@ -31,18 +32,27 @@ from mdt_cli.services.trainer import Trainer
 
 
 class Monitor:
-    """Runs on the first process, with random streams of its own: the run's bits do not change."""
+    """Has random streams of its own: the run's bits do not change.
+
+    The first process looks by itself; scores are shared work.
+    """
 
     def __init__(self, trainer: Trainer, scorer: Scorer | None = None) -> None:
         self._trainer, self._scorer = trainer, scorer
         self._can_preview = True
         self.held_out: Mapping[str, float] = {}
 
-    def after_step(self, done: bool) -> Iterator[Event]:
-        trainer, config = self._trainer, self._trainer.config
-        if not trainer.accelerator.is_main_process:
+    def after_step(self, done: bool, stop: Stop) -> Iterator[Event]:
+        trainer, step = self._trainer, self._trainer.step
+        if trainer.accelerator.is_main_process:
+            yield from self._look(done)
+        if self._scorer is None or isinstance(trainer.objective, Classification):
             return
-        step = trainer.step
+        if step % trainer.config.evaluation.every == 0 or done:
+            yield from self._scorer.score(trainer, stop)
+
+    def _look(self, done: bool) -> Iterator[Event]:
+        trainer, config, step = self._trainer, self._trainer.config, self._trainer.step
         every = config.validation.every
         if every and len(trainer.data.split.held_out) and (step % every == 0 or done):
             yield from self._validate()
@@ -51,8 +61,6 @@ class Monitor:
             return
         if every and self._can_preview and (step % every == 0 or done):
             yield from self._preview()
-        if self._scorer is not None and (step % config.evaluation.every == 0 or done):
-            yield from self._scorer.score(trainer)
 
     def before_first_step(self) -> Iterator[Event]:
         """What a classifier knows before it learns: its gain is counted from there."""

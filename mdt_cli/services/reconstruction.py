@@ -18,7 +18,7 @@ from mdt_cli.config.evaluation import ExtractorName, ResizeName
 from mdt_cli.core.codecs.codec import Codec, open_codec
 from mdt_cli.core.data.images import UnreadableError, read_picture
 from mdt_cli.core.data.sources import open_source
-from mdt_cli.core.files import write_json
+from mdt_cli.core.files import check_writable, write_json
 from mdt_cli.core.metrics.extractor import Extractor, extract_batch
 from mdt_cli.core.metrics.features import RESIZE_RULES, build_extractor
 from mdt_cli.core.metrics.fidelity import WINDOW, psnr, ssim
@@ -30,7 +30,7 @@ from mdt_cli.core.metrics.weights import cached_inception
 from mdt_cli.core.sampling.pixels import to_uint8
 from mdt_cli.errors import MdtError
 from mdt_cli.services.events import EvaluationDone, Event, Note, Progress, Warned
-from mdt_cli.services.report_page import write_page
+from mdt_cli.services.report_page import page_of, write_page
 from mdt_cli.services.report_pictures import reconstruction_figure
 from mdt_cli.services.runtime import pick_device
 
@@ -58,6 +58,8 @@ class ReconstructionRequest:
 
 def reconstruct(request: ReconstructionRequest) -> Iterator[Event]:
     """Encode to the posterior's mean, decode, compare; the last event is `EvaluationDone`."""
+    target = request.out or Path(f"{request.images.name.partition('.')[0]}.reconstruction.json")
+    page = page_of(target)
     device = pick_device(request.device)
     count, side, pictures = _pictures(request.images, request.size)
     if count < 2:
@@ -68,6 +70,8 @@ def reconstruct(request: ReconstructionRequest) -> Iterator[Event]:
     resize = request.resize or "clean"
     codec = open_codec(request.codec, device)
     codec.latent_shape(side)
+    check_writable(target)
+    check_writable(page)
     extractor = build_extractor(name, device, request.weights, resize, image_size=(side, side))
     if count < FEW_IMAGES:
         yield Warned(
@@ -85,9 +89,7 @@ def reconstruct(request: ReconstructionRequest) -> Iterator[Event]:
         found.add(np.stack(batch), codec, device, perceptual)
         yield Progress(found.count, count)
     report = _report(request, codec, found, side, platform_name(device))
-    target = request.out or Path(f"{request.images.name.partition('.')[0]}.reconstruction.json")
     write_json(target, report)
-    page = target.with_suffix(".html")
     write_page(page, report, [{"samples": [reconstruction_figure(found.shown)]}])
     yield EvaluationDone(report, str(target), str(page))
 

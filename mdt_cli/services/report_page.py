@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from mdt_cli.core.files import atomic_path
+from mdt_cli.errors import MdtError
 from mdt_cli.services.comparison import lower_is_better
+from mdt_cli.services.evaluation_details import missing_classes
 from mdt_cli.services.report_pictures import Figure
 
 STYLE = """
@@ -37,6 +39,17 @@ dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
 """
 
 Figures = Mapping[str, Sequence[Figure]]
+PAGE = ".html"
+
+
+def page_of(report: Path) -> Path:
+    """The page beside a report. MdtError where both would be one file."""
+    if report.suffix.lower() == PAGE:
+        raise MdtError(
+            f"--out {report} is the name of the page, which is written beside the report",
+            f"name the report: --out {report.with_suffix('.json')}",
+        )
+    return report.with_suffix(PAGE)
 
 
 def write_page(path: Path, report: Mapping[str, Any], figures: Sequence[Figures]) -> None:
@@ -114,7 +127,7 @@ def _comparison(report: Mapping[str, Any]) -> str:
     return (
         f'{cautions}<div class="wide"><table><tr><th>metric</th>{heads}</tr>{"".join(rows)}'
         '</table></div><p class="soft">★ best; = a tie: the difference from the best is '
-        "within its error. "
+        "within its error; no mark where the counts or a missing error decide. "
         "↓ lower is better, ↑ higher.</p>"
     )
 
@@ -123,6 +136,7 @@ def _one(report: Mapping[str, Any], figures: Figures) -> str:
     good = any(metric.get("comparable_with") for metric in report["metrics"].values())
     verdict = escape(report["comparability"]["verdict"])
     parts = [f'<p class="verdict{" good" if good else ""}">{verdict}</p>']
+    parts += [f'<p class="verdict">{escape(text)}</p>' for text in report.get("warnings", ())]
     rows = "".join(
         f"<tr><td>{_metric(name)}</td>"
         f'<td class="n">{_value(metric["value"])}{_spread(metric)}</td>'
@@ -149,18 +163,29 @@ def _one(report: Mapping[str, Any], figures: Figures) -> str:
 def _classes(told: Mapping[str, Any]) -> str:
     rows = "".join(
         f"<tr><td>{escape(score['name'])}</td>"
-        f'<td class="n">{"too few" if score["value"] is None else format(score["value"], ".4g")}'
-        f'</td><td class="n">{_count(score["samples"])}</td>'
+        f'<td class="n">{_class_score(score)}</td><td class="n">{_count(score["samples"])}</td>'
         f'<td class="n">{_count(score["reference"])}</td></tr>'
         for score in told["scores"][:50]
     )
     hidden = len(told["scores"]) - 50
     more = f"<p>{hidden} further classes are in the JSON report.</p>" if hidden > 0 else ""
+    missing, without = missing_classes(told), ""
+    if missing:
+        names = escape(", ".join(missing))
+        without = f"<p>{len(missing)} classes of the reference have no sample: {names}.</p>"
     return (
-        f'<p class="soft">{escape(told["rule"])}</p><div class="wide"><table><tr><th>class</th>'
+        f'<p class="soft">{escape(told["rule"])}</p>{without}'
+        '<div class="wide"><table><tr><th>class</th>'
         '<th class="n">score ↓</th><th class="n">samples</th><th class="n">reference</th></tr>'
         f"{rows}</table></div>{more}"
     )
+
+
+def _class_score(score: Mapping[str, Any]) -> str:
+    if score["value"] is None:
+        return "too few" if score["samples"] else "no sample"
+    error = score["standard_error"]
+    return f"{score['value']:.4g}" + (f" ± {error:.2g}" if error is not None else "")
 
 
 def _figure(figure: Figure) -> str:
@@ -179,6 +204,10 @@ def _facts(reports: Sequence[Mapping[str, Any]]) -> str:
         ("resizing", first["extractor"]["resize_rule"]),
         ("reference digest", str(first["reference"]["digest"])),
     ]
+    if "stored_statistics_sha256" in first["reference"]:
+        entries.append(
+            ("reference file", f"SHA-256 {first['reference']['stored_statistics_sha256']}")
+        )
     entries += [
         (f"digest of {_name(single['samples']['path'])}", str(single["samples"]["digest"]))
         for single in reports

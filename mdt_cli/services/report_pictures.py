@@ -52,7 +52,9 @@ def figures(
                 "pair is on the left.",
             )
         ]
-    worst = [score for score in report.get("classes", {}).get("scores", []) if score["value"]]
+    worst = [
+        score for score in report.get("classes", {}).get("scores", []) if score["value"] is not None
+    ]
     for score in worst[:WORST]:
         pair = [
             _tiles(images, _of_class(images, score["name"], report["classes"], side))

@@ -15,9 +15,20 @@ from mdt_cli.errors import MdtError, Stopped
 
 @dataclass
 class Stop:
-    """`signum` is set once a signal asked for the end."""
+    """`signum` is set once a signal asked for the end, `heard` once all processes know of it."""
 
     signum: int | None = None
+    heard: bool = False
+
+    def everywhere(self, accelerator: Accelerator) -> bool:
+        """Whether any process was asked to stop: all call this together, and all hear the same."""
+        self.heard = self.signum is not None
+        if accelerator.num_processes > 1:
+            asked = torch.tensor(float(self.heard), device=accelerator.device)
+            self.heard = float(accelerator.reduce(asked, "sum")) > 0
+        if self.heard and self.signum is None:
+            self.signum = signal.SIGTERM
+        return self.heard
 
     def raise_if_asked(self, saved: str) -> None:
         if self.signum is not None:

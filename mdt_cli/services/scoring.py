@@ -1,9 +1,13 @@
-"""Scores while a run trains: averaged weights, few samples, reference features kept on disk."""
+"""Scores while a run trains: averaged weights, few samples, reference features kept on disk.
+
+All processes draw and extract, batch by batch in turn; the first compares and writes. Between two
+batches they hear a signal, so none waits for the others longer than a batch takes.
+"""
 
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,6 +36,7 @@ from mdt_cli.services.drawing import check_fits, draw
 from mdt_cli.services.evaluation_inputs import DENSITY_NEIGHBOURS, NEIGHBOURS
 from mdt_cli.services.evaluation_metrics import metric_key
 from mdt_cli.services.events import Event, Note, Progress, ScoresDone, Warned
+from mdt_cli.services.runtime import Stop
 from mdt_cli.services.trainer import Trainer
 
 FOLDER = "evaluation"
@@ -55,23 +60,28 @@ class Scorer:
         self._extractor, self._codec = extractor, codec
         self._reference_MD: Tensor | None = None
 
-    def score(self, trainer: Trainer) -> Iterator[Event]:
-        """Draw, extract, compare; the record goes to `metrics.jsonl`.
+    def score(self, trainer: Trainer, stop: Stop) -> Iterator[Event]:
+        """Draw, extract, compare; the record goes to `metrics.jsonl`. All processes call it.
 
         Every random number comes from the seeds 0, 1, ...: the run's own streams are not touched.
         """
         begun = time.monotonic()
         table = trainer.config.evaluation
         if self._reference_MD is None:
-            self._reference_MD = yield from self._reference(trainer)
-        trainer.network.eval()
-        rows: list[Tensor] = []
-        for start in range(0, table.count, table.batch_size):
-            seeds = list(range(start, min(start + table.batch_size, table.count)))
-            rows.append(self._features(self._draw(trainer, seeds), trainer))
-            yield Progress(trainer.step, trainer.config.training.steps, "scoring")
-        trainer.network.train()
-        samples_ND = torch.cat(rows)
+            self._reference_MD = yield from self._reference(trainer, stop)
+        samples_ND = torch.empty(0)
+        if not stop.heard:
+            seeds = torch.arange(table.count).split(table.batch_size)
+            trainer.network.eval()
+            samples_ND = yield from self._shared(
+                trainer, stop, seeds, lambda part: self._draw(trainer, part.tolist()), "scoring"
+            )
+            trainer.network.train()
+        if stop.heard:
+            yield Warned(f"step {trainer.step}: stopped before its scores were there; no scores")
+            return
+        if not trainer.accelerator.is_main_process or self._reference_MD is None:
+            return
         if not bool(samples_ND.isfinite().all()):
             yield Warned(f"step {trainer.step}: the samples hold NaN; no scores")
             return
@@ -79,6 +89,35 @@ class Scorer:
         record = {"step": trainer.step, **{f"evaluation/{k}": v for k, v in values.items()}}
         run_folder.append(trainer.folder / run_folder.METRICS, record)
         yield ScoresDone(trainer.step, values, time.monotonic() - begun)
+
+    def _shared(
+        self,
+        trainer: Trainer,
+        stop: Stop,
+        batches: Sequence[Tensor],
+        latents: Callable[[Tensor], Tensor],
+        title: str,
+    ) -> Generator[Event, None, Tensor]:
+        """Features of all batches, in order, on every process; fewer once a stop was heard.
+
+        What is in a batch, and so its rounding, does not depend on the number of processes.
+        """
+        accelerator = trainer.accelerator
+        own, of = accelerator.process_index, accelerator.num_processes
+        rows: list[Tensor] = []
+        for first in range(0, len(batches), of):
+            group = batches[first : first + of]
+            # Processes exchange equally many rows each; those beyond a batch are cut off again.
+            padded_BD = torch.zeros(len(batches[0]), self._extractor.dimensions)
+            if own < len(group):
+                padded_BD[: len(group[own])] = self._features(latents(group[own]), trainer)
+            everyone = accelerator.gather(padded_BD.to(trainer.device)).cpu()
+            parts = everyone.split(len(padded_BD))[: len(group)]
+            rows += [part[: len(batch)] for part, batch in zip(parts, group, strict=True)]
+            yield Progress(trainer.step, trainer.config.training.steps, title)
+            if stop.everywhere(accelerator):
+                break
+        return torch.cat(rows)
 
     def _draw(self, trainer: Trainer, seeds: list[int]) -> Tensor:
         facts = trainer.cache.facts
@@ -100,25 +139,38 @@ class Scorer:
         ready = np.stack([self._extractor.prepare(picture) for picture in pictures])
         return extract_batch(self._extractor, torch.from_numpy(ready).to(trainer.device))
 
-    def _reference(self, trainer: Trainer) -> Any:
-        """Features [M, D] of some images of the cache, from the run folder where they are."""
-        table, cache = trainer.config.evaluation, trainer.cache
+    def _reference(self, trainer: Trainer, stop: Stop) -> Generator[Event, None, Tensor | None]:
+        """Features [M, D] of some images of the cache, from the run folder where they are.
+
+        None after a stop. Only the first process has those of the run folder.
+        """
+        table, cache, accelerator = trainer.config.evaluation, trainer.cache, trainer.accelerator
         file = trainer.folder / FOLDER / f"reference-{self._key(trainer)[:16]}.safetensors"
-        if file.is_file():
+        features_MD = torch.empty(0)
+        # One process looks for all: a shared folder may show a file to some of them only.
+        if accelerator.is_main_process and file.is_file():
             try:
-                return read_tensors(file)["features"]
+                features_MD = read_tensors(file)["features"]
             except (MdtError, KeyError):
                 yield Warned(f"{file} is damaged and is made again")
+        found = torch.tensor(float(len(features_MD)), device=trainer.device)
+        if float(accelerator.reduce(found, "sum")) > 0:
+            return features_MD
         order = torch.randperm(len(cache), generator=stream("evaluation reference"))
         chosen = order[: table.reference].sort().values
-        parts = []
-        for part in chosen.split(table.batch_size):
-            parts.append(self._features(cache.read(part).mean.to(trainer.device), trainer))
-            yield Progress(trainer.step, trainer.config.training.steps, "scoring the reference")
-        features_MD = torch.cat(parts)
-        with atomic_path(file) as temporary:
-            save_tensors(temporary, {"features": features_MD}, {"mdt.images": str(len(chosen))})
-        yield Note(f"features of {len(chosen):,} images of the cache are kept in {file}")
+        features_MD = yield from self._shared(
+            trainer,
+            stop,
+            chosen.split(table.batch_size),
+            lambda part: cache.read(part).mean.to(trainer.device),
+            "scoring the reference",
+        )
+        if stop.heard:
+            return None
+        if accelerator.is_main_process:
+            with atomic_path(file) as temporary:
+                save_tensors(temporary, {"features": features_MD}, {"mdt.images": str(len(chosen))})
+            yield Note(f"features of {len(chosen):,} images of the cache are kept in {file}")
         return features_MD
 
     def _key(self, trainer: Trainer) -> str:

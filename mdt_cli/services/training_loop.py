@@ -66,9 +66,7 @@ def train(request: TrainRequest) -> Iterator[Event]:
     if not resumed and request.initial is not None:
         yield from request.initial(network, cache)
         trainer.restart_emas()
-    scorer = None
-    if accelerator.is_main_process:
-        scorer = open_scorer(config, cache, trainer.objective, trainer.device)
+    scorer = open_scorer(config, cache, trainer.objective, trainer.device)
     # Only now is everything checked that can be: a refused start leaves no trace.
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
@@ -166,15 +164,15 @@ class Loop:
             done = trainer.step == steps
             logged = self._log(done)
             yield StepDone(trainer.step, steps, self._loss if logged else None)
-            if self._everyone_stops(stop):
+            if not stop.everywhere(accelerator):
+                if trainer.step % config.checkpoint.every == 0 or done:
+                    yield from trainer.save()
+                yield from self._watch(done, stop)
+            if stop.heard:
                 yield from trainer.save()
-                stop.signum = stop.signum or 15
                 stop.raise_if_asked(
                     f"Saved step {trainer.step} of {steps}; run the same command again to go on."
                 )
-            if trainer.step % config.checkpoint.every == 0 or done:
-                yield from trainer.save()
-            yield from self._watch(done)
         if self._trackers is not None:
             self._trackers.close()
         if first >= steps:
@@ -189,8 +187,8 @@ class Loop:
             accuracy(trainer.folder) if accelerator.is_main_process else {},
         )
 
-    def _watch(self, done: bool) -> Iterator[Event]:
-        for event in self._monitor.after_step(done):
+    def _watch(self, done: bool, stop: Stop) -> Iterator[Event]:
+        for event in self._monitor.after_step(done, stop):
             yield event
             if isinstance(event, Validated) and self._trackers is not None:
                 numbers = {f"held-out/{name}": loss for name, loss in event.losses.items()}
@@ -253,10 +251,3 @@ class Loop:
         self._window.clear()
         self._since_log = time.monotonic()
         return True
-
-    def _everyone_stops(self, stop: Stop) -> bool:
-        """Whether any process was asked to stop: all leave the loop after the same step."""
-        if self._trainer.accelerator.num_processes == 1:
-            return stop.signum is not None
-        asked = torch.tensor(float(stop.signum is not None), device=self._trainer.device)
-        return float(self._trainer.accelerator.reduce(asked, "sum")) > 0

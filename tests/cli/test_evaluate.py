@@ -88,6 +88,13 @@ def test_bad_sets_end_with_a_sentence_and_exit_1(
         ((a, a, "--extractor", tmp_path / "cut.pt"), "cut.pt"),
         ((a,), "was given 1 path, and needs SAMPLES... REFERENCE"),
         ((a, a, a, "--reconstruction"), "and needs IMAGES CODEC"),
+        ((a, "pixels", "--reconstruction", "--metrics", "kid"), "--metrics does not go with"),
+        ((a, "pixels", "--reconstruction", "--memory", "9"), "--memory does not go with"),
+        (
+            (a, "pixels", "--reconstruction", "--save-reference", tmp_path / "r.npz"),
+            "--save-reference does not go with",
+        ),
+        ((a, "pixels", "--reconstruction", "--out", tmp_path / "r.html"), "name of the page"),
         ((a, a, "--size", "8"), "--size belongs to --reconstruction"),
         ((a, tmp_path / "nothing"), "does not exist"),
     ):

@@ -83,3 +83,28 @@ def inception_score(probabilities: Rows) -> float:
     mean = probabilities.mean(0)
     divergences = [(p * (np.log(p) - np.log(mean))).sum() for p in probabilities]
     return float(np.exp(np.mean(divergences)))
+
+
+def cubic(x: Rows, a: float) -> Rows:
+    """The kernel of cubic convolution (Keys 1981, eq. 8 for a = -1/2)."""
+    x = np.abs(x)
+    near = (a + 2) * x**3 - (a + 3) * x**2 + 1
+    return np.where(x < 1, near, np.where(x < 2, a * (x**3 - 5 * x**2 + 8 * x - 4), 0.0))
+
+
+def antialiased_cubic(length: int, size: int) -> Rows:
+    """[size, length]: the kernel as wide as the shrinking; weights outside go to those inside."""
+    scale = length / size
+    centre = (np.arange(size)[:, None] + 0.5) * scale
+    weights = cubic((np.arange(length) + 0.5 - centre) / max(scale, 1), -0.5)
+    return weights / weights.sum(1, keepdims=True)
+
+
+def plain_cubic(length: int, size: int, scale: float) -> Rows:
+    """[size, length]: four neighbours at (i + 1/2) / scale - 1/2, the border repeated."""
+    weights = np.zeros((size, length))
+    for i in range(size):
+        place = (i + 0.5) / scale - 0.5
+        for k in range(int(np.floor(place)) - 1, int(np.floor(place)) + 3):
+            weights[i, min(max(k, 0), length - 1)] += cubic(np.array(place - k), -0.75)
+    return weights

@@ -1,6 +1,6 @@
 from typing import Any
 
-from mdt_cli.services.comparison import side_by_side
+from mdt_cli.services.comparison import lower_is_better, side_by_side
 
 
 def report(
@@ -39,3 +39,29 @@ def test_other_counts_and_jpegs_are_cautioned_against() -> None:
     assert {name for name, told in found["metrics"].items() if told["best"] is None} == set(moved)
     assert "9, 8 images" in found["cautions"][0]
     assert "JPEG" in found["cautions"][1]
+
+
+def test_ties_go_by_the_error_that_the_sets_do_not_share() -> None:
+    both = [report("a", kid_x=(1.0, 0.5)), report("b", kid_x=(1.2, 0.5))]
+    for single in both:
+        single["metrics"]["kid_x"]["standard_error_of_samples"] = 0.1
+    assert side_by_side(both)["comparison"]["metrics"]["kid_x"]["ties_with_best"] == [1]
+    for single in both:
+        single["metrics"]["kid_x"]["standard_error_of_samples"] = 0.05
+    assert side_by_side(both)["comparison"]["metrics"]["kid_x"]["ties_with_best"] == []
+
+
+def test_without_an_error_or_with_a_rough_limit_of_other_counts_no_best_is_named() -> None:
+    both = [report("a", 9, fd_infinity_x=(1.0, 0.1)), report("b", 8, fd_infinity_x=(3.0, 0.1))]
+    found = [side_by_side(both)["comparison"]["metrics"]["fd_infinity_x"]["best"]]
+    both[1]["metrics"]["fd_infinity_x"]["bias"] = "too low"
+    found.append(side_by_side(both)["comparison"]["metrics"]["fd_infinity_x"]["best"])
+    equal = [report("a", fid=(1.0, 0.1)), report("b", fid=(3.0, 0.1))]
+    equal[0]["metrics"]["fid"]["standard_error"] = None
+    found.append(side_by_side(equal)["comparison"]["metrics"]["fid"]["best"])
+    assert found == [0, None, None]
+
+
+def test_lpips_is_a_distance_and_the_other_marks_of_a_codec_are_not() -> None:
+    names = ("rfid", "rfd_x", "lpips", "psnr", "ssim")
+    assert [lower_is_better(name) for name in names] == [True, True, True, False, False]

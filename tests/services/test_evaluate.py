@@ -1,5 +1,7 @@
 import json
+import shutil
 from dataclasses import replace
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,8 @@ from PIL import Image
 
 from mdt_cli.core.metrics import weights
 from mdt_cli.errors import MdtError
-from mdt_cli.services import evaluation_metrics
+from mdt_cli.services import evaluate as evaluate_module
+from mdt_cli.services import evaluation_metrics, feature_shards
 from mdt_cli.services.evaluate import EvaluateRequest, evaluate, score
 from mdt_cli.services.events import EvaluationDone, Event, Note, Progress, Warned
 from tests.core.metrics.stand_in import write_stand_in
@@ -91,6 +94,7 @@ def test_a_set_against_itself_is_perfect_and_told(sets: tuple[Path, Path], incep
     assert report["metrics"]["fid"]["value"] == pytest.approx(0, abs=1e-9)
     assert report["metrics"]["precision"]["value"] == report["metrics"]["recall"]["value"] == 1
     assert "the same images" in told(events, Warned)
+    assert report["warnings"] == told(events, Warned).split("\n")
 
 
 def test_batch_size_changes_no_byte_of_the_report(
@@ -118,79 +122,6 @@ def test_npz_and_folder_score_the_same(
     assert done.path == str(tmp_path / "s.report.json")
 
 
-def test_saved_statistics_give_the_same_fid_and_refuse_the_rest(
-    sets: tuple[Path, Path], inception: Path, tmp_path: Path
-) -> None:
-    saved = tmp_path / "ref.npz"
-    whole, _ = run(EvaluateRequest(*sets, weights=inception, save_reference=saved))
-    again, events = run(EvaluateRequest(sets[0], saved, weights=inception))
-    assert list(again["metrics"]) == ["fid", "sfid", "is"]
-    for name in ("fid", "sfid"):
-        expected = whole["metrics"][name]["value"]
-        assert again["metrics"][name]["value"] == pytest.approx(expected, rel=1e-10)
-    assert again["reference"]["digest"] == whole["reference"]["digest"]
-    assert "holds statistics only" in told(events, Note)
-    with pytest.raises(MdtError, match="recall, kid need the images of the reference"):
-        run(EvaluateRequest(sets[0], saved, metrics=("fid", "recall", "kid")))
-    with pytest.raises(MdtError, match="was made with inception, but the extractor is efficient"):
-        run(EvaluateRequest(sets[0], saved, extractor="efficientnet-lite0"))
-    with pytest.raises(MdtError, match="was made with clean resizing"):
-        run(EvaluateRequest(sets[0], saved, weights=inception, resize="legacy_tensorflow"))
-    with pytest.raises(MdtError, match="nothing to save"):
-        run(EvaluateRequest(sets[0], saved, weights=inception, save_reference=tmp_path / "x.npz"))
-    small = write_folder(tmp_path / "small", {f"{i}.png": png(i, 8, 8) for i in range(4)})
-    with pytest.raises(MdtError, match=r"small holds 8x8 images, but .*ref.npz is of 16x16"):
-        run(EvaluateRequest(small, saved, weights=inception))
-
-
-def test_statistics_of_unknown_origin_are_told_and_stamped(
-    sets: tuple[Path, Path], inception: Path, tmp_path: Path
-) -> None:
-    foreign = tmp_path / "foreign.npz"
-    np.savez(foreign, mu=np.zeros(64), sigma=np.eye(64))
-    report, events = run(EvaluateRequest(sets[0], foreign, metrics=("fid",), weights=inception))
-    assert "does not say which resizing made it" in told(events, Warned)
-    assert "does not say how it was made" in str(report["comparability"]["clean_fid_tables"])
-    np.savez(foreign, mu=np.zeros(5), sigma=np.eye(5))
-    with pytest.raises(MdtError, match="statistics of 5 features, but inception gives 64"):
-        run(EvaluateRequest(sets[0], foreign, metrics=("fid",), weights=inception))
-    with pytest.raises(MdtError, match="can only be Inception's"):
-        run(EvaluateRequest(sets[0], foreign, extractor="efficientnet-lite0"))
-
-
-def test_an_adm_file_serves_its_statistics_for_fid_and_its_images_for_the_rest(
-    sets: tuple[Path, Path], inception: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    adm = tmp_path / "VIRTUAL.npz"
-    images = np.stack([array(50 + i) for i in range(6)])
-    np.savez(
-        adm,
-        arr_0=images,
-        mu=np.zeros(64),
-        sigma=np.eye(64),
-        mu_s=np.zeros(2023),
-        sigma_s=np.eye(2023),
-    )
-    with pytest.raises(MdtError, match="made with legacy_tensorflow resizing") as refused:
-        run(EvaluateRequest(sets[0], adm, weights=inception))
-    assert refused.value.hint == "use --resize legacy_tensorflow"
-    request = EvaluateRequest(sets[0], adm, weights=inception, resize="legacy_tensorflow")
-    report, _ = run(request)
-    by_images, _ = run(replace(request, reference=sets[1]))
-    assert report["metrics"]["fid"]["value"] > 2 * by_images["metrics"]["fid"]["value"]
-    assert report["metrics"]["sfid"]["value"] > 2 * by_images["metrics"]["sfid"]["value"]
-    assert report["metrics"]["sfid"]["rule"].startswith("first 7 channels")
-    for name in ("precision", "recall", "kid"):
-        assert report["metrics"][name]["value"] == by_images["metrics"][name]["value"]
-    assert report["comparability"]["adm_tables"]["why_not"] == ["7 samples were scored, not 50,000"]
-    monkeypatch.setattr("mdt_cli.core.metrics.comparability.PUBLISHED_COUNT", 7)
-    report, _ = run(request)
-    assert report["metrics"]["fid"]["comparable_with"] == ["ADM"]
-    assert report["metrics"]["sfid"]["comparable_with"] == ["ADM"]
-    assert report["metrics"]["kid"]["comparable_with"] == []
-    assert "beside published ADM tables" in report["comparability"]["verdict"]
-
-
 def test_precision_and_recall_look_at_a_bounded_reference(
     sets: tuple[Path, Path], inception: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,6 +129,46 @@ def test_precision_and_recall_look_at_a_bounded_reference(
     report, _ = run(EvaluateRequest(*sets, weights=inception))
     assert report["metrics"]["precision"]["reference"] == 5
     assert report["metrics"]["fid"]["reference"] == 6
+
+
+def test_a_reference_too_large_to_keep_scores_as_its_leading_rows(
+    sets: tuple[Path, Path], inception: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = EvaluateRequest(*sets, ("fid", "sfid", "kid", "memorisation"), weights=inception)
+    monkeypatch.setattr(evaluation_metrics, "KERNEL_LIMIT", 4)
+    whole, _ = run(asked)
+    monkeypatch.setattr(evaluate_module, "KERNEL_LIMIT", 4)
+    part, _ = run(asked)
+    for name, metric in part["metrics"].items():
+        # So few rows are decomposed themselves where all are kept, else their covariance is.
+        near = 1e-9 if "fid" in name else 0
+        assert metric["value"] == pytest.approx(whole["metrics"][name]["value"], rel=near, abs=0)
+    assert part["metrics"]["kid"] == whole["metrics"]["kid"]
+    assert part["metrics"]["kid"]["reference"] == 4
+    assert part["reference"] == whole["reference"]
+    assert "all 6 reference images" in whole["nearest"]["note"]
+    assert "features, 4 reference images" in part["nearest"]["note"]
+
+
+def test_features_that_another_evaluation_removes_are_made_again(
+    sets: tuple[Path, Path], inception: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feature_shards, "IN_MEMORY", 2)
+    monkeypatch.setattr(feature_shards, "ROWS", 2)
+    asked = EvaluateRequest(*sets, weights=inception, out=tmp_path / "r.json", device="cpu")
+    straight, _ = run(asked)
+    events = []
+    for event in evaluate(asked):
+        events.append(event)
+        if isinstance(event, Progress) and event.done == event.total:
+            # Of the shards in its folder, and of those of an evaluation that still runs.
+            other = write_folder(tmp_path / "r.work" / "other", {"features-00000.json": b"{}"})
+            for folder in (tmp_path / "r.work").iterdir():
+                if folder != other:
+                    shutil.rmtree(folder)
+    assert "4 shards of" in told(events, Warned)
+    assert json.loads((tmp_path / "r.json").read_text()) == straight
+    assert [path.name for path in (tmp_path / "r.work").iterdir()] == ["other"]
 
 
 def test_provenance_travels_without_its_long_lists(
@@ -221,6 +192,23 @@ def test_jpeg_samples_are_warned_of(
     report, events = run(EvaluateRequest(folder, sets[1], metrics=("fid",), weights=inception))
     assert "4 samples are JPEG" in told(events, Warned)
     assert "4 samples are JPEG" in str(report["comparability"])
+    assert report["samples"]["jpegs"] == 4
+    assert any("4 samples are JPEG" in text for text in report["warnings"])
+    page = (folder / "report.html").read_text("utf-8")
+    assert all(escape(text) in page for text in report["warnings"])
+
+
+def test_jpeg_beside_png_is_cautioned_against(
+    sets: tuple[Path, Path], inception: Path, tmp_path: Path
+) -> None:
+    files = {f"{i}.jpg": encoded(Image.fromarray(array(i)), "JPEG") for i in range(7)}
+    jpeg = write_folder(tmp_path / "jpeg", files)
+    request = EvaluateRequest(*sets, metrics=("fid",), weights=inception, out=tmp_path / "c.json")
+    both, _ = run(replace(request, others=(jpeg,)))
+    assert ["JPEG" in text for text in both["comparison"]["cautions"]] == [True]
+    assert ["JPEG" in str(single["warnings"]) for single in both["reports"]] == [False, True]
+    same, _ = run(replace(request, samples=jpeg, others=(jpeg,)))
+    assert same["comparison"]["cautions"] == []
 
 
 def test_refusals_come_before_the_first_image(
@@ -238,7 +226,21 @@ def test_refusals_come_before_the_first_image(
         (replace(asked, extractor="efficientnet-lite0"), "--weights names an Inception file"),
         (replace(asked, batch_size=0), "--batch-size is 0"),
         (replace(asked, out=samples), "it is a folder"),
+        (replace(asked, save_reference=tmp_path / "ref"), r"name it .*ref\.npz"),
+        (
+            replace(
+                asked,
+                reference=inception.with_suffix(".npz"),
+                save_reference=inception.parent / "." / "stand-in.npz",
+            ),
+            "the reference itself",
+        ),
         (replace(asked, out=inception / "r.json"), "stand-in.pt is not a folder"),
+        (replace(asked, out=Path("/proc/mdt/r.json")), "cannot write /proc/mdt/r.json"),
+        (replace(asked, out=tmp_path / ("r" * 300)), "File name too long"),
+        (replace(asked, save_reference=Path("/proc/mdt/r.npz")), "cannot write /proc/mdt/r.npz"),
+        (replace(asked, out=tmp_path / "r.html"), "r.html is the name of the page"),
+        (replace(asked, out=tmp_path / "r.work"), "r.work is the name of the folder for features"),
         (
             replace(
                 asked, weights=None, extractor="efficientnet-lite0", resize="legacy_tensorflow"

@@ -14,7 +14,8 @@ from torch_fidelity.metric_prc import prc_features_to_metric
 
 from mdt_cli.config.evaluation import METRICS, MetricName
 from mdt_cli.core.metrics import weights
-from mdt_cli.core.metrics.intervals import Score, interval
+from mdt_cli.core.metrics.intervals import Score, interval, share_interval
+from mdt_cli.core.metrics.precision_recall import density_coverage, precision_recall
 from mdt_cli.errors import MdtError
 from mdt_cli.services.evaluate import EvaluateRequest, evaluate
 from mdt_cli.services.events import EvaluationDone, Event, Note
@@ -24,7 +25,7 @@ from tests.reference import metrics as reference
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 WITHOUT_CLASSES: tuple[MetricName, ...] = tuple(
-    name for name in METRICS if name not in ("sfid", "is", "cmmd")
+    name for name in METRICS if name not in ("sfid", "is", "cmmd", "fid_infinity")
 )
 
 
@@ -72,7 +73,7 @@ def test_numbers_of_a_module_are_those_of_other_tools_on_its_features(
     report, _ = run(EvaluateRequest(*sets, metrics=WITHOUT_CLASSES, extractor=net))
     suffix = f"net_{weights.sha256_of(net)[:8]}"
     found = {name.removesuffix("_" + suffix): m for name, m in report["metrics"].items()}
-    assert list(found) == ["fd", *WITHOUT_CLASSES[1:-1], "fd_infinity"]
+    assert list(found) == ["fd", *WITHOUT_CLASSES[1:]]
     assert report["extractor"]["id"] == suffix.replace("_", "-")
     assert "not inception" in report["comparability"]["verdict"]
     x, y = features(0, 24).double(), features(50, 30).double()
@@ -95,27 +96,62 @@ def test_numbers_of_a_module_are_those_of_other_tools_on_its_features(
     balls = reference.balls_around(x.numpy(), y.numpy(), 5)
     assert found["density"]["value"] == pytest.approx(balls.sum(1).mean() / 5)
     assert found["coverage"]["value"] == balls.any(0).mean()
+    errors = {
+        "recall": precision_recall(x, y, 3).recall_error,
+        "coverage": density_coverage(x, y, 5).coverage_error,
+    }
+    for name, error in errors.items():
+        larger = max(error, found[name]["standard_error"])
+        assert found[name]["standard_error_of_samples"] == pytest.approx(larger, rel=1e-9)
     near = torch.cdist(x, y).min(1).values
     quantiles = found["memorisation"]["quantiles"]
     assert quantiles["sample_to_reference"] == pytest.approx(
         near.quantile(torch.tensor(quantiles["at"], dtype=torch.float64)).tolist(), rel=1e-6
     )
-    assert found["fd_infinity"]["value"] < found["fd"]["value"]
-    assert found["fd_infinity"]["distances"][-1] == pytest.approx(found["fd"]["value"], rel=1e-9)
 
 
 def test_every_score_has_its_interval_and_says_how(sets: tuple[Path, Path], net: Path) -> None:
     report, _ = run(EvaluateRequest(*sets, metrics=WITHOUT_CLASSES, extractor=net))
     for name, metric in report["metrics"].items():
-        if name.startswith("fd_infinity"):
-            assert metric["interval"] is metric["standard_error"] is None
-            continue
-        assert tuple(metric["interval"]) == interval(
-            Score(metric["value"], metric["standard_error"])
-        )
         assert metric["interval_rule"].startswith("95 %, ")
+        kind, error = name.partition("_")[0], metric["standard_error"]
+        of_samples = metric.get("standard_error_of_samples")
+        if kind in ("precision", "recall", "coverage", "memorisation"):
+            of = 30 if kind in ("recall", "coverage") else 24
+            assert tuple(metric["interval"]) == share_interval(metric["value"], of)
+            assert (of_samples is None) == (of == 24)
+            assert of_samples is None or of_samples >= error > 0
+        else:
+            assert tuple(metric["interval"]) == interval(Score(metric["value"], error))
+            assert (of_samples is None) == (kind != "kid")
+            assert of_samples is None or of_samples < error
     distance = next(iter(report["metrics"].values()))
     assert "here N = 24" in distance["bias"]
+
+
+def test_the_limit_needs_samples_for_its_features(sets: tuple[Path, Path], tmp_path: Path) -> None:
+    class Colours(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.mean((2, 3)) / 16
+
+    file = tmp_path / "colours.pt"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.script(Colours()), str(file))
+    asked = EvaluateRequest(*sets, metrics=("fid", "fid_infinity"), extractor=file)
+    with pytest.raises(MdtError, match=r"24 images; fid_infinity over 3 features needs 40, better"):
+        run(asked)
+    for count, enough in ((40, False), (60, True)):
+        folder = tmp_path / str(count)
+        write_folder(folder, {f"{i}.png": png(i) for i in range(count)})
+        report, _ = run(replace(asked, samples=folder))
+        plain, limit = report["metrics"].values()
+        assert limit["distances"][-1] == pytest.approx(plain["value"], rel=1e-9)
+        assert limit["standard_error"] > 1.1 * plain["standard_error"]
+        assert limit["interval"][0] < limit["value"] < plain["value"]
+        assert ("bias" in limit) == (not enough)
+        told = [text for text in report["warnings"] if "fid_infinity" in text]
+        assert len(told) == (not enough)
 
 
 def test_neither_memory_nor_batches_nor_names_change_a_number(
@@ -187,6 +223,7 @@ def test_sfid_is_kept_with_the_reference(sets: tuple[Path, Path], tmp_path: Path
         )
         bare = tmp_path / "bare.npz"
         np.savez(bare, mu=held_mu, sigma=held_sigma)
+        request = replace(request, resize="clean")
         without, _ = run(replace(request, reference=bare))
         assert list(without["metrics"]) == ["fid", "is"]
         with pytest.raises(MdtError, match=r"mu and sigma, but not the mu_s and sigma_s of sfid"):
@@ -213,7 +250,7 @@ def test_clip_gives_cmmd(sets: tuple[Path, Path], tmp_path: Path) -> None:
     # Another size of CLIP is another metric than the published one.
     assert list(report["metrics"]) == [f"kid_{name}", f"cmmd_{name}"]
     assert report["metrics"][f"cmmd_{name}"]["value"] > 0
-    assert report["extractor"]["resize_rule"].startswith("bicubic without antialiasing")
+    assert report["extractor"]["resize_rule"].startswith("the middle square, Pillow bicubic")
     same, _ = run(replace(request, reference=sets[0]))
     assert same["metrics"][f"cmmd_{name}"]["value"] == pytest.approx(0, abs=1e-9)
 
@@ -229,7 +266,7 @@ def test_what_an_extractor_lacks_is_refused_or_left_out(
         (replace(asked, metrics=("cmmd",)), "cmmd is defined only for clip, but the extractor"),
         (replace(asked, extractor=net, metrics=("is",)), "only for inception and efficientnet"),
         (replace(asked, samples=five, metrics=("coverage",)), "5 images; density and coverage n"),
-        (replace(asked, samples=five, metrics=("fid_infinity",)), "fid_infinity needs at least 20"),
+        (replace(asked, metrics=("fid_infinity",)), "over 1,280 features needs 12,810, better 25,"),
         (replace(asked, memory=0), "--memory is 0"),
         (replace(asked, extractor=net, weights=net), "but --extractor is .*net.pt"),
         (replace(asked, extractor=None, weights=tmp_path / "folder"), "is a folder; the weights"),

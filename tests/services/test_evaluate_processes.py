@@ -18,10 +18,10 @@ SCRIPT = ROOT / "tests" / "services" / "evaluate_here.py"
 
 
 @pytest.fixture
-def words(tmp_path: Path) -> list[str]:
+def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     samples = write_folder(tmp_path / "samples", {f"{i:06d}.png": png(i) for i in range(37)})
     reference = write_folder(tmp_path / "real", {f"{i}.png": png(500 + i) for i in range(21)})
-    os.environ["STAND_IN"] = write_stand_in(tmp_path / "stand-in.pt")
+    monkeypatch.setenv("STAND_IN", write_stand_in(tmp_path / "stand-in.pt"))
     return [str(samples), str(reference), "--weights", str(tmp_path / "stand-in.pt")]
 
 
@@ -99,3 +99,66 @@ def test_other_images_are_not_mistaken_for_the_finished_ones(
     finish(start(words, tmp_path / "straight.json"))
     assert out.read_bytes() == (tmp_path / "straight.json").read_bytes()
     assert json.loads(out.read_text())["reference"]["count"] == 21
+
+
+def lone(words: list[str], out: Path, rank: int, **more: str) -> subprocess.Popen[str]:
+    """One of two processes, started by hand."""
+    return start(words, out, RANK=str(rank), WORLD_SIZE="2", **more)
+
+
+def records(out: Path, count: int, process: subprocess.Popen[str]) -> None:
+    """Wait until so many shards are finished."""
+    deadline = time.monotonic() + 60
+    while len(list(out.with_suffix(".work").glob("*/*.json"))) < count:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_the_first_process_can_be_stopped_while_it_waits(words: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "r.json"
+    process = lone(words, out, 0)
+    # 37 and 21 images in shards of 8 are 5 and 3, every second one of which is its own.
+    records(out, 4, process)
+    time.sleep(1)
+    assert process.poll() is None
+    begun = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    _, told = process.communicate(timeout=30)
+    # Two looks are 0.4 s; the rest is the interpreter's end on a busy machine.
+    assert time.monotonic() - begun < 5
+    assert process.returncode == 143
+    assert "Finished features are kept" in told
+
+
+def test_the_first_process_says_what_it_waits_for_and_goes_on(
+    words: list[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "r.json"
+    finish(start(words, tmp_path / "straight.json"))
+    first = lone(words, out, 0, PATIENCE="0.5")
+    records(out, 4, first)
+    time.sleep(2)
+    assert first.poll() is None
+    finish(lone(words, out, 1))
+    told = finish(first)
+    assert "waiting for features of other processes" in told
+    assert "features-0000" in told
+    assert "all 2 processes must run" in told
+    assert out.read_bytes() == (tmp_path / "straight.json").read_bytes()
+    assert not out.with_suffix(".work").exists()
+
+
+def test_a_damaged_shard_of_another_process_is_waited_for(words: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "r.json"
+    finish(lone(words, out, 1))
+    damaged = sorted(out.with_suffix(".work").glob("*/*.safetensors"))[0]
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    first = lone(words, out, 0)
+    records(out, 8, first)
+    time.sleep(1)
+    assert first.poll() is None
+    finish(lone(words, out, 1))
+    assert "made again" not in finish(first)
+    finish(start(words, tmp_path / "straight.json"))
+    assert out.read_bytes() == (tmp_path / "straight.json").read_bytes()

@@ -1,12 +1,15 @@
 """Rows of features are in the order of digests, classes in reading order: who is who."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 
 from mdt_cli.core.metrics.extraction import Extracted
 from mdt_cli.core.metrics.images import ImageSet
 from mdt_cli.core.metrics.moments import Statistics
+from mdt_cli.services import evaluation_details
 from mdt_cli.services.evaluation_details import class_section, missing_classes, nearest_section
 
 CPU = torch.device("cpu")
@@ -43,6 +46,32 @@ def test_classes_that_no_sample_has() -> None:
     assert missing_classes(found) == ["b"]
     other = class_section(image_set("cc"), samples, image_set("aab"), reference, "net", CPU)
     assert other is None
+
+
+def test_a_copy_leads_the_pairs_though_only_a_part_was_compared(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(evaluation_details, "MOST_DISTANCES", 4)
+    samples = replace(extracted([[0.0, 0.0], [5.0, 5.0]], [1, 0]), digests=(b"s", b"r3"))
+    reference = replace(
+        extracted([[0.0, 0.1], [9.0, 9.0], [5.0, 5.0]], [2, 0, 1]), digests=(b"r1", b"r2", b"r3")
+    )
+    found = nearest_section(samples, reference, "net", CPU, 1 << 20)
+    assert found is not None
+    assert "features, 2 reference images" in found["note"]
+    assert found["identical"] == 1
+    pairs = [(pair["sample"], pair["reference"]) for pair in found["closest"]]
+    assert pairs == [(0, 1), (1, 2)]
+
+
+def test_classes_of_a_reference_that_is_kept_in_part() -> None:
+    samples = extracted([[0.0, 1.0], [1.0, 0.0]], [0, 1])
+    reference = extracted([[0.0, 1.0], [1.0, 0.0]], [3, 0])
+    found = class_section(image_set("aa"), samples, image_set("aaba"), reference, "net", CPU)
+    assert found is not None
+    assert [(score["name"], score["reference"]) for score in found["scores"]] == [("a", 2)]
+    assert "2 of 4 reference images" in found["rule"]
+    assert missing_classes(found) == ["b"]
 
 
 def test_pairs_are_named_by_their_places() -> None:

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -120,3 +121,10 @@ def test_a_class_without_samples_is_told(tmp_path: Path, inception: Path) -> Non
         if isinstance(e, Warned)
     )
     assert report["classes"]["scores"][-1]["name"] == "b"
+    text = (half / "report.html").read_text("utf-8")
+    assert "1 classes of the reference have no sample: b." in text
+    assert "no sample</td>" in text
+    assert report["warnings"] == [e.text for e in events if isinstance(e, Warned)]
+    assert all(escape(warning) in text for warning in report["warnings"])
+    score_a = next(s for s in report["classes"]["scores"] if s["name"] == "a")
+    assert f"{score_a['value']:.4g} ± {score_a['standard_error']:.2g}</td>" in text

@@ -1,15 +1,28 @@
 """Scores while training: they come, and they change nothing."""
 
 import json
+import signal
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from mdt_cli.core.checkpoint import read_tensors
+from mdt_cli.core.checkpoint import checkpoints, read_tensors
 from mdt_cli.errors import MdtError
 from mdt_cli.services.events import Note, ScoresDone, Warned
-from tests.services.training_kit import digests, make_cache, make_images, run, small
+from tests.services.training_kit import (
+    assignments,
+    command,
+    digests,
+    environment,
+    make_cache,
+    make_images,
+    mdt,
+    run,
+    small,
+)
 
 WATCH = (
     "evaluation.every=3",
@@ -103,3 +116,62 @@ def test_the_first_average_is_scored(cache: Path, tmp_path: Path) -> None:
         for events in (one, other)
     )
     assert ours["kid_efficientnet_lite0"] != theirs["kid_efficientnet_lite0"]
+
+
+def trained(cache: Path, folder: Path, processes: int, *extra: str) -> Path:
+    done = mdt("pretrain", str(cache), str(folder), *assignments(4, *extra), processes=processes)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_two_processes_share_the_scoring_and_nothing_else_changes(
+    cache: Path, tmp_path: Path
+) -> None:
+    # At this rate no weight moves by as much as float32 can hold; else those of two processes
+    # would differ in the last digits, because gradients are added in another order.
+    still = "optimizer.lr=1e-30"
+    # 10 samples in batches of 4 are three: the second round has one process idle.
+    one, two = (trained(cache, tmp_path / str(n), n, *WATCH, still) for n in (1, 2))
+    assert [record["step"] for record in metrics_of(two)] == [3, 4]
+    assert metrics_of(one) == metrics_of(two)
+    references = [next((folder / "evaluation").iterdir()) for folder in (one, two)]
+    assert references[0].read_bytes() == references[1].read_bytes()
+    # The optimizer's moments are among the bits: a changed gradient would show.
+    plain = trained(cache, tmp_path / "plain", 2, still)
+    assert bits(two, 4) == bits(plain, 4)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_signal_is_heard_while_scoring(cache: Path, tmp_path: Path, processes: int) -> None:
+    folder = tmp_path / "run"
+    words = [str(cache), str(folder), *assignments(9, *WATCH, "evaluation.count=50000")]
+    process = subprocess.Popen(
+        command("pretrain", *words, processes=processes),
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not list(folder.glob("evaluation/reference-*.safetensors")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    time.sleep(1)
+    begun = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    try:
+        _, told = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    # A batch of 4 takes a fraction of a second, all 12,500 of them more than an hour; torchrun
+    # kills what has not gone by itself after 30 s.
+    assert time.monotonic() - begun < 20
+    assert "no scores" in told
+    assert "Saved step 3 of 9" in told
+    assert [state.name for state in checkpoints(folder)] == ["step-0000003"]
+    assert not (folder / "metrics.jsonl").is_file()
+    if processes == 1:
+        assert process.returncode == 143
+        run(cache, folder, small(5))
+        run(cache, tmp_path / "straight", small(5))
+        assert bits(folder, 5) == bits(tmp_path / "straight", 5)

@@ -4,25 +4,32 @@ from dataclasses import dataclass
 
 # Both families of tables score 50,000 samples.
 PUBLISHED_COUNT = 50_000
+IN_ADM_TABLES = ("fid", "sfid", "is", "precision", "recall")
+IN_CLEAN_FID_TABLES = ("fid", "kid")
 
 
 @dataclass(frozen=True)
 class Conditions:
     """How the numbers came to be."""
 
+    metrics: tuple[str, ...]
     extractor: str
     resize: str
     num_samples: int
-    reference_is_adm: bool
+    # SHA-256 of the reference file, where its arrays bear the names of those in ADM's files.
+    adm_sha256: str | None
+    # The same, where only the name of the file says that its statistics are clean-fid's.
+    named_sha256: str | None
     reference_origin_known: bool
     jpeg_samples: int
 
 
 @dataclass(frozen=True)
 class Stamp:
-    """Whether the numbers may stand in one family of tables, why not, and what is left to check."""
+    """Which numbers may stand in one family of tables, or why none, and what is left to check."""
 
     comparable: bool
+    metrics: tuple[str, ...]
     why_not: tuple[str, ...]
     condition: str
 
@@ -32,11 +39,18 @@ def adm_stamp(conditions: Conditions) -> Stamp:
     why_not = _common(conditions)
     if conditions.extractor == "inception" and conditions.resize != "legacy_tensorflow":
         why_not.append(f"resizing is {conditions.resize}, those tables use legacy_tensorflow")
-    if not conditions.reference_is_adm:
+    if conditions.adm_sha256 is None:
         why_not.append("the reference is not one of ADM's npz files (arr_0, mu, sigma, mu_s)")
-    return Stamp(
-        not why_not, tuple(why_not), "labels must be drawn uniformly at random, as in those tables"
+    condition = (
+        "labels were drawn uniformly at random and the table names this very reference file, "
+        f"known here by its arrays' names alone (SHA-256 {_short(conditions.adm_sha256)})"
     )
+    if {"precision", "recall"} & set(conditions.metrics):
+        condition += (
+            "; precision and recall in those tables come from distances in float16, here float64: "
+            "they can differ by 0.001"
+        )
+    return _stamp(conditions, IN_ADM_TABLES, why_not, condition)
 
 
 def clean_fid_stamp(conditions: Conditions) -> Stamp:
@@ -46,17 +60,39 @@ def clean_fid_stamp(conditions: Conditions) -> Stamp:
         why_not.append(f"resizing is {conditions.resize}, those tables use clean")
     if not conditions.reference_origin_known:
         why_not.append("the reference file does not say how it was made")
-    return Stamp(
-        not why_not, tuple(why_not), "the table must name the same reference images and resolution"
-    )
+    condition = "the table names the same reference images at the same resolution"
+    if conditions.named_sha256 is not None:
+        condition += (
+            " and this file of statistics is what its name says "
+            f"(SHA-256 {_short(conditions.named_sha256)})"
+        )
+    return _stamp(conditions, IN_CLEAN_FID_TABLES, why_not, condition)
+
+
+def _stamp(
+    conditions: Conditions, of_tables: tuple[str, ...], why_not: list[str], condition: str
+) -> Stamp:
+    held = tuple(metric for metric in of_tables if metric in conditions.metrics)
+    if not held:
+        why_not.append(f"of {', '.join(of_tables)} in those tables none was computed")
+    return Stamp(not why_not, held, tuple(why_not), condition)
 
 
 def _common(conditions: Conditions) -> list[str]:
     reasons = []
     if conditions.extractor != "inception":
-        reasons.append(f"the extractor is {conditions.extractor}, not inception")
+        own = " (tables of FD-DINOv2 round after resizing, or do not clip: close, not the same)"
+        reasons.append(
+            f"the extractor is {conditions.extractor}, not inception"
+            + (own if conditions.extractor == "dinov2" else "")
+        )
     if conditions.num_samples != PUBLISHED_COUNT:
         reasons.append(f"{conditions.num_samples:,} samples were scored, not {PUBLISHED_COUNT:,}")
     if conditions.jpeg_samples:
         reasons.append(f"{conditions.jpeg_samples:,} samples are JPEG")
     return reasons
+
+
+def _short(sha256: str | None) -> str:
+    """Enough to tell files apart; the whole is in the report."""
+    return f"{(sha256 or '')[:16]}..."

@@ -14,6 +14,7 @@ from torch import Tensor
 from mdt_cli.core.metrics.extractor import Extractor, extract_batch
 from mdt_cli.core.metrics.images import ImageSet, Raw, decode, pixel_digest, read_raw
 from mdt_cli.core.metrics.moments import Moments, Statistics
+from mdt_cli.core.metrics.rows import Rows
 from mdt_cli.errors import MdtError
 
 SPATIAL_BYTES = 1 << 30
@@ -34,16 +35,21 @@ class Extracted:
     """What one pass over a set gave."""
 
     statistics: Statistics
-    # float32, rows sorted by the digest of their image, so that no metric depends on file order
-    # and any leading part is a random sample; None unless asked for.
+    # float32 [K,D], the leading rows in an order that the pixels alone decide (`rows.Rows`): no
+    # metric depends on file order, and any leading part is a random sample. None unless asked for.
     features_ND: Tensor | None
-    # int64 [N]: which image of the set, in reading order, each row of the features is.
+    # int64 [K]: which image of the set, in reading order, each row of the features is.
     positions_N: Tensor
-    # The sorted digests themselves: row i of the features is of the image digests[i].
+    # Of all images, in the same order: row i of the features is of the image digests[i].
     digests: tuple[bytes, ...] = ()
     # The same for the spatial features, where the extractor gives them.
     spatial: Statistics | None = None
     spatial_NS: Tensor | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether there is a row of features for each image."""
+        return len(self.positions_N) == self.statistics.count
 
 
 def extract(
@@ -74,53 +80,53 @@ def feature_batches(
 
 
 def collect(
-    images: ImageSet, extractor: Extractor, batches: Iterable[Batch], keep: bool
+    images: ImageSet,
+    extractor: Extractor,
+    batches: Iterable[Batch],
+    keep: bool,
+    most: int | None = None,
 ) -> Generator[int, None, Extracted]:
     """As `extract`, from features that were made here, elsewhere or earlier.
 
-    The set's digest is over the sorted digests of its pixels: order, names and container (folder,
-    zip, npz) do not enter.
+    Of more images than `most` only that many rows are kept, a random sample. The set's digest is
+    over the sorted digests of its pixels: order, names and container (folder, zip, npz) do not
+    enter.
     """
     pooled, spatial = Moments(extractor.dimensions), Moments(extractor.spatial)
     split = [extractor.dimensions, extractor.spatial]
-    # Spatial rows only tell the error of sFID: of a very large set they are not worth their room.
-    few = 4 * images.count * extractor.spatial <= SPATIAL_BYTES
-    kept_of = [extractor.dimensions, extractor.spatial if few else 0]
-    kept_NW = torch.empty(images.count, sum(kept_of)) if keep else None
-    digests: list[bytes] = []
+    room = min(images.count, most or images.count) if keep else 0
+    # Spatial rows only tell the error of sFID, which takes all of them: of a very large set they
+    # are not worth their room.
+    few = room == images.count and 4 * images.count * extractor.spatial <= SPATIAL_BYTES
+    rows = Rows(room, (extractor.dimensions, extractor.spatial if few else 0))
     for batch in batches:
         for moments, part in zip((pooled, spatial), batch.values.split(split, 1), strict=True):
             moments.add(part)
-        if kept_NW is not None:
-            rows = slice(len(digests), len(digests) + len(batch.names))
-            kept_NW[rows] = batch.values[:, : sum(kept_of)]
-        digests += batch.digests
-        yield len(digests)
-    order_N = torch.tensor(sorted(range(len(digests)), key=digests.__getitem__))
-    in_order = tuple(sorted(digests))
-    features_ND, spatial_NS = None, None
-    if kept_NW is not None:
-        features_ND, spatial_NS = (part[order_N] for part in kept_NW.split(kept_of, 1))
+        rows.add(batch.digests, batch.values)
+        yield len(rows.digests)
+    order = rows.order()
+    features_ND, spatial_NS = rows.sort(order)
+    digest = hashlib.sha256(b"".join(sorted(rows.digests))).hexdigest()
 
     def statistics(moments: Moments) -> Statistics:
         mu_D, sigma_DD = moments.finish()
         return Statistics(
             mu_D=mu_D,
             sigma_DD=sigma_DD,
-            digest=hashlib.sha256(b"".join(in_order)).hexdigest(),
+            digest=digest,
             extractor=extractor.name,
             resize=extractor.resize,
-            count=len(digests),
+            count=len(order),
             size=images.size,
         )
 
     return Extracted(
         statistics=statistics(pooled),
-        features_ND=features_ND,
-        positions_N=order_N,
-        digests=in_order,
+        features_ND=features_ND if keep else None,
+        positions_N=torch.tensor(order[:room], dtype=torch.int64),
+        digests=tuple(rows.digests[image] for image in order),
         spatial=statistics(spatial) if extractor.spatial else None,
-        spatial_NS=spatial_NS if kept_of[1] else None,
+        spatial_NS=spatial_NS if few and extractor.spatial else None,
     )
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from mdt_cli.core.metrics import labels
 from mdt_cli.core.metrics.archives import Stretch, is_cache, list_cache, list_tars
 from mdt_cli.core.metrics.arrays import RowFile, keys, load
+from mdt_cli.core.metrics.moments import conversion
 from mdt_cli.core.metrics.pictures import (
     BROKEN,
     broken,
@@ -66,10 +67,9 @@ def open_images(path: Path) -> ImageSet:
     if path.suffix.lower() in (".pkl", ".pickle"):
         raise MdtError(
             f"{path} is a pickle, which may run any code when it is opened",
-            "if you trust its maker, turn it into an npz (EDM2's files hold one entry per "
-            'network; "fid" is Inception\'s):\n  python -c "import pickle, numpy; '
-            f"r = pickle.load(open('{path}', 'rb')); r = r.get('fid', r); "
-            f"numpy.savez('{path.with_suffix('.npz')}', mu=r['mu'], sigma=r['sigma'])\"",
+            "if you trust its maker, turn an entry of it into an npz: of EDM2's files that of "
+            f"Inception\n  {conversion(path, 'fid')}\n  or, for --extractor dinov2, that of "
+            f"DINOv2\n  {conversion(path, 'fd_dinov2')}",
         )
     if path.suffix.lower() == ".tar":
         return _open_tars([path], path)

@@ -24,14 +24,26 @@ def interval(score: Score) -> tuple[float, float] | None:
 
 
 def is_tie(a: Score, b: Score) -> bool:
-    """Whether the difference of two independent scores lies within its 95 % interval.
+    """Whether the difference of two scores with independent errors lies within its 95 % interval.
 
-    Without errors only equal values tie.
+    Of scores against one reference the errors are those of the samples alone: what drawing another
+    reference would change, it changes in both. Without errors only equal values tie.
     """
     error = math.hypot(a.standard_error or 0.0, b.standard_error or 0.0)
     return abs(a.value - b.value) <= Z95 * error
 
 
+def share_interval(share: float, count: int) -> tuple[float, float]:
+    """The 95 % interval of a share of `count` images, each in or out by itself (Wilson 1927).
+
+    It has a width at the shares 0 and 1 too, where the binomial variance is 0.
+    """
+    middle = (share + Z95**2 / (2 * count)) / (1 + Z95**2 / count)
+    half = Z95 * share_error(share, count)
+    return max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half))
+
+
 def share_error(share: float, count: int) -> float:
-    """Standard error of a share of `count` images, each in or out by itself (binomial)."""
-    return math.sqrt(share * (1 - share) / count)
+    """Half the width of `share_interval`, in standard errors: never 0."""
+    spread = share * (1 - share) / count + (Z95 / (2 * count)) ** 2
+    return math.sqrt(spread) / (1 + Z95**2 / count)

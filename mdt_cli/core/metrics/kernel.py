@@ -22,10 +22,15 @@ Kernel = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class KernelDistance:
-    """Unbiased estimate (it may fall below 0) and its jackknife standard error."""
+    """Unbiased estimate (it may fall below 0) and its jackknife standard errors.
+
+    The first is over both sets, the other over the samples with the reference held fixed; None
+    below 3 images a side.
+    """
 
     value: float
-    standard_error: float | None  # None below 3 images a side
+    standard_error: float | None
+    samples_error: float | None
 
 
 @dataclass(frozen=True)
@@ -89,8 +94,10 @@ def clip_distance(x_ND: Tensor, y_MD: Tensor, device: torch.device | None = None
     al. 2012, eq. 5), so this does; it is never negative.
     """
     unbiased, biased = _distance(x_ND, y_MD, gaussian, device)
-    error = None if unbiased.standard_error is None else SCALE * unbiased.standard_error
-    return KernelDistance(SCALE * biased, error)
+    errors = (unbiased.standard_error, unbiased.samples_error)
+    return KernelDistance(
+        SCALE * biased, *(None if error is None else SCALE * error for error in errors)
+    )
 
 
 def _distance(
@@ -108,7 +115,7 @@ def _distance(
     value = xx / (n * (n - 1)) + yy / (m * (m - 1)) - 2 * xy / (n * m)
     biased = ((xx + itself_x) / n**2 + (yy + itself_y) / m**2 - 2 * xy / (n * m)).item()
     if n < 3 or m < 3:
-        return KernelDistance(value.item(), None), biased
+        return KernelDistance(value.item(), None, None), biased
     # The estimate without row i, for each i, in closed form from the row sums.
     without_x_N = (
         (xx - 2 * own_x_N) / ((n - 1) * (n - 2))
@@ -121,8 +128,9 @@ def _distance(
         - 2 * (xy - cross_M) / (n * (m - 1))
     )
     # Efron & Stein 1981: jackknife variance, one term for each sample.
-    variance = without_x_N.var(correction=0) * (n - 1) + without_y_M.var(correction=0) * (m - 1)
-    return KernelDistance(value.item(), variance.sqrt().item()), biased
+    of_x = without_x_N.var(correction=0) * (n - 1)
+    of_y = without_y_M.var(correction=0) * (m - 1)
+    return KernelDistance(value.item(), (of_x + of_y).sqrt().item(), of_x.sqrt().item()), biased
 
 
 def _own_sums(x_ND: Tensor, kernel: Kernel, device: torch.device | None) -> tuple[Tensor, Tensor]:

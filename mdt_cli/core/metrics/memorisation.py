@@ -47,25 +47,45 @@ def memorisation(
     device: torch.device | None = None,
     memory: int = MEMORY,
 ) -> Memorisation:
-    """Euclidean distances in feature space; copies are also counted by the digests of the pixels.
+    """Euclidean distances in feature space; copies are also found by the digests of the pixels.
 
-    The reference needs 2 rows. Each pair has a sample of its own; a training image may come twice.
+    The reference needs 2 rows; its digests may go on where its features end. Training images that
+    come twice count once among themselves, or their distance 0 would hide all that is merely close.
+    Each pair has a sample of its own; a training image may be in several.
     """
     found = nearest(samples_ND, reference_MD, 1, device, memory)
     distance_N, index_N = found.distances_NK[:, 0], found.indices_NK[:, 0]
-    train_M = nearest(reference_MD, reference_MD, 1, device, memory, own=True).distances_NK[:, 0]
+    place = {digest: row for row, digest in reversed(list(enumerate(reference_digests)))}
+    for row, digest in enumerate(sample_digests):
+        if digest in place:
+            distance_N[row], index_N[row] = 0.0, place[digest]
+    train_M = _distances_among(_distinct(reference_MD, reference_digests), device, memory)
     at = torch.tensor(QUANTILES, dtype=torch.float64)
     threshold = train_M.quantile(SUSPECT).item()
-    known = frozenset(reference_digests)
     order = distance_N.argsort(stable=True)[:pairs].tolist()
     return Memorisation(
         share=(distance_N <= threshold).double().mean().item(),
-        identical=sum(digest in known for digest in sample_digests),
+        identical=sum(digest in place for digest in sample_digests),
         threshold=threshold,
         sample_quantiles=tuple(_quantiles(distance_N, at)),
         train_quantiles=tuple(_quantiles(train_M, at)),
         closest=tuple(Pair(row, int(index_N[row].item()), distance_N[row].item()) for row in order),
     )
+
+
+def _distinct(rows_MD: Tensor, digests: Sequence[bytes]) -> Tensor:
+    """Each image once: by its pixels where their digests are known, else by its features."""
+    if not digests:
+        return rows_MD.unique(dim=0)
+    first = {digest: row for row, digest in reversed(list(enumerate(digests[: len(rows_MD)])))}
+    return rows_MD[sorted(first.values())]
+
+
+def _distances_among(rows_MD: Tensor, device: torch.device | None, memory: int) -> Tensor:
+    """From each row to the nearest other one; 0 where there is only one."""
+    if len(rows_MD) < 2:
+        return torch.zeros(1, dtype=torch.float64)
+    return nearest(rows_MD, rows_MD, 1, device, memory, own=True).distances_NK[:, 0]
 
 
 def _quantiles(values_N: Tensor, at: Tensor) -> list[float]:

@@ -1,5 +1,8 @@
 """Streaming mean and covariance in float64, and the files that keep them."""
 
+import json
+import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,16 @@ from mdt_cli.errors import MdtError
 # does not even change the rounding.
 BLOCK = 256
 FORMAT = 1
+# clean-fid names its files DATASET_MODE_SPLIT_RESOLUTION.npz; those of its CLIP have one part more.
+OF_CLEAN_FID = re.compile(
+    r"[^/]+_(clean|legacy_tensorflow|legacy_pytorch)_[a-z0-9]+_(\d+|na)\.npz", re.IGNORECASE
+)
+# No file of these tools names its rule.
+RULES_OF_OTHERS = (
+    "say it: --resize legacy_tensorflow for statistics of EDM, EDM2, MaskDiT and others from ADM's "
+    "evaluator, --resize legacy_pytorch for pytorch-fid's, --resize clean for clean-fid's under "
+    "another name than its own"
+)
 
 
 @dataclass(frozen=True)
@@ -30,7 +43,8 @@ class Statistics:
     resize: str | None = None
     count: int | None = None
     size: tuple[int, int] | None = None  # (height, width) of the images behind it
-    adm: bool = False  # one of the evaluation files of Dhariwal & Nichol 2021
+    adm: bool = False  # the arrays are named as in the files of Dhariwal & Nichol 2021
+    named: bool = False  # extractor and resizing are those that the name of clean-fid's files tells
 
 
 class Moments:
@@ -130,15 +144,22 @@ def _load(path: Path, suffix: str) -> Statistics:
             f"{path} has statistics format {stored['format'].item()}, this mdt reads {FORMAT}",
             "make it again with --save-reference",
         )
+    adm = {"arr_0", "mu_s", "sigma_s"} <= held
+    extractor, resize = _text(stored, "extractor"), _text(stored, "resize")
+    told = OF_CLEAN_FID.fullmatch(path.name)
+    named = told is not None and not adm and extractor is None and resize is None
+    if told is not None and named:
+        extractor, resize = "inception", told[1].lower()
     return Statistics(
         mu_D=torch.from_numpy(mu.astype(np.float64)),
         sigma_DD=torch.from_numpy(sigma.astype(np.float64)),
-        digest=_text(stored, "digest") or sha256_of(path),
-        extractor=_text(stored, "extractor"),
-        resize=_text(stored, "resize"),
+        digest=(None if adm else _text(stored, "digest")) or sha256_of(path),
+        extractor=extractor,
+        resize=resize,
         count=int(stored["count"].item()) if "count" in stored else None,
         size=(int(stored["size"][0]), int(stored["size"][1])) if "size" in stored else None,
-        adm={"arr_0", "mu_s", "sigma_s"} <= held,
+        adm=adm,
+        named=named,
     )
 
 
@@ -165,6 +186,27 @@ def save_statistics(path: Path, statistics: Statistics, spatial: Statistics | No
             digest=np.array(statistics.digest),
             size=np.array(statistics.size),
         )
+
+
+def conversion(path: Path, entry: str) -> str:
+    """A command line that turns an entry of EDM2's pickle of statistics into a file as ours.
+
+    Run by those who trust the pickle; a dictionary of mu and sigma alone passes as its own `fid`.
+    """
+    network, resize = {
+        "fid": ("inception", "legacy_tensorflow"),
+        "fd_dinov2": ("dinov2", "clean"),
+    }[entry]
+    made = path.with_name(f"{path.stem}-{network}.npz")
+    # Only double quotes, in strings of JSON, which are Python's too: the shell keeps the single.
+    source, target = (json.dumps(str(file), ensure_ascii=False) for file in (path, made))
+    chosen = 'p.get("fid", p)' if entry == "fid" else f'p["{entry}"]'
+    program = (
+        f'import pickle, numpy; p = pickle.load(open({source}, "rb")); e = {chosen}; '
+        f'numpy.savez({target}, mu=e["mu"], sigma=e["sigma"], extractor="{network}", '
+        f'resize="{resize}", **{{"count": p[k] for k in p if k == "num_images"}})'
+    )
+    return f"python -c {shlex.quote(program)}"
 
 
 def _text(stored: dict[str, NDArray[Any]], name: str) -> str | None:

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mdt_cli.core.metrics.frechet import frechet_distance
+from mdt_cli.core.metrics.frechet import FrechetDistance, frechet_with_error
 from mdt_cli.core.metrics.kernel import kernel_distance
 
 Rule = Literal["frechet", "kernel"]
@@ -23,12 +23,13 @@ MOST_ROWS = 1000
 
 @dataclass(frozen=True)
 class ClassScore:
-    """`value` is None where a side has fewer than 2 images."""
+    """`value` is None where a side has fewer than 2 images, `standard_error` below 3."""
 
     name: str
     samples: int
     reference: int
     value: float | None
+    standard_error: float | None
 
 
 @dataclass(frozen=True)
@@ -59,14 +60,15 @@ def class_scores(
     scores = []
     for name in names:
         x_ND, y_MD = samples_ND[ours[name]], reference_MD[theirs[name]]
-        value = None
+        value, error = None, None
         if min(len(x_ND), len(y_MD)) >= 2:
-            value = (
+            found = (
                 _frechet(x_ND, y_MD)
                 if rule == "frechet"
-                else kernel_distance(x_ND[:MOST_ROWS], y_MD[:MOST_ROWS], device).value
+                else kernel_distance(x_ND[:MOST_ROWS], y_MD[:MOST_ROWS], device)
             )
-        scores.append(ClassScore(name, len(x_ND), len(y_MD), value))
+            value, error = found.value, found.standard_error
+        scores.append(ClassScore(name, len(x_ND), len(y_MD), value, error))
     scores.sort(key=lambda score: (score.value is None, -(score.value or 0.0), score.name))
     return ClassScores(rule, tuple(scores))
 
@@ -78,6 +80,6 @@ def _rows(classes: Sequence[str]) -> defaultdict[str, list[int]]:
     return rows
 
 
-def _frechet(x_ND: Tensor, y_MD: Tensor) -> float:
+def _frechet(x_ND: Tensor, y_MD: Tensor) -> FrechetDistance:
     x_ND, y_MD = x_ND.double(), y_MD.double()
-    return frechet_distance(x_ND.mean(0), x_ND.T.cov(), y_MD.mean(0), y_MD.T.cov())
+    return frechet_with_error(x_ND, x_ND.mean(0), x_ND.T.cov(), y_MD.mean(0), y_MD.T.cov())

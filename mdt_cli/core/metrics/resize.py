@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from cleanfid.resize import make_resizer
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -19,7 +20,8 @@ RESIZE_RULES = {
     "legacy_tensorflow": "bilinear without antialiasing, corners aligned to the upper left "
     "(TensorFlow 1, ADM)",
     "legacy_pytorch": "bilinear without antialiasing, pixel centres aligned (pytorch-fid)",
-    "clip": "bicubic without antialiasing, pixel centres aligned (the published CMMD)",
+    "cmmd": "the middle square, Pillow bicubic with antialiasing, rounded to 8 bits "
+    "(the published CMMD)",
     "none": "the module gets the images as they are",
 }
 Prepare = Callable[[Pixels], NDArray[np.float32]]
@@ -38,12 +40,26 @@ def clean(side: int) -> Prepare:
 
 def bilinear(side: int) -> Prepare:
     """torch's interpolation without antialiasing, as pytorch-fid resizes inside its network."""
-    return lambda pixels: _interpolated(pixels, side, "bilinear").clip(0, 255)
+
+    def prepare(pixels: Pixels) -> NDArray[np.float32]:
+        image_13HW = torch.from_numpy(as_they_are(pixels))[None]
+        resized = F.interpolate(image_13HW, (side, side), mode="bilinear", align_corners=False)[0]
+        return np.asarray(resized.numpy(), dtype=np.float32).clip(0, 255)
+
+    return prepare
 
 
-def bicubic(side: int) -> Prepare:
-    """torch's bicubic interpolation without antialiasing; it may overshoot 0..255."""
-    return lambda pixels: _interpolated(pixels, side, "bicubic")
+def square_bicubic(side: int) -> Prepare:
+    """The middle square by Pillow's bicubic in 8 bits, as the code of Jayasumana et al. 2024."""
+
+    def prepare(pixels: Pixels) -> NDArray[np.float32]:
+        height, width = pixels.shape[:2]
+        edge = min(height, width)
+        top, left = (height - edge) // 2, (width - edge) // 2
+        square = Image.fromarray(pixels[top : top + edge, left : left + edge])
+        return as_they_are(np.asarray(square.resize((side, side), Image.Resampling.BICUBIC)))
+
+    return prepare
 
 
 def tensorflow_bilinear(images_B3HW: Tensor, side: int) -> Tensor:
@@ -64,9 +80,3 @@ def _places(length: int, side: int, device: torch.device) -> tuple[Tensor, Tenso
     place_S = torch.arange(side, device=device, dtype=torch.float32) * (length / side)
     before_S = place_S.long().clamp(max=length - 1)
     return before_S, (before_S + 1).clamp(max=length - 1), place_S - before_S
-
-
-def _interpolated(pixels: Pixels, side: int, mode: str) -> NDArray[np.float32]:
-    image_13HW = torch.from_numpy(as_they_are(pixels))[None]
-    resized = F.interpolate(image_13HW, (side, side), mode=mode, align_corners=False)[0]
-    return np.asarray(resized.numpy(), dtype=np.float32)

@@ -5,12 +5,13 @@ Axes: B images, H W pixels, D features. Pixels are 0..255.
 
 import importlib.util
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mdt_cli.core.metrics import resize as rules
@@ -72,11 +73,11 @@ def clip(weights: Path | None, device: torch.device) -> Extractor:
 
     return Extractor(
         name=_name("clip", (side, width) == (CLIP_SIDE, CLIP_WIDTH), digest),
-        resize="clip",
+        resize="cmmd",
         input_size=side,
         dimensions=width,
         weights_sha256=digest,
-        prepare=rules.bicubic(side),
+        prepare=rules.square_bicubic(side),
         features=features,
     )
 
@@ -90,6 +91,10 @@ def _dinov2_of_transformers(
     if config.get("model_type") != "dinov2":
         raise _foreign(folder, config, "DINOv2")
     network = _quietly(folder, lambda: Dinov2Model.from_pretrained(folder))
+    places = network.embeddings.position_embeddings
+    network.embeddings.position_embeddings = torch.nn.Parameter(
+        _places(places.detach(), DINOV2_SIDE // int(network.config.patch_size))
+    )
     network.eval().to(device)
     return lambda x: network(pixel_values=x).pooler_output, int(network.config.hidden_size)
 
@@ -104,8 +109,29 @@ def _dinov2_of_timm(folder: Path, device: torch.device) -> tuple[Callable[[Tenso
             f"local-dir:{folder.resolve()}", pretrained=True, num_classes=0, img_size=DINOV2_SIDE
         ),
     )
+    with safe_open(folder / "model.safetensors", "pt") as stored:
+        # As learnt: timm resized them by its own rule when it loaded them.
+        places = stored.get_tensor("pos_embed")
+    if network.pos_embed.shape[1] == 1 + network.patch_embed.num_patches:
+        network.pos_embed = torch.nn.Parameter(_places(places, network.patch_embed.grid_size[0]))
     network.eval().to(device)
     return lambda x: network.forward_features(x)[:, 0], int(network.num_features)
+
+
+def _places(learnt_1ND: Tensor, side: int) -> Tensor:
+    """Learnt places (class token first) on a grid of `side` x `side`, as the published DINOv2.
+
+    Its scale of (side + 0.1) / side learnt is a little more than the libraries take, timm smooths
+    besides: by either the features are others than those of published FD-DINOv2.
+    """
+    token, grid = learnt_1ND[:, :1], learnt_1ND[:, 1:].float()
+    learnt = math.isqrt(grid.shape[1])
+    if learnt == side:
+        return learnt_1ND
+    planes = grid.reshape(1, learnt, learnt, -1).permute(0, 3, 1, 2)
+    scale = (side + 0.1) / learnt
+    resized = torch.nn.functional.interpolate(planes, scale_factor=(scale, scale), mode="bicubic")
+    return torch.cat([token, resized.flatten(2).transpose(1, 2).to(token)], 1)
 
 
 def _quietly(folder: Path, load: Callable[[], Any]) -> Any:

@@ -5,6 +5,7 @@ from cleanfid.fid import kernel_distance as kernel_of_clean_fid
 from torch_fidelity.metric_kid import kid_features_to_metric
 
 from mdt_cli.core.metrics import kernel
+from mdt_cli.core.metrics.intervals import Z95
 from mdt_cli.core.metrics.kernel import block_kernel_distance, clip_distance, kernel_distance
 from tests.reference import metrics as reference
 
@@ -21,6 +22,9 @@ def test_equals_the_definition_and_the_jackknife_row_by_row() -> None:
     assert found.standard_error == pytest.approx(
         reference.jackknife(x.numpy(), y.numpy()), rel=1e-9
     )
+    a, b = x.numpy(), y.numpy()
+    without = [reference.kernel_distance(np.delete(a, i, 0), b) for i in range(14)]
+    assert found.samples_error == pytest.approx((13 * np.var(without)) ** 0.5, rel=1e-9)
 
 
 def test_equals_torch_fidelity_where_its_subset_is_the_whole() -> None:
@@ -61,9 +65,27 @@ def test_is_unbiased_and_the_standard_error_is_its_spread() -> None:
     assert min(same) < 0
 
 
+def test_two_sets_before_one_reference_are_told_apart_one_time_in_twenty() -> None:
+    """Both of one distribution, unlike that of a small reference, whose share of the error they
+    have in common. The rate of 300 pairs scatters by 0.013."""
+    apart, shared, told = [], [], []
+    for seed in range(300):
+        y = draw(40, 8, 10_000 + seed)
+        found = [kernel_distance(draw(120, 8, k * 1000 + seed, 0.3), y) for k in (1, 2)]
+        difference = abs(found[0].value - found[1].value)
+        own = np.hypot(*(one.samples_error for one in found))
+        apart.append(difference > Z95 * own)
+        shared.append(difference > Z95 * np.hypot(*(one.standard_error for one in found)))
+        told.append((difference, own))
+    assert 0.01 < np.mean(apart) < 0.09
+    assert np.mean(shared) == 0
+    differences, errors = np.array(told).T
+    assert 0.9 < errors.mean() / np.sqrt((differences**2).mean()) < 1.25
+
+
 def test_two_rows_have_a_value_but_no_error() -> None:
     found = kernel_distance(draw(2, 3, 0), draw(2, 3, 1))
-    assert found.standard_error is None
+    assert found.standard_error is found.samples_error is None
     with pytest.raises(ValueError, match="2 rows a side"):
         kernel_distance(draw(1, 3, 0), draw(2, 3, 1))
 
@@ -109,6 +131,8 @@ def test_clip_distance_equals_the_definition() -> None:
     found = clip_distance(x, y)
     assert found.value == pytest.approx(reference.clip_distance(x.numpy(), y.numpy()), rel=1e-9)
     assert found.standard_error is not None
+    assert found.samples_error is not None
+    assert 0 < found.samples_error < found.standard_error
     # The Gaussian is so wide that the distance of the means is nearly all of it.
     shift = x.mean(0) - y.mean(0)
     assert found.value == pytest.approx(1000 * float(shift @ shift) / 100, rel=0.02)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from mdt_cli.core.metrics.memorisation import QUANTILES, SUSPECT, memorisation
+from mdt_cli.core.metrics.memorisation import QUANTILES, SUSPECT, Pair, memorisation
 
 
 def draw(n: int, seed: int) -> torch.Tensor:
@@ -45,9 +45,31 @@ def test_copies_are_found_and_counted() -> None:
     }
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_duplicates_in_the_training_set_do_not_hide_what_is_nearly_copied(known: bool) -> None:
+    """2 of 100 images come twice: the hundredth part of all distances would be 0."""
+    y = draw(100, 1)
+    trained, digests = torch.cat([y, y[:2]]), [bytes([i]) for i in [*range(100), 0, 1]]
+    x = torch.cat([draw(50, 0), y[10:20] + 1e-4])
+    found = memorisation(x, trained, [], digests if known else [])
+    alone = memorisation(x, y)
+    assert found.threshold == alone.threshold > 1e-3
+    assert found.train_quantiles == alone.train_quantiles
+    assert found.share == alone.share >= 10 / 60
+
+
+def test_a_copy_comes_first_though_its_image_was_not_compared() -> None:
+    y = draw(80, 1)
+    x = torch.cat([draw(20, 0), y[70:71]])
+    digests = [bytes([i]) for i in range(80)]
+    found = memorisation(x, y[:40], [*(bytes([200, i]) for i in range(20)), digests[70]], digests)
+    assert (found.identical, found.closest[0]) == (1, Pair(20, 70, 0.0))
+    assert found.share >= 1 / 21
+    assert len({pair.sample for pair in found.closest}) == 21
+
+
 def test_copies_count_even_where_the_training_set_holds_duplicates() -> None:
-    """Then the training images' own nearest distance is 0, and nothing lies below it."""
     y = draw(50, 1).repeat(2, 1)
-    found = memorisation(y[:10], y)
-    assert found.threshold == 0
-    assert found.share == 1
+    assert memorisation(y[:10], y).share == 1
+    one = y[:1].repeat(5, 1)
+    assert memorisation(torch.cat([one, y[1:2]]), one).share == 5 / 6

@@ -16,7 +16,9 @@ def test_the_shifted_class_is_the_worst() -> None:
     found = class_scores(samples, ["a"] * 5 + ["b"] * 5, reference, ["a"] * 6 + ["b"] * 6)
     assert found.rule == "kernel"
     assert [score.name for score in found.scores] == ["b", "a"]
-    assert found.scores[0].value == kernel_distance(samples[5:], reference[6:]).value
+    alone = kernel_distance(samples[5:], reference[6:])
+    assert found.scores[0].value == alone.value
+    assert found.scores[0].standard_error == alone.standard_error is not None
     assert (found.scores[0].samples, found.scores[0].reference) == (5, 6)
 
 
@@ -27,6 +29,7 @@ def test_enough_rows_make_it_a_frechet_distance() -> None:
     ours, theirs = samples[::2].double(), reference[1::2].double()
     expected = frechet_distance(ours.mean(0), ours.T.cov(), theirs.mean(0), theirs.T.cov())
     assert {s.name: s.value for s in found.scores}["a"] == pytest.approx(expected)
+    assert all(score.standard_error for score in found.scores)
 
 
 def test_classes_without_images_have_no_score_and_come_last() -> None:

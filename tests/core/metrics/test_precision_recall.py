@@ -3,6 +3,7 @@ import pytest
 import torch
 from torch_fidelity.metric_prc import prc_features_to_metric
 
+from mdt_cli.core.metrics.intervals import Z95
 from mdt_cli.core.metrics.neighbours import squared_radii
 from mdt_cli.core.metrics.precision_recall import density_coverage, precision_recall
 from tests.reference import metrics as reference
@@ -73,6 +74,37 @@ def test_copies_are_inside_though_their_ball_is_a_point() -> None:
     centres = points.repeat(4, 1)
     for point in points[:20]:
         assert precision_recall(point.repeat(5, 1), centres).precision == 1
+
+
+def test_the_error_of_a_cover_is_the_jackknife_of_its_balls() -> None:
+    x, y = draw(60, 4, 0, 1.3), draw(45, 4, 1)
+    recalled = precision_recall(x, y, memory=0)
+    covered = density_coverage(x, y, memory=0)
+    ours, theirs = squared_radii(x, 3), squared_radii(y, 5)
+    distance = torch.cdist(x.double(), y.double()) ** 2
+    for inside, told in (
+        (distance <= ours[:, None], recalled.recall_error),
+        (distance <= theirs[None], covered.coverage_error),
+    ):
+        without = [
+            torch.cat([inside[:i], inside[i + 1 :]]).any(0).double().mean().item()
+            for i in range(60)
+        ]
+        assert told == pytest.approx((59 * np.var(without)) ** 0.5, rel=1e-9)
+        assert told > 0
+
+
+def test_sets_of_one_distribution_have_the_recall_that_their_error_allows() -> None:
+    """One reference, fresh samples, few beside it: a binomial error over its rows is about half of
+    the spread. The spread of 60 sets is known to 9 %."""
+    y = draw(500, 8, 5)
+    found = [precision_recall(draw(100, 8, 100 + seed, 0.8), y) for seed in range(60)]
+    recalls, errors = np.array([(one.recall, one.recall_error) for one in found]).T
+    binomial = (recalls.mean() * (1 - recalls.mean()) / 500) ** 0.5
+    assert binomial < 0.8 * recalls.std(ddof=1)
+    assert 0.85 < errors.mean() / recalls.std(ddof=1) < 1.5
+    apart = abs(recalls[::2] - recalls[1::2]) > Z95 * np.hypot(errors[::2], errors[1::2])
+    assert apart.mean() < 0.11
 
 
 def test_radius_is_the_kth_other_row() -> None:

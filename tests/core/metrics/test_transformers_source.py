@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -11,6 +12,7 @@ from mdt_cli.core.metrics import transformers_source
 from mdt_cli.core.metrics.features import build_extractor, extract_batch
 from mdt_cli.errors import MdtError
 from tests.pictures import array
+from tests.reference import metrics as reference
 
 CPU = torch.device("cpu")
 MEAN = torch.tensor([0.485, 0.456, 0.406]).reshape(1, 3, 1, 1)
@@ -41,6 +43,15 @@ def dinov2_folder(tmp_path: Path) -> Path:
     return tmp_path / "dino"
 
 
+def published_places(learnt_1ND: torch.Tensor) -> torch.Tensor:
+    """16 x 16 places of a learnt grid, by a restated rule: a scale of 16.1 over its side."""
+    side = int((learnt_1ND.shape[1] - 1) ** 0.5)
+    grid = learnt_1ND[0, 1:].detach().double().numpy().reshape(side, side, -1)
+    weights = reference.plain_cubic(side, 16, 16.1 / side)
+    resized = np.einsum("sh,tw,hwd->std", weights, weights, grid).reshape(1, 256, -1)
+    return torch.cat([learnt_1ND[:, :1], torch.from_numpy(resized).float()], 1).detach()
+
+
 def test_dinov2_is_the_class_token_after_the_last_norm(dinov2_folder: Path) -> None:
     import transformers
 
@@ -52,19 +63,30 @@ def test_dinov2_is_the_class_token_after_the_last_norm(dinov2_folder: Path) -> N
     assert prepared.shape == (1, 3, 224, 224)
     network = transformers.Dinov2Model.from_pretrained(dinov2_folder).eval()
     with torch.no_grad():
+        by_library = network((prepared / 255 - MEAN) / STD).last_hidden_state
+        network.embeddings.position_embeddings.data = published_places(
+            network.embeddings.position_embeddings
+        )
         hidden = network((prepared / 255 - MEAN) / STD).last_hidden_state
     found = extract_batch(extractor, prepared)
+    assert (found - by_library[:, 0]).abs().max() > 1e-4
     assert (found - hidden[:, 0]).abs().max() < 1e-5
     assert (found - hidden.mean(1)).abs().max() > 1e-2
 
 
-def test_dinov2_through_timm_is_dinov2_through_transformers(tmp_path: Path) -> None:
+def test_dinov2_through_timm_has_the_published_places(tmp_path: Path) -> None:
     timm = pytest.importorskip("timm")
     torch.manual_seed(0)
     settings = {"embed_dim": 24, "depth": 2, "num_heads": 2}
     network = timm.create_model(
         "vit_small_patch14_dinov2", pretrained=False, num_classes=0, **settings
     ).eval()
+    # At its start every block is all but switched off, and the token sees no place.
+    with torch.no_grad():
+        for name, value in network.named_parameters():
+            if name.endswith(".gamma"):
+                value.fill_(1.0)
+            value += torch.randn(value.shape) * 0.05
     folder = tmp_path / "timm"
     folder.mkdir()
     save_file(network.state_dict(), folder / "model.safetensors")
@@ -82,10 +104,10 @@ def test_dinov2_through_timm_is_dinov2_through_transformers(tmp_path: Path) -> N
         "vit_small_patch14_dinov2",
         pretrained=False,
         num_classes=0,
-        dynamic_img_size=True,
+        img_size=224,
         **settings,
     ).eval()
-    same.load_state_dict(network.state_dict())
+    same.load_state_dict({**network.state_dict(), "pos_embed": published_places(network.pos_embed)})
     with torch.no_grad():
         expected = same((prepared / 255 - MEAN) / STD)
     assert (extract_batch(extractor, prepared) - expected).abs().max() < 1e-5
@@ -113,7 +135,7 @@ def test_clip_is_the_embedding_of_length_one(clip_folder: Path) -> None:
 
     extractor = build_extractor("clip", CPU, clip_folder)
     assert extractor.name.startswith("clip-")
-    assert (extractor.dimensions, extractor.input_size, extractor.resize) == (10, 28, "clip")
+    assert (extractor.dimensions, extractor.input_size, extractor.resize) == (10, 28, "cmmd")
     prepared = torch.from_numpy(extractor.prepare(array(0, 40, 40)))[None]
     found = extract_batch(extractor, prepared)
     assert found.norm() == pytest.approx(1, abs=1e-6)
