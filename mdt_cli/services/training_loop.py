@@ -154,6 +154,8 @@ class Loop:
         first, steps = trainer.step, config.training.steps
         if not first:
             yield from self._monitor.before_first_step()
+        elif self._monitor.missed(first >= steps):
+            yield from self._watch(first >= steps, stop)
         begun = self._since_log = time.monotonic()
         accelerator = trainer.accelerator
         own = range(

@@ -10,7 +10,7 @@ import pytest
 
 from mdt_cli.core.checkpoint import checkpoints
 from mdt_cli.errors import MdtError
-from mdt_cli.services.events import Warned
+from mdt_cli.services.events import Validated, Warned
 from mdt_cli.services.trained import find_weights
 from tests.services.training_kit import log_of, make_cache, make_images, run, small
 
@@ -91,6 +91,26 @@ def test_a_damaged_newest_checkpoint_is_moved_aside(cache: Path, tmp_path: Path)
         run(cache, folder, small(8, *keep))
     aside = ["damaged-step-0000008", "damaged-step-0000008-1"]
     assert names(folder) == [*aside, "step-0000004", "step-0000008"]
+
+
+@pytest.mark.parametrize("steps", [4, 6])
+def test_what_a_kill_took_after_the_last_checkpoint_is_made_up_for(
+    cache: Path, tmp_path: Path, steps: int
+) -> None:
+    """Where the step is the last one, and where it is one of several that are looked at."""
+    folder = tmp_path / "run"
+    looks = ("validation.every=2", "preview.every=2", "preview.steps=2", "checkpoint.every=2")
+    run(cache, folder, small(4, *looks))
+    metrics, preview = folder / "metrics.jsonl", folder / "samples" / "step-0000004.png"
+    whole, picture = metrics.read_text(), preview.read_bytes()
+    metrics.write_text(whole.splitlines(keepends=True)[0])
+    preview.unlink()
+    events = run(cache, folder, small(steps, *looks))
+    assert metrics.read_text().splitlines()[:2] == whole.splitlines()
+    assert preview.read_bytes() == picture
+    assert [e.step for e in events if isinstance(e, Validated)] == ([4] if steps == 4 else [4, 6])
+    again = run(cache, folder, small(steps, *looks))
+    assert not any(isinstance(event, Validated) for event in again)
 
 
 def test_leftovers_of_killed_runs_are_removed(cache: Path, tmp_path: Path) -> None:
