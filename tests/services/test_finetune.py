@@ -84,6 +84,23 @@ def test_resumes_without_the_source(made, tmp_path: Path) -> None:
     )
 
 
+def test_the_command_goes_on_without_the_source_and_starts_over_only_with_it(
+    made, tmp_path: Path
+) -> None:
+    from mdt_cli.cli.finetune import finetune as command
+
+    cache, source = made
+    copy, target = shutil.copytree(source, tmp_path / "source"), tmp_path / "run"
+    command(cache, target, copy, assign=[*UNMASKED, "optimizer.lr=5e-4"])
+    shutil.rmtree(copy)
+    command(cache, target, copy, assign=["training.steps=5"])
+    header = read_header(target / "checkpoints/step-0000005/weights.safetensors")
+    assert header.config["optimizer"]["lr"] == 5e-4
+    with pytest.raises(MdtError, match="no such run or weights"):
+        command(cache, target, copy, assign=list(UNMASKED), fresh=2)
+    assert digests(target, 5)
+
+
 def test_how_a_stage_started_is_not_inherited(made, tmp_path: Path) -> None:
     """Three stages: the second starts its label table afresh, the third keeps what it learned."""
     _, source = made

@@ -12,7 +12,15 @@ from mdt_cli.core.checkpoint import checkpoints
 from mdt_cli.errors import MdtError
 from mdt_cli.services.events import Validated, Warned
 from mdt_cli.services.trained import find_weights
-from tests.services.training_kit import log_of, make_cache, make_images, run, small
+from tests.services.training_kit import (
+    assignments,
+    log_of,
+    make_cache,
+    make_images,
+    mdt,
+    run,
+    small,
+)
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +99,24 @@ def test_a_damaged_newest_checkpoint_is_moved_aside(cache: Path, tmp_path: Path)
         run(cache, folder, small(8, *keep))
     aside = ["damaged-step-0000008", "damaged-step-0000008-1"]
     assert names(folder) == [*aside, "step-0000004", "step-0000008"]
+
+
+def test_two_processes_fall_back_together(cache: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    looks = ("checkpoint.every=2", "validation.every=2")
+    run(cache, folder, small(4, *looks))
+    damage(folder / "checkpoints" / "step-0000004")
+    words = ["pretrain", str(cache), str(folder), *assignments(6, *looks)]
+    metrics = folder / "metrics.jsonl"
+    metrics.unlink()
+    done = mdt(*words, processes=2)
+    assert done.returncode == 0, done.stderr
+    assert "step-0000004 is damaged and now" in done.stderr
+    damaged, *whole = names(folder)
+    assert damaged == "damaged-step-0000004"
+    assert whole == [f"step-{step:07d}" for step in (2, 4, 6)]
+    assert [entry["step"] for entry in log_of(folder)] == list(range(1, 7))
+    assert [json.loads(line)["step"] for line in metrics.read_text().splitlines()] == [2, 4, 6]
 
 
 @pytest.mark.parametrize("steps", [4, 6])
