@@ -1,7 +1,6 @@
 """The training loop: resume to the bit, rotation, mismatches, signals, processes."""
 
 import json
-import re
 import shutil
 import signal
 import subprocess
@@ -12,15 +11,12 @@ import pytest
 import torch
 
 from mdt_cli.config.load import load
-from mdt_cli.config.training import Training
 from mdt_cli.core.checkpoint import checkpoints, read_tensors
 from mdt_cli.errors import MdtError
 from mdt_cli.services.build import token_counts
-from mdt_cli.services.events import Note, PreviewSaved, TrainingDone, Validated, Warned
+from mdt_cli.services.events import PreviewSaved, TrainingDone, Validated, Warned
 from mdt_cli.services.pretrain import pretrain
-from mdt_cli.services.training_loop import even_shares
 from tests.services.training_kit import (
-    SMALL,
     assignments,
     command,
     digests,
@@ -129,26 +125,6 @@ def test_micro_batches_that_do_not_share_out(cache: Path, tmp_path: Path) -> Non
     done = mdt("pretrain", str(cache), str(tmp_path / "run"), *words, processes=2)
     assert done.returncode != 0
     assert "go on with as many processes as divide their number" in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("batch", "size", "processes", "asked"),
-    [
-        (256, 0, 8, "use --set training.micro_batch_size=32,"),
-        (192, 32, 4, "use --set training.micro_batch_size=24,"),
-        (256, 0, 3, "use --set training.batch_size=258 --set training.micro_batch_size=86,"),
-        (2, 0, 3, "use --set training.batch_size=3 --set training.micro_batch_size=1,"),
-    ],
-)
-def test_the_sizes_advised_share_out_evenly(
-    batch: int, size: int, processes: int, asked: str
-) -> None:
-    before = Training(batch_size=batch, micro_batch_size=size)
-    advice = even_shares(before, processes)
-    assert advice.startswith(asked)
-    keys = {k: int(v) for k, v in re.findall(r"training\.(\w+)=(\d+)", advice)}
-    after = Training(**{"batch_size": batch, **keys})
-    assert after.num_micro_batches % processes == 0
 
 
 def test_falls_back_to_the_checkpoint_before_a_damaged_one(
@@ -268,34 +244,6 @@ def test_a_run_that_diverges_stops_with_a_sentence(cache: Path, tmp_path: Path) 
     loaded = small(400, "optimizer.lr=1e30", "training.clip_norm=0", "training.max_bad_steps=3")
     with pytest.raises(MdtError, match="not finite in 3 steps in a row"):
         run(cache, tmp_path / "run", loaded)
-
-
-def test_what_saves_a_diverging_run_may_be_set_on_the_way(cache: Path, tmp_path: Path) -> None:
-    """As the sentence advises: a finite start, then a rate that is not, then the advice."""
-    folder, wild = tmp_path / "run", ("training.max_bad_steps=3", "log.every=1")
-    run(cache, folder, small(4, "training.clip_norm=0"))
-    with pytest.raises(MdtError, match="not finite in 3 steps in a row") as caught:
-        run(cache, folder, small(400, "training.clip_norm=0", "optimizer.lr=1e30", *wild))
-    assert "lower --set optimizer.lr=..., --set training.clip_norm=1" in str(caught.value.hint)
-    calm = ("optimizer.lr=5e-4", "training.clip_norm=1", *wild)
-    events = run(cache, folder, small(6, *calm))
-    notes = [event.text for event in events if isinstance(event, Note)]
-    assert "changed after step 4: optimizer.lr: 1e+30 -> 0.0005" in notes
-    assert [entry["lr"] for entry in log_of(folder)] == [1e-3] * 4 + [5e-4] * 2
-    written = [
-        line for line in (folder / "config.toml").read_text().splitlines() if "after" in line
-    ]
-    assert written == [
-        "# changed after step 4: optimizer.lr: 0.001 -> 1e+30",
-        "# changed after step 4: optimizer.lr: 1e+30 -> 0.0005",
-        "# changed after step 4: training.clip_norm: 0.0 -> 1.0",
-    ]
-    # Left out, or from a preset, it is another configuration as ever.
-    preset = tmp_path / "own.toml"
-    preset.write_text("[optimizer]\nlr = 2e-4\n")
-    words = [text for text in SMALL if "optimizer.lr" not in text]
-    with pytest.raises(MdtError, match=r"optimizer\.lr: 0\.0005 in the run"):
-        run(cache, folder, load(["mdtv2", str(preset)], [*words, "training.steps=8"]))
 
 
 def test_precision_is_refused_where_it_is_slower(
