@@ -37,7 +37,8 @@ def finetune(
     from mdt_cli.services.finetune import finetune as service
     from mdt_cli.services.finetune import starting_config
 
-    loaded = starting_config(source, ema, preset or [], assign or [])
+    begun = None if fresh else run
+    loaded = starting_config(source, ema, preset or [], assign or [], begun)
     if dry_run:
         from mdt_cli.services.plan import plan
 

@@ -23,6 +23,10 @@ def ema_file(decay: float) -> str:
     return f"ema-{decay:g}.safetensors"
 
 
+class DamagedError(MdtError):
+    """A checkpoint does not hold what was written: the one before it may be used instead."""
+
+
 @dataclass(frozen=True)
 class Header:
     """What a weights file says of itself: enough for every later stage.
@@ -176,25 +180,34 @@ def write_checkpoint(
 
 
 def read_state(folder: Path, unread: Collection[str] = ()) -> CheckpointState:
-    """Verify the files of a checkpoint against their digests. MdtError names the first that fails.
+    """Verify the files of a checkpoint against their digests. DamagedError names the first that
+    fails; another format, or a disk that does not answer, is an MdtError and says nothing of them.
 
     Files that will not be read need no digest: the names in `unread` must only be there.
     """
     path = folder / STATE
     try:
         state = json.loads(path.read_text("utf-8"))
-        files = state["files"]
-    except (OSError, ValueError, KeyError) as error:
-        raise MdtError(f"{path} cannot be read") from error
-    if state.get("format") != FORMAT:
-        raise MdtError(f"{path} has format {state.get('format')}; this mdt reads {FORMAT}")
-    for name, digest in files.items():
-        file = folder / name
-        if not file.is_file() or (name not in unread and sha256_of(file) != digest):
-            raise MdtError(f"{file} is missing or damaged")
-    return CheckpointState(
-        state["step"], state["images"], state["bad_steps"], state["scaler"], state["run_id"]
-    )
+        if state["format"] != FORMAT:
+            raise MdtError(
+                f"{path} has format {state['format']}; this mdt reads {FORMAT}",
+                "use the mdt version that wrote it",
+            )
+        for name, digest in state["files"].items():
+            path = folder / name
+            path.stat()
+            if name not in unread and sha256_of(path) != digest:
+                raise DamagedError(f"{path} is missing or damaged")
+        return CheckpointState(
+            state["step"], state["images"], state["bad_steps"], state["scaler"], state["run_id"]
+        )
+    except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise DamagedError(f"{path} is missing or damaged") from error
+    except OSError as error:
+        raise MdtError(
+            f"cannot read {path}: {error.strerror or error}",
+            f"make it readable, or move {folder} away to do without it",
+        ) from error
 
 
 def checkpoints(run: Path) -> list[Path]:

@@ -42,6 +42,31 @@ def atomic_path(target: Path) -> Iterator[Path]:
                 temporary.unlink()
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporaries in `folder` that killed processes left behind."""
+    for path in folder.glob(f"{TEMPORARY}*"):
+        pid = path.name.removeprefix(TEMPORARY).partition("-")[0]
+        if pid.isdigit() and _is_another_running(int(pid)):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _is_another_running(pid: int) -> bool:
+    """A number may come back, in containers often as our own: what bears it is not ours either."""
+    if pid == os.getpid():
+        return False
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True
+
+
 def check_writable(target: Path) -> None:
     """Fail now rather than after hours: MdtError unless a file beside `target` can be written."""
     probe = target.with_name(f"{TEMPORARY}{os.getpid()}-{target.name}")

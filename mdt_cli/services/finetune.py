@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from mdt_cli.config.load import Loaded, load
-from mdt_cli.core.checkpoint import ONLINE, fit_report, read_header, read_tensors
+from mdt_cli.core.checkpoint import ONLINE, checkpoints, fit_report, read_header, read_tensors
 from mdt_cli.core.data.latents import LatentCache
 from mdt_cli.errors import MdtError
 from mdt_cli.services.events import Event, Note
+from mdt_cli.services.run_folder import CONFIG, read_config
 from mdt_cli.services.trained import TRAINING_ONLY, find_weights, put_weights
 from mdt_cli.services.training_loop import TrainRequest, train
 
@@ -24,12 +25,28 @@ DECODER = ("adapter.", "narrow.", "head.")
 CLASSIFIER = "classifier."
 
 
+# Keys that say how one stage starts, and nothing of the next.
+OF_THE_START = ("start", "new_classes")
+
+
 def starting_config(
-    source: Path, ema: str | None, presets: Sequence[str], assignments: Sequence[str]
+    source: Path,
+    ema: str | None,
+    presets: Sequence[str],
+    assignments: Sequence[str],
+    run: Path | None = None,
 ) -> Loaded:
-    """The configuration in the weights, then presets, then assignments."""
+    """The configuration in the weights, then presets, then assignments.
+
+    A `run` that has begun is its own base: whatever became of the weights it started from.
+    """
+    if run is not None and checkpoints(run) and (run / CONFIG).is_file():
+        begun = read_config(run / CONFIG).model_dump(mode="json")
+        return load(presets, assignments, base=begun, base_source=f"{run} as it began")
     header = read_header(find_weights(source, ema))
-    return load(presets, assignments, base=header.config, base_source=f"{source}")
+    training = {k: v for k, v in header.config["training"].items() if k not in OF_THE_START}
+    base = {**header.config, "training": training}
+    return load(presets, assignments, base=base, base_source=f"{source}")
 
 
 def finetune(
@@ -43,12 +60,10 @@ def finetune(
 ) -> Iterator[Event]:
     """Start `run` from the weights `ema` of `source`; a second call resumes `run`."""
     training = loaded.config.training
-    if ema is None and training.start == ONLINE:
-        ema = ONLINE
-    file = find_weights(source, ema)
-    header = read_header(file)
 
     def initial(network: torch.nn.Module, opened: LatentCache) -> Iterator[Event]:
+        file = find_weights(source, ema or (ONLINE if training.start == ONLINE else None))
+        header = read_header(file)
         # Behind another objective a classifier starts afresh: whatever classes were known before.
         before, now = header.config["objective"]["kind"], loaded.config.objective.kind
         fresh_classes = training.new_classes or (now == "classification" != before)

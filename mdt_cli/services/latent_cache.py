@@ -114,7 +114,15 @@ def fill(
             f"the first: {entry['name']}: {entry['reason']}",
             "give images that Pillow can open",
         )
-    if not unchanged or any(folder.glob("shard-*.json")):
+    if before is not None and shards.are_those_of(before, whole.values()):
+        # A repair: with other versions in its manifest the cache would be another one.
+        shards.remove_records(folder)
+    elif not unchanged or any(folder.glob("shard-*.json")):
+        if unchanged:
+            yield Warned(
+                f"not all shards made again have their old bytes: {folder} is another cache now, "
+                "and runs that were trained on it cannot go on"
+            )
         shards.write_manifest(folder, plan, whole.values(), classes, cache_plan.versions(plan))
     yield from _finish(folder, unchanged and not todo)
 

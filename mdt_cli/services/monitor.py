@@ -1,5 +1,6 @@
 """What a run looks at while it trains: held-out loss and previews, from averaged weights."""
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -50,6 +51,27 @@ class Monitor:
             return
         if step % trainer.config.evaluation.every == 0 or done:
             yield from self._scorer.score(trainer, stop)
+
+    def missed(self, done: bool) -> bool:
+        """Whether a kill came between the checkpoint of this step and its numbers.
+
+        All processes call it together; the first one reads, and drops what is half there.
+        """
+        trainer, config, step = self._trainer, self._trainer.config, self._trainer.step
+        missing = False
+        if trainer.accelerator.is_main_process:
+            file = trainer.folder / run_folder.METRICS
+            lines = file.read_text("utf-8").splitlines() if file.is_file() else []
+            known = {k for line in lines if (r := json.loads(line))["step"] == step for k in r}
+            has = {key.partition("/")[0] for key in known}
+            held_out = config.validation.every if len(trainer.data.split.held_out) else 0
+            scores = config.evaluation.every if self._scorer is not None else 0
+            due = {"held_out": held_out, "evaluation": scores}
+            missing = any(e and (done or step % e == 0) and k not in has for k, e in due.items())
+            if missing:
+                run_folder.rewind(file, step - 1)
+        told = torch.tensor(float(missing), device=trainer.device)
+        return float(trainer.accelerator.reduce(told, "sum")) > 0
 
     def _look(self, done: bool) -> Iterator[Event]:
         trainer, config, step = self._trainer, self._trainer.config, self._trainer.step

@@ -3,7 +3,8 @@
 import json
 import shutil
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ CONFIG, LOG, METRICS = "config.toml", "log.jsonl", "metrics.jsonl"
 # Keys that may change between two starts of one run: they steer it and do not define it.
 MAY_CHANGE = (
     "training.steps",
+    "training.compile",
+    "training.max_bad_steps",
     "checkpoint",
     "log",
     "validation",
@@ -25,12 +28,16 @@ MAY_CHANGE = (
     "evaluation",
     "sampling",
 )
+# Keys that --set may change on the way, to save a run that diverges: told, and kept on record.
+MAY_BE_SET = ("optimizer.lr", "training.clip_norm", "training.precision")
+CHANGED = "# changed after step "
 
 
-def check(run: Path, loaded: Loaded, fresh: int) -> None:
+def check(run: Path, loaded: Loaded, fresh: int) -> list[str]:
     """MdtError where the folder holds something else than this very run. Nothing is written.
 
     fresh: how often --fresh was given; twice means that whatever run is there may go.
+    Returns the keys of `MAY_BE_SET` that are others now, as "key: old -> new".
     """
     config = run / CONFIG
     if run.exists() and not run.is_dir():
@@ -38,7 +45,7 @@ def check(run: Path, loaded: Loaded, fresh: int) -> None:
     if run.is_dir() and not config.is_file() and any(run.iterdir()):
         raise MdtError(f"{run} is not empty and not a run", "choose another folder for the run")
     if not config.is_file() or fresh >= 2:
-        return
+        return []
     if fresh:
         newest = next(iter(checkpoints(run)), None)
         has = f"its newest checkpoint is {newest.name}" if newest else "it has no checkpoint"
@@ -46,38 +53,70 @@ def check(run: Path, loaded: Loaded, fresh: int) -> None:
             f"{run} already holds a run; {has}",
             "give --fresh twice to delete it, or choose another folder",
         )
-    _check_same(config, loaded)
+    return _check_same(config, loaded)
 
 
-def write(run: Path, loaded: Loaded, stage: str, fresh: int) -> None:
-    """Write the configuration; with --fresh twice, first remove the run that is there."""
+def write(
+    run: Path, loaded: Loaded, stage: str, fresh: int, step: int = 0, changed: Sequence[str] = ()
+) -> None:
+    """Write the configuration; with --fresh twice, first remove the run that is there.
+
+    What `changed` after `step` stands above it as a comment, as do the changes before.
+    """
     if fresh >= 2:
         for name in (CONFIG, LOG, METRICS):
             (run / name).unlink(missing_ok=True)
         for name in ("checkpoints", "samples", "tensorboard", "evaluation"):
             shutil.rmtree(run / name, ignore_errors=True)
+    before = (run / CONFIG).read_text("utf-8") if (run / CONFIG).is_file() else ""
+    lines = [line for line in before.splitlines() if line.startswith(CHANGED)]
+    lines += [f"{CHANGED}{step}: {change}" for change in changed]
     with atomic_path(run / CONFIG) as temporary:
-        temporary.write_text(f"# {stage}\n" + to_toml(loaded), "utf-8")
+        text = "\n".join([f"# {stage}", *lines, to_toml(loaded)])
+        temporary.write_text(text, "utf-8")
 
 
-def _check_same(path: Path, loaded: Loaded) -> None:
+def read_config(path: Path) -> RunConfig:
+    """What `write` wrote. Raises MdtError."""
     try:
-        before = RunConfig.model_validate(tomllib.loads(path.read_text("utf-8")))
+        return RunConfig.model_validate(tomllib.loads(path.read_text("utf-8")))
     except ValueError as error:
         raise MdtError(f"{path} cannot be read: {error}", "choose another folder") from error
+
+
+def _check_same(path: Path, loaded: Loaded) -> list[str]:
+    before = read_config(path)
     old, new = flat(before.model_dump(mode="json")), flat(loaded.config.model_dump(mode="json"))
-    differing = [
-        f"  {key}: {old.get(key, 'not set')} in the run, {new.get(key, 'not set')} now"
-        f"  (set by {loaded.source(key)})"
+    changed = [
+        key
         for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key)
         and not any(key == k or key.startswith(k + ".") for k in MAY_CHANGE)
+    ]
+    asked = [k for k in changed if k in MAY_BE_SET and loaded.source(k).startswith("--set ")]
+    differing = [
+        f"  {key}: {old.get(key, 'not set')} in the run, {new.get(key, 'not set')} now"
+        f"  (set by {loaded.source(key)})"
+        for key in changed
+        if key not in asked
     ]
     if differing:
         raise MdtError(
             f"{path.parent} holds a run with another configuration:\n" + "\n".join(differing),
             "choose another folder, or give the same keys to go on with this run",
         )
+    return [f"{key}: {old[key]} -> {new[key]}" for key in asked]
+
+
+def set_aside(checkpoint: Path) -> Path:
+    """Give a damaged checkpoint a name that is no checkpoint's, and return it."""
+    names = (f"damaged-{checkpoint.name}" + (f"-{k}" if k else "") for k in count())
+    aside = next(path for name in names if not (path := checkpoint.with_name(name)).exists())
+    try:
+        checkpoint.rename(aside)
+    except OSError as error:
+        raise cannot_write(aside, error) from error
+    return aside
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -16,6 +16,7 @@ from mdt_cli.core.checkpoint import (
     OPTIMIZER,
     STATE,
     WEIGHTS,
+    DamagedError,
     Header,
     checkpoints,
     ema_file,
@@ -88,10 +89,10 @@ def find_weights(path: Path, ema: str | None) -> Path:
     for folder in found:
         try:
             read_state(folder, unread=[OPTIMIZER])
-        except MdtError:
+        except DamagedError:
             continue
         return _in_checkpoint(folder, ema)
-    raise MdtError(f"no checkpoint of {path} is whole", "train on: mdt falls back by itself")
+    raise MdtError(f"no checkpoint of {path} is whole", "restore one of them from a copy")
 
 
 def _in_checkpoint(folder: Path, ema: str | None) -> Path:

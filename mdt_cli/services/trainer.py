@@ -16,6 +16,7 @@ from mdt_cli.core.checkpoint import (
     OPTIMIZER,
     WEIGHTS,
     CheckpointState,
+    DamagedError,
     Header,
     checkpoints,
     ema_file,
@@ -29,6 +30,7 @@ from mdt_cli.core.checkpoint import (
 )
 from mdt_cli.core.data.latents import LatentCache
 from mdt_cli.core.ema import AveragedModule, Ema
+from mdt_cli.core.files import remove_leftovers
 from mdt_cli.core.model.transformer import Transformer
 from mdt_cli.core.objectives.step import View, sum_terms, term_losses
 from mdt_cli.core.rng import stream
@@ -59,6 +61,7 @@ class Trainer:
         self.folder, self.stage, self.config = folder, stage, config
         self.cache, self.accelerator = cache, accelerator
         self.step = self.images = 0
+        self._damaged: list[Path] = []
         self.run_id = f"{stream(time.time_ns()).initial_seed():08x}"
         self.device = accelerator.device
         self._bad_steps = torch.zeros((), device=self.device)
@@ -91,12 +94,16 @@ class Trainer:
             self.teacher = AveragedModule(self.network.patch_decoder(), ema.teacher_decay)
 
     def resume(self) -> Iterator[Event]:
-        """Go back to the newest checkpoint that verifies; the generator returns whether one did."""
-        for folder in checkpoints(self.folder):
+        """Go back to the newest checkpoint that verifies; the generator returns whether one did.
+
+        Writes nothing. MdtError where there are checkpoints and none of them can be gone on with.
+        """
+        for folder in (found := checkpoints(self.folder)):
             try:
                 state = read_state(folder)
-            except MdtError as error:
-                yield Warned(f"{error.message}; falling back to the checkpoint before it")
+            except DamagedError as error:
+                self._damaged.append(folder)
+                yield Warned(error.message)
                 continue
             header = read_header(folder / WEIGHTS)
             if header.data["digest"] != self.cache.facts.digest:
@@ -105,15 +112,24 @@ class Trainer:
                     "give the same cache, or choose another run folder",
                 )
             self._restore(folder, state)
-            if self.accelerator.is_main_process:
-                for name in (run_folder.LOG, run_folder.METRICS):
-                    run_folder.rewind(self.folder / name, self.step)
             yield Note(f"resuming {self.folder} at step {self.step}")
             return True
-        if self.accelerator.is_main_process:
-            for name in (run_folder.LOG, run_folder.METRICS):
-                run_folder.rewind(self.folder / name, 0)
+        if found:
+            raise MdtError(
+                f"no checkpoint of {self.folder} is whole: "
+                + ", ".join(folder.name for folder in found),
+                "restore one of them from a copy, or give --fresh twice to start over",
+            )
         return False
+
+    def tidy(self) -> Iterator[Event]:
+        """Leave in the folder what belongs to the run up to its present step."""
+        for folder in self._damaged:
+            aside = run_folder.set_aside(folder)
+            yield Warned(f"{folder.name} is damaged and now {aside}; the run goes on before it")
+        remove_leftovers(self.folder / "checkpoints")
+        for name in (run_folder.LOG, run_folder.METRICS):
+            run_folder.rewind(self.folder / name, self.step)
 
     def _restore(self, folder: Path, state: CheckpointState) -> None:
         put_weights(self.network, read_tensors(folder / WEIGHTS), folder / WEIGHTS)
@@ -240,8 +256,9 @@ class Trainer:
             raise MdtError(
                 f"the gradient was not finite in {int(self._bad_steps)} steps in a row, the last "
                 f"of them step {self.step + 1}",
-                "lower optimizer.lr, set training.clip_norm=1 or training.precision=bf16; the "
-                "newest checkpoint is kept",
+                "run the same command again with a lower --set optimizer.lr=..., --set "
+                "training.clip_norm=1 or --set training.precision=bf16: it goes on from the "
+                "newest checkpoint",
             )
 
     def _term_losses(self, batch: MicroBatch, number: int) -> list[Tensor]:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from mdt_cli.config.load import Loaded
 from mdt_cli.config.run import RunConfig
+from mdt_cli.config.training import Training
 from mdt_cli.core.data.latents import LatentCache, open_cache
 from mdt_cli.core.model.transformer import Transformer
 from mdt_cli.core.rng import stream
@@ -56,8 +56,8 @@ def train(request: TrainRequest) -> Iterator[Event]:
     check_precision(config.training.precision, request.device)
     cache = open_cache(request.cache, verify=True)
     accelerator = make_accelerator(config.training.precision, request.device)
-    _check_data(request.loaded, cache, accelerator)
-    run_folder.check(request.run, request.loaded, request.fresh)
+    _check_data(request, cache, accelerator.num_processes)
+    changed = run_folder.check(request.run, request.loaded, request.fresh)
     network = _fresh_network(request, cache)
     trainer = Trainer(request.run, request.stage, config, cache, accelerator, network)
     resumed = False
@@ -68,8 +68,14 @@ def train(request: TrainRequest) -> Iterator[Event]:
         trainer.restart_emas()
     scorer = open_scorer(config, cache, trainer.objective, trainer.device)
     # Only now is everything checked that can be: a refused start leaves no trace.
+    accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        run_folder.write(request.run, request.loaded, request.stage, request.fresh)
+        run_folder.write(
+            request.run, request.loaded, request.stage, request.fresh, trainer.step, changed
+        )
+        for change in changed:
+            yield Note(f"changed after step {trainer.step}: {change}")
+        yield from trainer.tidy()
     accelerator.wait_for_everyone()
     if config.data.conditional and not cache.facts.num_classes:
         yield Note("the cache has no classes: training is unconditional")
@@ -81,18 +87,32 @@ def train(request: TrainRequest) -> Iterator[Event]:
         yield from Loop(trainer, scorer).run(stop)
 
 
-def _check_data(loaded: Loaded, cache: LatentCache, accelerator: Accelerator) -> None:
-    training = loaded.config.training
-    if training.num_micro_batches % accelerator.num_processes:
+def _check_data(request: TrainRequest, cache: LatentCache, processes: int) -> None:
+    training = request.loaded.config.training
+    if training.num_micro_batches % processes:
+        begun = request.fresh < 2 and (request.run / run_folder.CONFIG).is_file()
         raise MdtError(
             f"{training.num_micro_batches} micro-batches cannot be shared out evenly to "
-            f"{accelerator.num_processes} processes",
-            f"set training.micro_batch_size so that training.batch_size {training.batch_size} is "
-            f"a multiple of {accelerator.num_processes} micro-batches, such as "
-            f"--set training.micro_batch_size={training.batch_size // accelerator.num_processes}",
+            f"{processes} processes",
+            "the run has begun with them: go on with as many processes as divide their number"
+            if begun
+            else even_shares(training, processes),
         )
     if cache.facts.count < 2:
         raise MdtError(f"the cache holds {cache.facts.count} image; training needs at least 2")
+
+
+def even_shares(training: Training, processes: int) -> str:
+    """What to set so that every process gets as many micro-batches, none larger than now."""
+    batch, size = training.batch_size, training.batch_size // training.num_micro_batches
+    if batch % processes:
+        batch += processes - batch % processes
+    fits = next(n for n in range(min(size, batch), 0, -1) if batch % (n * processes) == 0)
+    other = f"--set training.batch_size={batch} " if batch != training.batch_size else ""
+    return (
+        f"use {other}--set training.micro_batch_size={fits}, or another number of processes; "
+        "the results depend on both sizes"
+    )
 
 
 def _tell_lengths(config: RunConfig, network: Transformer) -> Iterator[Event]:
@@ -134,6 +154,8 @@ class Loop:
         first, steps = trainer.step, config.training.steps
         if not first:
             yield from self._monitor.before_first_step()
+        elif self._monitor.missed(first >= steps):
+            yield from self._watch(first >= steps, stop)
         begun = self._since_log = time.monotonic()
         accelerator = trainer.accelerator
         own = range(

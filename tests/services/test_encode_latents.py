@@ -193,6 +193,34 @@ def test_a_damaged_shard_is_made_again(tmp_path: Path) -> None:
     assert digests(asked.cache) == before
 
 
+def test_a_repair_after_an_upgrade_is_the_same_cache(tmp_path: Path) -> None:
+    """The versions are part of the manifest, whose digest is the cache's name for runs."""
+    asked = request(tmp_path, FILES | {"a/9.png": b"text"})
+    run(asked)
+    manifest = asked.cache / "manifest.json"
+    held = json.loads(manifest.read_text())
+    held["versions"] |= {"pillow": "9.0", "numpy": "1.0"}
+    manifest.write_text(json.dumps(held, indent=2) + "\n")
+    before = digests(asked.cache)
+    shard = asked.cache / "shard-00001.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-1] + b"?")
+    run(asked)
+    assert digests(asked.cache) == before
+
+
+def test_a_repair_with_other_bytes_is_another_cache_and_says_so(tmp_path: Path) -> None:
+    """As where the encoder rounds otherwise than it did: the manifest has the old sum."""
+    asked = request(tmp_path)
+    run(asked)
+    manifest = asked.cache / "manifest.json"
+    held = json.loads(manifest.read_text())
+    held["shards"][1]["sha256"] = "0" * 64
+    manifest.write_text(json.dumps(held, indent=2) + "\n")
+    events = run(asked)
+    assert any(isinstance(e, Warned) and "is another cache now" in e.text for e in events)
+    assert done(run(replace(asked, verify=True))).unchanged
+
+
 def test_verify_only_compares(tmp_path: Path) -> None:
     asked = request(tmp_path)
     run(asked)

@@ -29,7 +29,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def tune(cache: Path, target: Path, source: Path, *extra: str, ema: str | None = None) -> list:
-    loaded = starting_config(source, ema, [], [*UNMASKED, *extra])
+    loaded = starting_config(source, ema, [], [*UNMASKED, *extra], target)
     return list(finetune(cache, target, source, ema, loaded))
 
 
@@ -75,12 +75,52 @@ def test_resumes_without_the_source(made, tmp_path: Path) -> None:
     copy = shutil.copytree(source, tmp_path / "source")
     tune(cache, tmp_path / "whole", copy)
     tune(cache, tmp_path / "parts", copy, "training.steps=2")
+    shutil.rmtree(copy)
     tune(cache, tmp_path / "parts", copy)
     assert digests(tmp_path / "parts", 4) == digests(tmp_path / "whole", 4)
     assert (
         read_header(tmp_path / "parts/checkpoints/step-0000004/weights.safetensors").stage
         == "finetune"
     )
+
+
+def test_the_command_goes_on_without_the_source_and_starts_over_only_with_it(
+    made, tmp_path: Path
+) -> None:
+    from mdt_cli.cli.finetune import finetune as command
+
+    cache, source = made
+    copy, target = shutil.copytree(source, tmp_path / "source"), tmp_path / "run"
+    command(cache, target, copy, assign=[*UNMASKED, "optimizer.lr=5e-4"])
+    shutil.rmtree(copy)
+    command(cache, target, copy, assign=["training.steps=5"])
+    header = read_header(target / "checkpoints/step-0000005/weights.safetensors")
+    assert header.config["optimizer"]["lr"] == 5e-4
+    with pytest.raises(MdtError, match="no such run or weights"):
+        command(cache, target, copy, assign=list(UNMASKED), fresh=2)
+    assert digests(target, 5)
+
+
+def test_how_a_stage_started_is_not_inherited(made, tmp_path: Path) -> None:
+    """Three stages: the second starts its label table afresh, the third keeps what it learned."""
+    _, source = made
+    cache = make_cache(tmp_path / "cache", make_images(tmp_path / "images", classes=3))
+    tune(cache, tmp_path / "b", source, "training.new_classes=true", "training.start=online")
+    still = ("optimizer.lr=1e-30", "training.steps=1")
+    tune(cache, tmp_path / "c", tmp_path / "b", *still)
+    before = read_tensors(tmp_path / "b/checkpoints/step-0000004/ema-0.9.safetensors")
+    after = read_tensors(tmp_path / "c/checkpoints/step-0000001/weights.safetensors")
+    assert after.keys() == before.keys()
+    for key, tensor in after.items():
+        torch.testing.assert_close(tensor, before[key], rtol=1e-6, atol=1e-9)
+
+
+def test_a_gone_source_is_refused_at_the_first_start(made, tmp_path: Path) -> None:
+    cache, source = made
+    loaded = starting_config(source, None, [], list(UNMASKED))
+    with pytest.raises(MdtError, match="no such run or weights"):
+        list(finetune(cache, tmp_path / "run", tmp_path / "gone", None, loaded))
+    assert not (tmp_path / "run").exists()
 
 
 def test_another_codec_shape_or_class_list_is_refused(made, tmp_path: Path) -> None:

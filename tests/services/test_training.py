@@ -119,7 +119,12 @@ def test_micro_batches_that_do_not_share_out(cache: Path, tmp_path: Path) -> Non
     done = mdt("pretrain", str(cache), str(tmp_path / "run"), *words, processes=2)
     assert done.returncode != 0
     assert "cannot be shared out evenly to 2 processes" in done.stderr
+    assert "use --set training.micro_batch_size=4, or another number" in done.stderr
     assert not (tmp_path / "run").exists()
+    run(cache, tmp_path / "run", small(2, "training.micro_batch_size=0"))
+    done = mdt("pretrain", str(cache), str(tmp_path / "run"), *words, processes=2)
+    assert done.returncode != 0
+    assert "go on with as many processes as divide their number" in done.stderr
 
 
 def test_falls_back_to_the_checkpoint_before_a_damaged_one(
@@ -157,8 +162,8 @@ def test_rotation_keeps_the_last_and_the_multiples(cache: Path, tmp_path: Path) 
 def test_training_on_is_refused_when_keys_differ(cache: Path, twelve: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(twelve, tmp_path / "run")
     with pytest.raises(MdtError, match="another configuration") as caught:
-        run(cache, folder, small(12, "optimizer.lr=2e-3"))
-    assert "optimizer.lr: 0.001 in the run, 0.002 now  (set by --set optimizer.lr=2e-3)" in str(
+        run(cache, folder, small(12, "optimizer.eps=1e-6"))
+    assert "optimizer.eps: 1e-08 in the run, 1e-06 now  (set by --set optimizer.eps=1e-6)" in str(
         caught.value
     )
 

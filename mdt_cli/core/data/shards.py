@@ -172,17 +172,25 @@ def write_manifest(
         "versions": dict(versions),
     }
     write_json(folder / MANIFEST, manifest)
-    _remove_records(folder)
+    remove_records(folder)
 
 
 def abandon(folder: Path) -> None:
     """Remove a begun cache of which no shard came about, and its folder with it."""
-    _remove_records(folder)
+    remove_records(folder)
     with suppress(OSError):
         folder.rmdir()
 
 
-def _remove_records(folder: Path) -> None:
+def are_those_of(manifest: Plan, shards: Iterable[Shard]) -> bool:
+    """Whether a manifest, or a plan that has none of them yet, lists files of the same bytes."""
+    listed = [(entry["file"], entry["sha256"]) for entry in manifest.get("shards", ())]
+    found = sorted(shards, key=lambda shard: shard.index)
+    return listed == [(shard.file, shard.sha256) for shard in found]
+
+
+def remove_records(folder: Path) -> None:
+    """What is needed until there is a manifest."""
     for leftover in [*folder.glob("shard-*.json"), *folder.glob(f"{TEMPORARY}*"), folder / PLAN]:
         leftover.unlink(missing_ok=True)
 
