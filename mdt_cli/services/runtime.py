@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -11,6 +11,9 @@ import torch
 from accelerate import Accelerator
 
 from mdt_cli.errors import MdtError, Stopped
+
+# Blocks with a skip, without, and the first with one, in training and in evaluation.
+GRAPHS_PER_LENGTH = 6
 
 
 @dataclass
@@ -92,3 +95,13 @@ def check_precision(precision: str, device: str | None) -> None:
 def make_accelerator(precision: str, device: str | None) -> Accelerator:
     """Processes and mixed precision by Accelerate; the device as `pick_device` says."""
     return Accelerator(cpu=pick_device(device).type == "cpu", mixed_precision=precision)
+
+
+def compile_blocks(blocks: Iterable[torch.nn.Module], num_lengths: int) -> None:
+    """Compile each block for `num_lengths` numbers of tokens, so that none runs uncompiled."""
+    limits = torch._dynamo.config
+    graphs = GRAPHS_PER_LENGTH * num_lengths
+    limits.recompile_limit = max(limits.recompile_limit, graphs)
+    limits.accumulated_recompile_limit = max(limits.accumulated_recompile_limit, graphs)
+    for block in blocks:
+        block.compile(dynamic=False)

@@ -39,6 +39,7 @@ from mdt_cli.errors import MdtError
 from mdt_cli.services import build, run_folder
 from mdt_cli.services.events import CheckpointSaved, Event, Note, Warned
 from mdt_cli.services.mask_ratio import build_mask_ratio
+from mdt_cli.services.runtime import compile_blocks
 from mdt_cli.services.train_data import MicroBatch, TrainData, split_rows
 from mdt_cli.services.trained import put_weights
 
@@ -79,8 +80,7 @@ class Trainer:
             network.grid,
         )
         if config.training.compile:
-            for block in network.blocks:
-                block.compile(dynamic=False)
+            compile_blocks(network.blocks, len(build.token_counts(config, network.grid)))
         optimizer = build.build_optimizer(config.optimizer, network)
         self.model, self.optimizer = accelerator.prepare(network, optimizer)
         self.restart_emas()

@@ -33,6 +33,7 @@ from mdt_cli.services.scoring import Scorer, open_scorer
 from mdt_cli.services.trackers import Trackers
 from mdt_cli.services.trainer import Trainer
 
+MANY_LENGTHS = 12
 # Entries of a log record that are no losses.
 FACTS = ("grad_norm", "mask_ratio")
 
@@ -116,14 +117,12 @@ def even_shares(training: Training, processes: int) -> str:
 
 
 def _tell_lengths(config: RunConfig, network: Transformer) -> Iterator[Event]:
-    """Each number of tokens is compiled by itself, and the compiler stops at a few."""
+    """Each number of tokens is compiled by itself, which takes tens of seconds."""
     lengths = build.token_counts(config, network.grid)
-    limit = torch._dynamo.config.recompile_limit
-    if len(lengths) > limit:
+    if len(lengths) > MANY_LENGTHS:
         yield Warned(
-            f"the mask ratio changes, blocks see {len(lengths)} different numbers of tokens; the "
-            f"compiler makes code for {limit} and runs the others uncompiled; round them with "
-            "--set masking.selector.bucket=16"
+            f"the mask ratio changes, so blocks see {len(lengths)} different numbers of tokens and "
+            "are compiled for each; --set masking.selector.bucket=16 rounds them to a few"
         )
 
 
