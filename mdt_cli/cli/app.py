@@ -5,9 +5,11 @@ import signal
 import sys
 from collections.abc import Sequence
 from types import FrameType
+from typing import Annotated
 
 import typer
 
+from mdt_cli import __version__
 from mdt_cli.cli import (
     encode_latents,
     evaluate,
@@ -20,18 +22,39 @@ from mdt_cli.cli import (
     quickstart,
     sample,
 )
-from mdt_cli.cli.output import fail, talk
+from mdt_cli.cli.aliases import advice, translated
+from mdt_cli.cli.output import emit, fail, talk
 from mdt_cli.errors import MdtError, Stopped
 
 app = typer.Typer(
     name="mdt",
-    help="Train, sample, evaluate and export masked diffusion transformers.",
     epilog="Start here: mdt quickstart",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _tell_version(asked: bool) -> None:
+    if asked:
+        emit(f"mdt {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _mdt(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_tell_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Train, sample, evaluate and export masked diffusion transformers."""
+
+
 app.command("encode-latents")(encode_latents.encode_latents)
 app.command("pretrain")(pretrain.pretrain)
 app.command("finetune")(finetune.finetune)
@@ -48,20 +71,17 @@ def _stop(signum: int, frame: FrameType | None) -> None:
     raise Stopped(signum)
 
 
-def _dashes(argument: str) -> str:
-    """`--num_workers` is `--num-workers`: hands from other tools type both."""
-    if not argument.startswith("--"):
-        return argument
-    name, equals, value = argument.partition("=")
-    return name.replace("_", "-") + equals + value
-
-
 def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code: 0, 1 (MdtError), 2 (usage), 128 + signal."""
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, _stop)
+    words = translated(arguments)
+    found = advice(words)
+    if found is not None:
+        fail(*found)
+        return 2
     try:
-        app([_dashes(argument) for argument in arguments])
+        app(words)
     except MdtError as error:
         fail(error.message, error.hint)
         return 1

@@ -45,6 +45,12 @@ def sample(
             show_default="sampling.guidance",
         ),
     ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            help="Arithmetic on a GPU: float32, tf32 or bf16.", show_default="sampling.precision"
+        ),
+    ] = None,
     format: Annotated[
         str, typer.Option(help="png: a file per seed. npz: one array, as evaluators read it.")
     ] = "png",
@@ -84,7 +90,13 @@ def sample(
     mdt sample lmd-run strips --reconstruct pictures --mask-ratio 0.75
     """
     if reconstruct is not None:
-        given = {"--classes": classes, "--steps": steps, "--solver": solver, "--guidance": guidance}
+        given = {
+            "--classes": classes,
+            "--steps": steps,
+            "--solver": solver,
+            "--guidance": guidance,
+            "--precision": precision,
+        }
         _draws_nothing([name for name, value in given.items() if value is not None], format)
         from mdt_cli.services.reconstruct import ReconstructRequest
         from mdt_cli.services.reconstruct import reconstruct as restore
@@ -109,6 +121,7 @@ def sample(
                 steps=steps,
                 solver=solver,
                 guidance=guidance,
+                precision=precision,
                 format=format,
                 grid=grid,
                 batch_size=batch_size,

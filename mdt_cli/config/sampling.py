@@ -2,12 +2,13 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from mdt_cli.config.base import Count, NonNegative, Positive, Table
 
 Scale = Annotated[float, Field(ge=0)]
 Channels = Literal["all", "first3"]
+Precision = Literal["float32", "tf32", "bf16"]
 
 
 class NoGuidance(Table):
@@ -32,12 +33,16 @@ class PowerCosineGuidance(Table):
 
 
 class IntervalGuidance(Table):
-    """Constant, but only while the noise-to-signal ratio is in [low, high] (2404.07724)."""
+    """Constant, but only while the noise-to-signal ratio is in [low, high] (2404.07724).
+
+    A `high` of 1e9 or more, such as inf, is no limit.
+    """
 
     kind: Literal["interval"] = "interval"
     scale: Scale = 1.5
     low: NonNegative = 0.0
-    high: Positive = 1e9
+    # JSON knows no infinity.
+    high: Annotated[Positive, AfterValidator(lambda high: min(high, 1e9))] = 1e9
     channels: Channels = "all"
 
     @model_validator(mode="after")
@@ -69,6 +74,9 @@ class Sampling(Table):
     guidance: Guidance = NoGuidance()
     # round: 127.5 x + 128, cut (DiT). truncate: (x+1) 127.5, cut (MDT, MaskDiT).
     uint8: Literal["round", "truncate"] = "round"
+    # Arithmetic of `mdt sample` on a GPU. tf32: products and convolutions of the network and the
+    # decoder keep 10 bits of mantissa. bf16: the network under autocast, the rest float32.
+    precision: Precision = "float32"
     # Karras et al. 2022, eq. 5: the noise levels of edm runs.
     sigma_min: Positive = 0.002
     sigma_max: Positive = 80.0

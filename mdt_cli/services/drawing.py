@@ -46,11 +46,6 @@ from mdt_cli.services.trained import Trained
 Sampler = Callable[[Tensor, Tensor | None, StepNoise], Tensor]
 
 
-def build_sampler(trained: Trained, sampling: Sampling) -> Sampler:
-    """The sampler of a trained network; MdtError where the solver does not fit its objective."""
-    return sampler_of(trained.network, trained.objective, sampling, num_classes_of(trained))
-
-
 def num_classes_of(trained: Trained) -> int:
     return trained.num_classes
 
@@ -81,7 +76,7 @@ def draw(
 def sampler_of(
     network: nn.Module, objective: Objective, sampling: Sampling, num_classes: int
 ) -> Sampler:
-    """As `build_sampler`, for a network that is being trained."""
+    """The sampler of a network; MdtError where the solver does not fit its objective."""
     check_fits(sampling, objective)
     scale, channels = guidance_of(sampling, objective)
     levels = _levels(sampling, objective)

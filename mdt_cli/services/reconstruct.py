@@ -26,6 +26,7 @@ from mdt_cli.services.runtime import own_device
 from mdt_cli.services.sample import codec_facts
 from mdt_cli.services.sample_choices import parse_seeds
 from mdt_cli.services.sample_files import GRID, Job, Pixels, PngFolder
+from mdt_cli.services.sample_precision import arithmetic
 from mdt_cli.services.sample_share import draw_share, num_processes
 from mdt_cli.services.strips import (
     hide,
@@ -128,7 +129,7 @@ class _Restoring:
     def __init__(self, request: ReconstructRequest, trained: Trained, images: "_Images") -> None:
         self._trained, self._images, self._ratio = trained, images, request.mask_ratio
         self._device = next(trained.network.parameters()).device
-        self._codec = codec_from_facts(trained.facts["codec"], self._device, request.codec)
+        self.codec = codec_from_facts(trained.facts["codec"], self._device, request.codec)
         self._selector = build_selector(trained.config.masking, trained.network.grid)
         self.normalised = targets_are_normalised(trained.config)
         # Fails before any work where the ratio keeps nothing.
@@ -142,16 +143,17 @@ class _Restoring:
         network = self._trained.network
         subset = hide(self._selector, network.grid, self._ratio, seeds)
         try:
-            clean, pictures = self._images.read(indices, self._codec)
-            strips = make_strips(
-                network,
-                self._codec,
-                clean.to(self._device),
-                pictures,
-                subset.to(self._device),
-                self.normalised,
-                self._trained.num_classes,
-            )
+            with arithmetic("float32"):
+                clean, pictures = self._images.read(indices, self.codec)
+                strips = make_strips(
+                    network,
+                    self.codec,
+                    clean.to(self._device),
+                    pictures,
+                    subset.to(self._device),
+                    self.normalised,
+                    self._trained.num_classes,
+                )
         except torch.OutOfMemoryError as error:
             raise MdtError(
                 f"a batch of {job.batch_size} images does not fit the memory of {self._device}",
@@ -261,7 +263,7 @@ def _job(
             ),
         },
         "uint8": "round",
-        "codec": codec_facts(trained.facts["codec"]),
+        "codec": codec_facts(restoring.codec),
         "image_size": side,
         "precision": "float32",
     }

@@ -1,6 +1,7 @@
 """Signals that wait for a safe moment, and the device and processes the work runs on."""
 
 import os
+import re
 import signal
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -61,12 +62,15 @@ def pick_device(asked: str | None) -> torch.device:
     """The device named, or a GPU where there is one."""
     if asked is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(asked)
-    except RuntimeError as error:
-        raise MdtError(f"no such device: {asked}", "use cpu or cuda") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", asked):
+        raise MdtError(f"no such device: {asked}", "use cpu, cuda, or cuda:1 for the second GPU")
+    device = torch.device(asked)
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.type == "cuda" and not count:
         raise MdtError(f"{asked} was asked for, but torch sees no CUDA GPU", "use --device cpu")
+    if device.index is not None and device.index >= count:
+        last = f"cuda:{count - 1}"
+        raise MdtError(f"{asked} was asked for, but the last GPU is {last}", f"use --device {last}")
     return device
 
 
@@ -93,7 +97,16 @@ def check_precision(precision: str, device: str | None) -> None:
 
 
 def make_accelerator(precision: str, device: str | None) -> Accelerator:
-    """Processes and mixed precision by Accelerate; the device as `pick_device` says."""
+    """Processes and mixed precision by Accelerate; the device as `pick_device` says.
+
+    MdtError for a GPU by its number: Accelerate chooses among those that it sees.
+    """
+    if device is not None and device.startswith("cuda:"):
+        raise MdtError(
+            f"--device {device}: training takes no GPU by its number",
+            f"use --device cuda with CUDA_VISIBLE_DEVICES={device.removeprefix('cuda:')} before "
+            "the command",
+        )
     return Accelerator(cpu=pick_device(device).type == "cpu", mixed_precision=precision)
 
 

@@ -10,17 +10,18 @@ import torch
 from torch import Tensor
 
 from mdt_cli.config.sampling import NoGuidance, Sampling
-from mdt_cli.core.codecs.codec import codec_from_facts
+from mdt_cli.core.codecs.codec import Codec, codec_from_facts
 from mdt_cli.core.sampling.pixels import to_uint8
 from mdt_cli.core.sampling.seeds import SeededNoise, drawn_labels
 from mdt_cli.errors import MdtError
-from mdt_cli.services.drawing import build_sampler, num_classes_of
+from mdt_cli.services.drawing import num_classes_of, sampler_of
 from mdt_cli.services.events import Event, Note, SamplesDone, Warned
 from mdt_cli.services.grids import save_grid, square
 from mdt_cli.services.runtime import own_device
 from mdt_cli.services.sample_choices import parse_classes, parse_seeds, with_choices
 from mdt_cli.services.sample_files import GRID, Job, Pixels, PngFolder
 from mdt_cli.services.sample_npz import NpzFolder
+from mdt_cli.services.sample_precision import Autocast, arithmetic, computed
 from mdt_cli.services.sample_share import draw_share, num_processes
 from mdt_cli.services.trained import Trained, load_trained
 
@@ -41,6 +42,7 @@ class SampleRequest:
     steps: int | None = None
     solver: str | None = None
     guidance: float | None = None
+    precision: str | None = None
     format: str = "png"
     grid: bool = False
     batch_size: int = 64
@@ -59,11 +61,17 @@ def sample(request: SampleRequest) -> Iterator[Event]:
     device = own_device(request.device)
     trained = load_trained(request.weights, request.ema, device)
     sampling = with_choices(
-        trained.config.sampling, request.steps, request.solver, request.guidance
+        trained.config.sampling,
+        request.steps,
+        request.solver,
+        request.guidance,
+        request.precision,
     )
     sampling = yield from _possible_guidance(request, trained, sampling)
-    draw_batch = _Drawing(request, trained, sampling, device)
-    job = _job(request, trained, sampling, seeds)
+    sampling = sampling.model_copy(update={"precision": computed(sampling.precision, device)})
+    codec = codec_from_facts(trained.facts["codec"], device, request.codec)
+    draw_batch = _Drawing(trained, sampling, codec, device)
+    job = _job(request, trained, sampling, seeds, codec_facts(codec))
     folder = PngFolder(request.out, job) if request.format == "png" else NpzFolder(request.out, job)
     folder.check()
 
@@ -93,13 +101,19 @@ class _Drawing:
     """Seeds of a batch to bytes of images."""
 
     def __init__(
-        self, request: SampleRequest, trained: Trained, sampling: Sampling, device: torch.device
+        self, trained: Trained, sampling: Sampling, codec: Codec, device: torch.device
     ) -> None:
-        self._sampler = build_sampler(trained, sampling)
-        self._codec = codec_from_facts(trained.facts["codec"], device, request.codec)
+        self._num_classes = num_classes_of(trained)
+        network = trained.network
+        self._sampler = sampler_of(
+            Autocast(network) if sampling.precision == "bf16" else network,
+            trained.objective,
+            sampling,
+            self._num_classes,
+        )
+        self._codec, self._precision = codec, sampling.precision
         channels, height, width = trained.facts["latent_shape"]
         self._shape = (channels, height, width)
-        self._num_classes = num_classes_of(trained)
         self._rule, self._device = sampling.uint8, device
 
     def __call__(self, job: Job, positions: range) -> Mapping[int, Pixels]:
@@ -109,10 +123,11 @@ class _Drawing:
         if job.labels is not None:
             y_B = torch.tensor([job.labels[k] for k in positions], device=self._device)
         try:
-            latents = self._sampler(
-                noise.start().to(self._device), y_B, lambda: noise.step().to(self._device)
-            )
-            parts = [self._codec.decode(part) for part in latents.split(DECODED_AT_ONCE)]
+            with arithmetic(self._precision):
+                latents = self._sampler(
+                    noise.start().to(self._device), y_B, lambda: noise.step().to(self._device)
+                )
+                parts = [self._codec.decode(part) for part in latents.split(DECODED_AT_ONCE)]
         except torch.OutOfMemoryError as error:
             raise MdtError(
                 f"a batch of {job.batch_size} images does not fit the memory of {self._device}",
@@ -155,7 +170,13 @@ def _possible_guidance(
     return sampling
 
 
-def _job(request: SampleRequest, trained: Trained, sampling: Sampling, seeds: list[int]) -> Job:
+def _job(
+    request: SampleRequest,
+    trained: Trained,
+    sampling: Sampling,
+    seeds: list[int],
+    codec: Mapping[str, Any],
+) -> Job:
     num_classes = num_classes_of(trained)
     names = [str(name) for name in trained.facts.get("class_names") or []][:num_classes]
     if len(names) != num_classes:
@@ -173,16 +194,22 @@ def _job(request: SampleRequest, trained: Trained, sampling: Sampling, seeds: li
         "sampler": _sampler_facts(sampling, trained.objective.kind),
         "guidance": sampling.guidance.model_dump(mode="json"),
         "uint8": sampling.uint8,
-        "codec": codec_facts(trained.facts["codec"]),
+        "codec": codec,
         "image_size": int(trained.facts["image_size"]),
-        "precision": "float32",
+        "precision": sampling.precision,
     }
     return Job(settings, seeds, labels, names, request.batch_size, int(trained.facts["image_size"]))
 
 
 def _sampler_facts(sampling: Sampling, objective: str) -> dict[str, Any]:
     """The keys of `[sampling]` that this solver reads."""
-    facts: dict[str, Any] = {"solver": sampling.solver, "steps": sampling.steps}
+    facts: dict[str, Any] = {
+        "solver": sampling.solver,
+        "steps": sampling.steps,
+        "clip": sampling.clip,
+    }
+    if objective == "epsilon":
+        facts["spacing"] = sampling.spacing
     if sampling.solver == "ddim":
         facts["eta"] = sampling.eta
     if objective == "edm":
@@ -190,7 +217,9 @@ def _sampler_facts(sampling: Sampling, objective: str) -> dict[str, Any]:
     return facts
 
 
-def codec_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
+def codec_facts(codec: Codec) -> dict[str, Any]:
+    """What names the codec that decodes, whatever place the header of the weights names."""
+    facts = codec.facts()
     return {key: facts[key] for key in ("name", "id", "weights_sha256") if key in facts}
 
 

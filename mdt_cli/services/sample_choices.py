@@ -95,24 +95,31 @@ def _some(names: Sequence[str]) -> str:
 
 
 def with_choices(
-    sampling: Sampling, steps: int | None, solver: str | None, guidance: float | None
+    sampling: Sampling,
+    steps: int | None,
+    solver: str | None,
+    guidance: float | None,
+    precision: str | None = None,
 ) -> Sampling:
     """The run's `[sampling]` with what the command asked for on top.
 
     A guidance scale keeps the run's kind of guidance; 1 turns it off.
     """
-    known = get_args(Sampling.model_fields["solver"].annotation)
-    if solver is not None and solver not in known:
-        near = difflib.get_close_matches(solver, known, n=1)
-        raise MdtError(
-            f"--solver {solver}: no such solver{f'; did you mean {near[0]}?' if near else ''}",
-            f"solvers are {', '.join(known)}",
-        )
+    for key, given in (("solver", solver), ("precision", precision)):
+        known = get_args(Sampling.model_fields[key].annotation)
+        if given is not None and given not in known:
+            near = difflib.get_close_matches(given, known, n=1)
+            raise MdtError(
+                f"--{key} {given}: no such {key}{f'; did you mean {near[0]}?' if near else ''}",
+                f"it is one of {', '.join(known)}",
+            )
     changes: dict[str, Any] = {}
     if steps is not None:
         changes["steps"] = steps
     if solver is not None:
         changes["solver"] = solver
+    if precision is not None:
+        changes["precision"] = precision
     if guidance is not None:
         before = sampling.guidance.model_dump()
         if guidance == 1:

@@ -51,11 +51,7 @@ class NpzFolder:
                 )
         for place in (self._folder / MANIFEST, self._parts / SETTINGS):
             if place.is_file():
-                try:
-                    there = json.loads(place.read_text("utf-8"))
-                except ValueError as error:
-                    raise MdtError(f"{place} cannot be read", "choose another folder") from error
-                same_settings(place, {key: there.get(key) for key in self._facts()}, self._facts())
+                self._compare(place)
 
     def missing(self, batch: int) -> list[int]:
         """All positions of a batch, or none: its part is whole or absent."""
@@ -63,8 +59,29 @@ class NpzFolder:
         return [] if done else list(self._job.batch(batch))
 
     def begin(self) -> None:
-        if not self._is_joined():
-            write_json(self._parts / SETTINGS, self._facts())
+        """MdtError where another process has begun with other settings.
+
+        Parts do not say what they were drawn with, so the first process says it for all of them:
+        processes that look for the newest checkpoint may find two.
+        """
+        if self._is_joined():
+            return
+        place = self._parts / SETTINGS
+        mine = place.with_name(f"{TEMPORARY}{os.getpid()}-own-{SETTINGS}")
+        write_json(mine, self._facts())
+        try:
+            # Unlike a rename, a link takes no place that is taken.
+            os.link(mine, place)
+        except FileExistsError:
+            self._compare(place)
+        except OSError:
+            # A file system without links.
+            if place.is_file():
+                self._compare(place)
+            else:
+                write_json(place, self._facts())
+        finally:
+            mine.unlink(missing_ok=True)
 
     def write(self, positions: Sequence[int], images: Mapping[int, Pixels]) -> None:
         rows = np.stack([images[position] for position in positions])
@@ -91,6 +108,14 @@ class NpzFolder:
         """Only the rows asked for are read."""
         with RowFile(self._file, "arr_0") as rows:
             return dict(rows.read(sorted(positions)))
+
+    def _compare(self, place: Path) -> None:
+        """MdtError where `place` tells of other settings."""
+        try:
+            there = json.loads(place.read_text("utf-8"))
+        except ValueError as error:
+            raise MdtError(f"{place} cannot be read", "choose another folder") from error
+        same_settings(place, {key: there.get(key) for key in self._facts()}, self._facts())
 
     def _facts(self) -> dict[str, Any]:
         """What must agree for parts to belong together."""

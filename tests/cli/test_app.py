@@ -18,7 +18,7 @@ FLAGS = {
     "pretrain": "--device --dry-run --fresh --json --preset --set",
     "finetune": "--device --dry-run --ema --fresh --from --json --preset --set",
     "sample": "--batch-size --classes --codec --device --ema --format --grid --guidance --json "
-    "--mask-ratio --reconstruct --seeds --solver --steps",
+    "--mask-ratio --precision --reconstruct --seeds --solver --steps",
     "import": "--classes --codec --decoder-depth --family --json --set --weights",
     "evaluate": "--batch-size --device --extractor --json --memory --metrics --out "
     "--reconstruction --resize --save-reference --size --weights",

@@ -13,7 +13,7 @@ from mdt_cli.core.objectives.epsilon import Epsilon
 from mdt_cli.core.objectives.flow import Flow
 from mdt_cli.core.sampling.seeds import SeededNoise, drawn_labels
 from mdt_cli.errors import MdtError
-from mdt_cli.services.drawing import build_sampler, draw, guidance_of, sampler_of
+from mdt_cli.services.drawing import draw, guidance_of, sampler_of
 from mdt_cli.services.trained import load_trained
 from tests.core.sampling.closed_form import MEAN, STD
 from tests.reference.samplers import ddim_with_clipping, dpm_solver_pp_2m
@@ -215,6 +215,9 @@ def test_first3_guidance_leaves_the_fourth_channel():
         (Edm(), 0.4, 20.0, [False, True, True, False]),
         # Epsilon: indices 999, 666, 333, 0 have sigma/alpha of 157, 9.3, 1.4, 0.01.
         (Epsilon(), 1.0, 10.0, [False, True, True, False]),
+        # Without an upper limit pure noise, whose ratio is infinite, is inside.
+        (Flow(), 0.8, IntervalGuidance().high, [True, True, True, False]),
+        (Flow(), 0.8, float("inf"), [True, True, True, False]),
     ],
 )
 def test_the_interval_is_on_the_noise_to_signal_ratio(objective, low, high, inside):
@@ -260,12 +263,12 @@ def test_what_cannot_work_is_told_before_the_first_step(chosen, objective, messa
         sampler_of(Ideal(objective), objective, chosen, 3)
 
 
-def test_build_sampler_is_draw_for_a_trained_network(tmp_path):
+def test_draw_is_the_sampler_from_the_noise_of_the_seeds(tmp_path):
     path = write_weights(tmp_path / "w.safetensors", {"kind": "epsilon", "num_timesteps": 50})
     trained = load_trained(path, None, CPU)
     chosen, seeds = sampling("ddpm", 6), [2, 3]
     noise = SeededNoise(seeds, (3, 8, 8), 4)
-    sampler = build_sampler(trained, chosen)
+    sampler = sampler_of(trained.network, trained.objective, chosen, 4)
     ours = sampler(noise.start(), torch.tensor([1, 2]), noise.step)
     other = draw(trained.network, trained.objective, chosen, (3, 8, 8), 4, seeds, [1, 2], CPU)
     assert torch.equal(ours, other)

@@ -27,7 +27,7 @@ def test_a_folder_of_seeds(request_):
     assert said["label"] == facts["labels"][3]
     assert said["class"] == NAMES[facts["labels"][3]]
     assert said["settings"]["weights"] == facts["weights"]
-    assert facts["sampler"] == {"solver": "euler", "steps": 4}
+    assert facts["sampler"] == {"solver": "euler", "steps": 4, "clip": False}
     assert facts["guidance"] == {"kind": "none"}
     assert (facts["seeds"], facts["count"], facts["uint8"]) == ("0-9", 10, "round")
     assert (facts["ema"], facts["step"], facts["class_names"]) == ("0.9999", 7, list(NAMES))

@@ -90,7 +90,7 @@ def test_the_command_prints_one_json_object(request_):
     said = json.loads(finish(words))
     assert said["path"] == str(request_.out)
     assert (said["count"], said["drawn"], said["uint8"]) == (8, 8, "round")
-    assert said["sampler"] == {"solver": "euler", "steps": 4}
+    assert said["sampler"] == {"solver": "euler", "steps": 4, "clip": False}
     again = subprocess.run(words[:-3], cwd=ROOT, capture_output=True, text=True, check=False)
     assert again.returncode == 1
     assert "other settings" in again.stderr

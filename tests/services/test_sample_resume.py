@@ -1,15 +1,21 @@
 """A stopped job goes on, other jobs keep away, and processes share the work."""
 
+import json
 import zipfile
 from dataclasses import replace
 
 import pytest
+import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
+from mdt_cli.core.codecs.codec import open_codec
 from mdt_cli.errors import MdtError
 from mdt_cli.services import sample as service
 from mdt_cli.services import sample_share
 from mdt_cli.services.events import SamplesDone
-from mdt_cli.services.sample import sample
+from mdt_cli.services.sample import SampleRequest, sample
+from tests.autoencoders import save_autoencoder
 from tests.services.sampled import contents, manifest, run
 from tests.services.tiny_weights import write_weights
 
@@ -181,3 +187,84 @@ def test_the_scores_of_a_folder_do_not_keep_it_from_going_on(request_, form):
     (request_.out / "report.work").mkdir()
     done, _ = run(replace(request_, format=form))
     assert done.drawn == 0
+
+
+def test_npz_parts_of_processes_with_other_weights_do_not_join(request_, tmp_path, monkeypatch):
+    """A checkpoint may be written between the looks of two processes; neither looks twice."""
+    later = write_weights(tmp_path / "later.safetensors", spread=0.05)
+    first = replace(request_, format="npz")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    slower = sample(replace(first, weights=later))
+    # Its look at the folder, before anybody has written.
+    next(slower)
+    monkeypatch.setenv("RANK", "0")
+    faster = sample(first)
+    while not list((first.out / "parts").glob("part-*")):
+        next(faster)
+    with pytest.raises(MdtError, match=r"weights: .* there, .* now"):
+        list(slower)
+    assert [path.name for path in (first.out / "parts").glob("part-*")] == ["part-000000.npy"]
+    faster.close()
+
+
+@pytest.mark.parametrize("format", ["png", "npz"])
+def test_a_folder_of_an_earlier_version_goes_on(tmp_path, format):
+    """It did not say clip and spacing, nor the digest of an imported model's autoencoder."""
+    codec = open_codec(save_autoencoder(tmp_path / "vae"), torch.device("cpu"))
+    path = write_weights(
+        tmp_path / "w.safetensors",
+        {"kind": "epsilon", "num_timesteps": 50},
+        codec={**codec.facts(), "weights_sha256": None},
+        latent_shape=codec.latent_shape(16),
+        image_size=16,
+    )
+    request = SampleRequest(
+        path, tmp_path / "out", seeds="0-1", format=format, batch_size=2, device="cpu"
+    )
+    run(request)
+    said = manifest(request.out)
+    assert said["precision"] == "float32"
+    assert (said["sampler"]["clip"], said["sampler"]["spacing"]) == (False, "ends")
+    _forget(request.out)
+    done, _ = run(request)
+    assert done.drawn == 0
+    _forget(request.out)
+    clipped = write_weights(
+        path,
+        {"kind": "epsilon", "num_timesteps": 50},
+        sampling={"clip": True, "spacing": "trailing"},
+        codec={**codec.facts(), "weights_sha256": None},
+        latent_shape=codec.latent_shape(16),
+        image_size=16,
+    )
+    with pytest.raises(MdtError) as caught:
+        run(replace(request, weights=clipped))
+    assert "sampler.clip: False there, True now" in caught.value.message
+    assert "sampler.spacing: ends there, trailing now" in caught.value.message
+
+
+def _forget(folder):
+    """Rewrite what the folder says as the earlier version said it."""
+
+    def cut(settings):
+        settings["sampler"] = {
+            key: value
+            for key, value in settings["sampler"].items()
+            if key not in ("clip", "spacing")
+        }
+        settings["codec"]["weights_sha256"] = None
+
+    place = folder / "samples.json"
+    if place.exists():
+        facts = json.loads(place.read_text())
+        cut(facts)
+        place.write_text(json.dumps(facts))
+    for picture in folder.glob("*.png"):
+        with Image.open(picture) as image:
+            image.load()
+            text = json.loads(image.info["mdt"])
+            cut(text["settings"])
+            info = PngInfo()
+            info.add_itxt("mdt", json.dumps(text))
+            image.save(picture, pnginfo=info)

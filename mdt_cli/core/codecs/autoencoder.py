@@ -144,7 +144,8 @@ def reload(
 ) -> AutoencoderCodec:
     """The autoencoder that a cache names, with the shift and scale that the cache was made with.
 
-    `override` is another place of the same weights; other weights are an MdtError.
+    `override` is another place of the same weights; other weights are an MdtError. Facts without
+    a digest (imported weights) are held against kind and latent shape alone.
     """
     place = override or facts.get("id")
     if place is None:
@@ -161,7 +162,21 @@ def reload(
             "name the right one with --codec (a Hugging Face id or a folder)",
         )
     model, shift, scale = _placed(model, device, dtype), list(facts["shift"]), list(facts["scale"])
-    return AutoencoderCodec(model, kind, place, digest, shift, scale)
+    codec = AutoencoderCodec(model, kind, place, digest, shift, scale)
+    has = {"kind": kind, "channels": codec._channels, "downsampling": codec._downsampling}
+    wanted = {
+        "channels": len(scale),
+        **{k: facts[k] for k in ("kind", "downsampling") if k in facts},
+    }
+    differing = [
+        f"{key} {has[key]}, not {wanted[key]}" for key in wanted if has[key] != wanted[key]
+    ]
+    if differing:
+        raise MdtError(
+            f"the autoencoder at {place} does not fit the latents: it has {', '.join(differing)}",
+            "name the right one with --codec (a Hugging Face id or a folder)",
+        )
+    return codec
 
 
 def _placed(model: Any, device: torch.device, dtype: torch.dtype) -> Any:

@@ -18,6 +18,8 @@ from mdt_cli.core.sampling.sde import Estimate
 Channels = Literal["all", "first3"]
 # The guidance scale at one of the sampler's times; exactly 1 means none.
 Scale = Callable[[float], float]
+# An interval that reaches this noise-to-signal ratio has no upper end: flow begins at infinity.
+NO_LIMIT = 1e9
 # (x, t, y) -> what an Estimate answers.
 LabelledEstimate = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor | None]]
 
@@ -82,6 +84,7 @@ def power_cosine(scale: float, power: float, share: Callable[[float], float]) ->
 def interval(scale: float, low: float, high: float, ratio: Callable[[float], float]) -> Scale:
     """Constant while the noise-to-signal ratio is in [low, high], else 1.
 
-    Kynkaanniemi et al. 2024, eq. 5. `ratio` maps a time to sigma / alpha.
+    Kynkaanniemi et al. 2024, eq. 5. `ratio` maps a time to sigma / alpha. From `NO_LIMIT` on,
+    `high` is no limit, not even for pure noise, whose ratio is infinite.
     """
-    return lambda t: scale if low <= ratio(t) <= high else 1.0
+    return lambda t: scale if low <= min(ratio(t), NO_LIMIT) <= high else 1.0

@@ -7,6 +7,7 @@ from mdt_cli.core.objectives.edm import Edm
 from mdt_cli.core.objectives.epsilon import Epsilon
 from mdt_cli.core.objectives.flow import Flow
 from mdt_cli.core.sampling.guidance import (
+    NO_LIMIT,
     classifier_free,
     constant,
     extrapolated,
@@ -62,6 +63,8 @@ def test_interval_is_closed_and_1_outside():
     assert scale(0.5) == 2.0
     assert scale(0.75) == 2.0
     assert scale(0.76) == 1
+    for high in (NO_LIMIT, math.inf):
+        assert interval(2.0, 0.5, high, lambda t: math.inf)(1.0) == 2.0
     edges = interval(2.0, 0.5, 3.0, lambda t: t)
     assert [edges(t) for t in (0.499, 0.5, 3.0, 3.001)] == [1, 2, 2, 1]
 
