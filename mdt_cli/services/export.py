@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Generator, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,14 @@ from mdt_cli.errors import MdtError
 from mdt_cli.services import export_diffusers, export_dit, export_program, parity
 from mdt_cli.services.drawing import check_fits
 from mdt_cli.services.events import Event, ExportDone, Note, Warned
-from mdt_cli.services.model_card import Card, find_report, is_of_other_weights, render
+from mdt_cli.services.model_card import (
+    Card,
+    is_of_other_weights,
+    read_report,
+    render,
+    run_report,
+    scored_weights,
+)
 from mdt_cli.services.trained import Trained, load_trained
 
 FORMATS = ("diffusers", "safetensors", "diffusers-dit", "torch-export", "onnx")
@@ -58,6 +65,8 @@ def export(request: ExportRequest) -> Iterator[Event]:
     trained = load_trained(request.source, request.ema, CPU)
     if request.format != "safetensors":
         check_fits(trained.config.sampling, trained.objective)
+    if request.codec is not None and request.format in ("torch-export", "onnx"):
+        trained = _decoded_by(_codec(request, trained), trained)
     match request.format:
         case "safetensors":
             difference = _safetensors(request, trained)
@@ -107,6 +116,7 @@ def _safetensors(request: ExportRequest, trained: Trained) -> float:
 
 def _diffusers(request: ExportRequest, trained: Trained) -> Generator[Event, None, float]:
     codec = _codec(request, trained)
+    trained = _decoded_by(codec, trained)
     yield from _note_license(request)
     report = yield from _report(request, trained)
     with atomic_path(request.out) as temporary:
@@ -134,6 +144,7 @@ def _dit(request: ExportRequest, trained: Trained) -> Generator[Event, None, flo
     export_dit.require_plain_dit(trained)
     codec = _codec(request, trained)
     export_dit.require_autoencoder_kl(codec)
+    trained = _decoded_by(codec, trained)
     yield from _note_license(request)
     report = yield from _report(request, trained)
     with atomic_path(request.out) as temporary:
@@ -168,6 +179,11 @@ def _codec(request: ExportRequest, trained: Trained) -> Codec:
     return codec_from_facts(trained.facts["codec"], CPU, request.codec)
 
 
+def _decoded_by(codec: Codec, trained: Trained) -> Trained:
+    """With the facts of the codec that was opened: the weights may know another place or less."""
+    return replace(trained, facts={**trained.facts, "codec": codec.facts()})
+
+
 def _note_license(request: ExportRequest) -> Iterator[Event]:
     if request.license is None:
         yield Note('the card says "license: unknown"; give --license to name yours')
@@ -177,13 +193,25 @@ def _report(
     request: ExportRequest, trained: Trained
 ) -> Generator[Event, None, Mapping[str, Any] | None]:
     """The report for the card; one that merely lies there must be of these very weights."""
-    report = find_report(trained.path, request.report)
-    if report is None or not is_of_other_weights(report, trained):
+    if request.report is not None:
+        report = read_report(request.report)
+        if is_of_other_weights(report, trained):
+            yield Warned(f"{request.report} is of other weights; the card says so")
         return report
-    if request.report is None:
-        yield Note("the report in the run folder is of other weights and is not shown in the card")
+    path = run_report(trained.path)
+    if path is None:
         return None
-    yield Warned(f"{request.report} is of other weights; the card says so")
+    try:
+        report = read_report(path)
+    except MdtError as error:
+        yield Note(f"no scores in the card: {error.message}")
+        return None
+    if scored_weights(report) != trained.digest:
+        yield Note(
+            "the report in the run folder does not say that it is of these weights, and is not "
+            "shown in the card; --report shows it all the same"
+        )
+        return None
     return report
 
 

@@ -225,10 +225,11 @@ def caveats(trained: Trained) -> tuple[str, ...]:
         f"DiTPipeline takes row {NULL_ROW} of the label table for no class. The table was padded "
         "to fit; indices above the last class give images of no class.",
         "Seeds do not give the pictures of `mdt sample`.",
-        "Without `trust_remote_code`, load the network by "
-        '`DiTTransformer2DModel.from_pretrained(folder, subfolder="transformer")` and pass it as '
-        "`transformer=`. Its time embedding then spaces the frequencies by 127 instead of 128 "
-        "parts, which this network was not trained with.",
+        "Without `trust_remote_code`, load `DiTTransformer2DModel`, `AutoencoderKL` and "
+        "`DDIMScheduler` from the subfolders by `from_pretrained` and give them to "
+        "`DiTPipeline(...)`; classes are then asked for by number. The network's time embedding "
+        "then spaces the frequencies by 127 instead of 128 parts, "
+        "which this network was not trained with.",
     ]
     if any("," in name for name in class_names(trained)):
         found.append("Class names that hold a comma are split into several names.")

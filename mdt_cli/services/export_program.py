@@ -13,12 +13,11 @@ import torch
 from torch import Tensor
 
 from mdt_cli.errors import MdtError
+from mdt_cli.services.inspect import ABOUT, ONNX
 from mdt_cli.services.model_card import codec_name
 from mdt_cli.services.parity import Inputs, largest_difference
 from mdt_cli.services.trained import Trained
 
-ABOUT = "mdt.json"
-ONNX = "model.onnx"
 # One protobuf file holds 2 GiB at most; larger weights lie in a file beside it.
 LARGEST_INLINE = 3 * 2**29
 TIME_INPUT = {
@@ -40,13 +39,16 @@ def about(trained: Trained) -> str:
     """What a program file must say of itself, as JSON."""
     facts = dict(trained.facts)
     facts["codec"] = {**facts["codec"], "id": codec_name(facts)}
+    inputs = {
+        "x": f"float32 [batch, {', '.join(map(str, facts['latent_shape']))}]",
+        "t": f"float32 [batch]: {TIME_INPUT[trained.objective.kind]}",
+        **_label_input(trained),
+    }
     return json.dumps(
         {
-            "inputs": {
-                "x": f"float32 [batch, {', '.join(map(str, facts['latent_shape']))}]",
-                "t": f"float32 [batch]: {TIME_INPUT[trained.objective.kind]}",
-                **_label_input(trained),
-            },
+            # torch.export takes by position what was given by position, and by name nothing.
+            "call": f"program({', '.join(inputs)})",
+            "inputs": inputs,
             "config": trained.config.model_dump(mode="json"),
             "data": facts,
             "step": trained.step,
@@ -63,19 +65,36 @@ def _label_input(trained: Trained) -> dict[str, str]:
     return {"y": f"int64 [batch]: a class, or {null} for no class"} if null else {}
 
 
-def _arguments(inputs: Inputs) -> tuple[Tensor, ...]:
-    labels = () if inputs.y is None else (inputs.y,)
-    return (inputs.x, inputs.t.float(), *labels)
+class _WithLabels(torch.nn.Module):
+    """Exactly the inputs that the file lists, under its names."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Any:
+        return self.network(x, t, y)
+
+
+class _WithoutLabels(torch.nn.Module):
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor, t: Tensor) -> Any:
+        return self.network(x, t, None)
+
+
+def _arguments(x: Tensor, t_B: Tensor, y_B: Tensor | None) -> tuple[Tensor, ...]:
+    return (x, t_B.float()) if y_B is None else (x, t_B.float(), y_B)
 
 
 def _program(trained: Trained, inputs: Inputs) -> Any:
-    arguments = _arguments(inputs)
+    arguments = _arguments(inputs.x, inputs.t, inputs.y)
     batch = torch.export.Dim("batch", min=1)
-    shapes: tuple[Any, ...] = tuple({0: batch} for _ in arguments)
-    if inputs.y is None:
-        # A program's inputs are fixed: the label is a constant None.
-        arguments, shapes = (*arguments, None), (*shapes, None)  # type: ignore[assignment]
-    return torch.export.export(trained.network, arguments, dynamic_shapes=shapes)
+    shapes = tuple({0: batch} for _ in arguments)
+    wrap = _WithoutLabels if inputs.y is None else _WithLabels
+    return torch.export.export(wrap(trained.network), arguments, dynamic_shapes=shapes)
 
 
 def write_torch_export(path: Path, trained: Trained, inputs: Inputs) -> float:
@@ -84,7 +103,7 @@ def write_torch_export(path: Path, trained: Trained, inputs: Inputs) -> float:
     program = torch.export.load(path).module()
 
     def theirs(x: Tensor, t_B: Tensor, y_B: Tensor | None) -> Tensor:
-        return torch.as_tensor(program(x, t_B.float(), y_B))
+        return torch.as_tensor(program(*_arguments(x, t_B, y_B)))
 
     return _over_batches(trained, theirs, inputs)
 

@@ -11,7 +11,7 @@ from mdt_cli.config.load import Loaded, load
 from mdt_cli.core.checkpoint import ONLINE, checkpoints, fit_report, read_header, read_tensors
 from mdt_cli.core.data.latents import LatentCache
 from mdt_cli.errors import MdtError
-from mdt_cli.services.events import Event, Note
+from mdt_cli.services.events import Event, Note, Warned
 from mdt_cli.services.run_folder import CONFIG, read_config
 from mdt_cli.services.trained import TRAINING_ONLY, find_weights, put_weights
 from mdt_cli.services.training_loop import TrainRequest, train
@@ -68,6 +68,8 @@ def finetune(
         before, now = header.config["objective"]["kind"], loaded.config.objective.kind
         fresh_classes = training.new_classes or (now == "classification" != before)
         check_same_data(header.data, opened, file, classes=not fresh_classes)
+        if (doubt := codec_doubt(header.data, opened)) is not None:
+            yield Warned(doubt)
         yield Note(f"starting from {file} (step {header.step}, weights {header.ema})")
         yield from put_stage_weights(network, read_tensors(file), file, training.new_classes)
 
@@ -100,11 +102,24 @@ def check_same_data(
 
 
 def _comparable(value: Any, other: Any) -> Any:
-    """Without what may differ in the same codec: where it lies, or a digest only one side knows."""
+    """Without what may differ in the same codec: where it lies, a digest one side knows."""
     if isinstance(value, Mapping) and isinstance(other, Mapping):
-        both_known = None not in (value.get(DIGEST), other.get(DIGEST))
-        return {k: v for k, v in value.items() if k != ("id" if both_known else DIGEST)}
+        unknown = [value.get(DIGEST), other.get(DIGEST)].count(None)
+        left_out = {0: ("id",), 1: ("id", DIGEST), 2: ()}[unknown]
+        return {k: v for k, v in value.items() if k not in left_out}
     return list(value) if isinstance(value, tuple) else value
+
+
+def codec_doubt(before: Mapping[str, Any], cache: LatentCache) -> str | None:
+    """A warning where two codecs agree but for their names and no digest tells them apart."""
+    old, new = before["codec"], cache.facts.header()["codec"]
+    if old.get("id") == new.get("id") or None not in (old.get(DIGEST), new.get(DIGEST)):
+        return None
+    return (
+        f"the weights are for latents of {_short(old)}, the cache was made with {_short(new)}: "
+        "alike in kind and scale, but whether they are the same autoencoder cannot be told; "
+        "mdt import --codec FOLDER records it"
+    )
 
 
 def _short(value: Any) -> str:

@@ -13,7 +13,7 @@ from mdt_cli.core.model.transformer import Transformer
 from mdt_cli.errors import MdtError
 from mdt_cli.services.import_container import Contents
 from mdt_cli.services.import_families import Family
-from mdt_cli.services.import_shapes import SAME_POSITIONS
+from mdt_cli.services.import_shapes import is_table
 from mdt_cli.services.parity import fixed_inputs
 from mdt_cli.services.trained import Trained
 
@@ -106,7 +106,7 @@ def computed_positions(
         if place.slots[0].name not in trained
     }
     for name, difference in found.items():
-        if difference > SAME_POSITIONS:
+        if not is_table(tensors[name], ours[name]):
             raise MdtError(
                 f"{source}: {name} is not the fixed table, but up to {difference:.2g} away from it",
                 f"{family.title} has fixed positions; these were changed and cannot be kept",

@@ -10,9 +10,8 @@ from typing import Any
 from mdt_cli.errors import MdtError
 
 CACHE_FORMAT = "mdt-latents"
-PNG_TEXT = "mdt"
-# Headers of so many images, evenly spread, are read for the range of sizes.
-IMAGES_READ = 200
+# What a program says of itself, and the ONNX program beside it.
+ABOUT, ONNX = "mdt.json", "model.onnx"
 
 
 @dataclass(frozen=True)
@@ -54,11 +53,17 @@ def _folder(path: Path) -> Inspected:
         from mdt_cli.services.inspect_weights import run
 
         return run(path)
+    if (path / ABOUT).is_file() and (path / ONNX).is_file():
+        from mdt_cli.services.inspect_program import onnx_program
+
+        return onnx_program(path)
     if (path / "samples.json").is_file():
         return _samples(path, read(path / "samples.json"))
     if (path / "config.json").is_file() and "_class_name" in read(path / "config.json"):
         return _component(path)
-    return _images(path)
+    from mdt_cli.services.inspect_images import images
+
+    return images(path)
 
 
 def _file(path: Path) -> Inspected:
@@ -67,6 +72,12 @@ def _file(path: Path) -> Inspected:
             from mdt_cli.services.inspect_weights import weights
 
             return weights(path)
+        case ".pt2":
+            from mdt_cli.services.inspect_program import torch_program
+
+            return torch_program(path)
+        case ".onnx" if (path.parent / ABOUT).is_file() and path.name == ONNX:
+            return _folder(path.parent)
         case ".npz":
             return _npz(path)
         case ".json":
@@ -74,9 +85,13 @@ def _file(path: Path) -> Inspected:
         case ".toml":
             return _toml(path)
         case ".zip" | ".tar" | ".parquet":
-            return _images(path)
+            from mdt_cli.services.inspect_images import images
+
+            return images(path)
         case _:
-            return _picture(path)
+            from mdt_cli.services.inspect_images import picture
+
+            return picture(path)
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -188,10 +203,17 @@ def _json(path: Path) -> Inspected:
         return Inspected(path, "comparison of reports", facts)
     if {"family", "round_trip"} <= found.keys():
         return Inspected(path, "import report", found)
-    for name in ("manifest.json", "plan.json", "state.json", "samples.json", "model_index.json"):
+    for name in (
+        "manifest.json",
+        "plan.json",
+        "state.json",
+        "samples.json",
+        "model_index.json",
+        ABOUT,
+    ):
         if path.name == name:
             return _folder(path.parent)
-    raise _unknown(path)
+    raise unknown(path)
 
 
 def _toml(path: Path) -> Inspected:
@@ -227,66 +249,9 @@ def _npz(path: Path) -> Inspected:
     return Inspected(path, kind, facts)
 
 
-def _images(path: Path) -> Inspected:
-    from mdt_cli.core.data.sources import open_source
-    from mdt_cli.core.pictures import UnreadableError
-
-    try:
-        source = open_source(path)
-    except MdtError as error:
-        message = f"{path} is nothing that mdt made, and its images cannot be listed: "
-        raise MdtError(message + error.message, error.hint) from error
-    sizes: list[tuple[int, int]] = []
-    unreadable: list[str] = []
-    step = max(1, len(source) // IMAGES_READ)
-    for name, place in list(zip(source.names, source.places, strict=True))[::step]:
-        try:
-            sizes.append(_size(source.reader.read(place)))
-        except (UnreadableError, OSError, SyntaxError, ValueError):
-            unreadable.append(name)
-    source.reader.close()
-    counts = {name: source.labels.count(k) for k, name in enumerate(source.classes)}
-    facts: dict[str, Any] = {"layout": source.kind, "count": len(source), "classes": counts}
-    if sizes:
-        widths, heights = zip(*sizes, strict=True)
-        facts["width"] = [min(widths), max(widths)]
-        facts["height"] = [min(heights), max(heights)]
-    facts |= {"looked at": len(sizes) + len(unreadable), "unreadable": unreadable}
-    return Inspected(path, "images", facts | {"ignored files": dict(source.ignored)})
-
-
-def _size(data: bytes) -> tuple[int, int]:
-    from io import BytesIO
-
-    from PIL import Image
-
-    with Image.open(BytesIO(data)) as image:
-        return image.size
-
-
-def _picture(path: Path) -> Inspected:
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as image:
-            facts: dict[str, Any] = {
-                "format": image.format,
-                "size": list(image.size),
-                "mode": image.mode,
-            }
-            made = image.info.get(PNG_TEXT)
-    except (UnidentifiedImageError, OSError, ValueError) as error:
-        raise _unknown(path) from error
-    if made is None:
-        return Inspected(path, "picture", facts)
-    try:
-        return Inspected(path, "sample", facts | {"made by": json.loads(made)})
-    except ValueError:
-        return Inspected(path, "picture", facts)
-
-
-def _unknown(path: Path) -> MdtError:
+def unknown(path: Path) -> MdtError:
     return MdtError(
         f"{path} is nothing that mdt knows",
-        "it reads caches, runs, checkpoints, weights, samples, reports, model folders and images",
+        "it reads caches, runs, checkpoints, weights, samples, reports, model folders, programs "
+        "and images",
     )

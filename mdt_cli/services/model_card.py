@@ -10,13 +10,12 @@ from mdt_cli import __version__
 from mdt_cli.config.load import load
 from mdt_cli.config.write import to_toml
 from mdt_cli.errors import MdtError
+from mdt_cli.services.run_folder import CONFIG
 from mdt_cli.services.trained import Trained
 
 UNKNOWN_LICENSE = "unknown"
 SHOWN_CLASSES = 50
 REPORT = "report.json"
-# From a weights file up to the run folder: run/checkpoints/step-0000001/ema-0.99.safetensors.
-LEVELS_TO_RUN = 3
 
 
 @dataclass(frozen=True)
@@ -142,14 +141,20 @@ def _scores(report: Mapping[str, Any] | None, trained: Trained) -> str:
     return "\n\n".join(parts)
 
 
+def scored_weights(report: Mapping[str, Any]) -> str | None:
+    """SHA-256 of the weights file that the scored samples are from; None where it is not told."""
+    return _provenance(report).get("weights")
+
+
 def is_of_other_weights(report: Mapping[str, Any], trained: Trained) -> bool:
     """Whether the report says that its samples are not from the file that is exported."""
-    return bool(_provenance(report).get("weights", trained.digest) != trained.digest)
+    return scored_weights(report) not in (None, trained.digest)
 
 
 def _provenance(report: Mapping[str, Any]) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = report.get("samples", {}).get("provenance", {})
-    return found
+    samples = report.get("samples")
+    found = samples.get("provenance") if isinstance(samples, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -163,19 +168,19 @@ def _fenced(language: str, text: str) -> str:
     return f"```{language}\n{text.strip()}\n```"
 
 
-def find_report(weights: Path, given: Path | None) -> Mapping[str, Any] | None:
-    """The report that was given, or one that lies in the run folder.
-
-    MdtError where it is no report.
-    """
-    path = given
-    if path is None:
-        folders = list(weights.resolve().parents)[:LEVELS_TO_RUN]
-        path = next((f / REPORT for f in folders if (f / REPORT).is_file()), None)
-    elif path.is_dir():
-        path = path / REPORT
-    if path is None:
+def run_report(weights: Path) -> Path | None:
+    """The report in the run folder: of run/checkpoints/step-0000001/ema-0.99.safetensors, run/."""
+    checkpoint = weights.resolve().parent
+    run = checkpoint.parent.parent
+    if checkpoint.parent.name != "checkpoints" or not (run / CONFIG).is_file():
         return None
+    return run / REPORT if (run / REPORT).is_file() else None
+
+
+def read_report(path: Path) -> Mapping[str, Any]:
+    """A report of `mdt evaluate`, or the one in a folder; MdtError where it is none."""
+    if path.is_dir():
+        path = path / REPORT
     try:
         report = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:

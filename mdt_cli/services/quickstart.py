@@ -54,7 +54,8 @@ def digits() -> Path:
     return Path(str(files("mdt_cli") / "assets" / "digits.zip"))
 
 
-def stages(out: Path, device: str | None = None, samples: int = NUM_SAMPLES) -> list[Stage]:
+def stages(out: Path, device: str | None = None, samples: int = NUM_SAMPLES) -> Iterator[Stage]:
+    """Each stage is made when its turn comes: the last one shows the scores where there are any."""
     images, cache, first, last = digits(), out / "cache", out / "pretrain", out / "finetune"
     drawn, model = out / "samples", out / "model"
 
@@ -63,34 +64,37 @@ def stages(out: Path, device: str | None = None, samples: int = NUM_SAMPLES) -> 
         return finetune(cache, last, first, None, loaded, device=device)
 
     seeds = f"0-{samples - 1}"
-    return [
-        Stage(
-            ("encode-latents", str(images), str(cache), "--codec", "pixels", "--size", "8"),
-            lambda: encode_latents(EncodeRequest(images, cache, codec="pixels", size=8)),
+    yield Stage(
+        ("encode-latents", str(images), str(cache), "--codec", "pixels", "--size", "8"),
+        lambda: encode_latents(EncodeRequest(images, cache, codec="pixels", size=8)),
+    )
+    yield Stage(
+        ("pretrain", str(cache), str(first), "-p", "quickstart", "-p", "digits"),
+        lambda: pretrain(cache, first, load(["quickstart", "digits"], []), device=device),
+    )
+    yield Stage(
+        ("finetune", str(cache), str(last), "--from", str(first), "-p", "digits-finetune"),
+        tuned,
+    )
+    yield Stage(
+        ("sample", str(last), str(drawn), "--seeds", seeds, "--classes", "all", "--grid"),
+        lambda: sample(
+            SampleRequest(last, drawn, seeds=seeds, classes="all", grid=True, device=device)
         ),
-        Stage(
-            ("pretrain", str(cache), str(first), "-p", "quickstart", "-p", "digits"),
-            lambda: pretrain(cache, first, load(["quickstart", "digits"], []), device=device),
+    )
+    yield Stage(
+        ("evaluate", str(drawn), str(images)),
+        lambda: evaluate(EvaluateRequest(drawn, images, device=device)),
+    )
+    report = drawn / "report.json"
+    scored = report.is_file()
+    yield Stage(
+        (
+            *("export", str(last), str(model), "--format", "diffusers"),
+            *(("--report", str(report)) if scored else ()),
         ),
-        Stage(
-            ("finetune", str(cache), str(last), "--from", str(first), "-p", "digits-finetune"),
-            tuned,
-        ),
-        Stage(
-            ("sample", str(last), str(drawn), "--seeds", seeds, "--classes", "all", "--grid"),
-            lambda: sample(
-                SampleRequest(last, drawn, seeds=seeds, classes="all", grid=True, device=device)
-            ),
-        ),
-        Stage(
-            ("evaluate", str(drawn), str(images)),
-            lambda: evaluate(EvaluateRequest(drawn, images, device=device)),
-        ),
-        Stage(
-            ("export", str(last), str(model), "--format", "diffusers"),
-            lambda: export(ExportRequest(last, model, report=drawn / "report.json")),
-        ),
-    ]
+        lambda: export(ExportRequest(last, model, report=report if scored else None)),
+    )
 
 
 def quickstart(out: Path, device: str | None = None, samples: int = NUM_SAMPLES) -> Iterator[Event]:

@@ -6,7 +6,15 @@ from typing import Any
 import torch
 
 from mdt_cli.config.load import load
-from mdt_cli.core.checkpoint import Header, save_weights
+from mdt_cli.config.write import to_toml
+from mdt_cli.core.checkpoint import (
+    CheckpointState,
+    Header,
+    read_header,
+    read_tensors,
+    save_weights,
+    write_checkpoint,
+)
 from mdt_cli.services.build import build_network
 
 TINY = ("model.hidden_size=32", "model.num_heads=2")
@@ -51,5 +59,24 @@ def weights_file(
         "digest": "0" * 64,
     }
     header = Header(config.model_dump(mode="json"), facts, 7, "0.99", "pretrain")
+    path.parent.mkdir(parents=True, exist_ok=True)
     save_weights(path, tensors, header)
     return path
+
+
+def run_of(folder: Path, recipe: tuple[tuple[str, ...], tuple[str, ...]]) -> Path:
+    """A run folder with one checkpoint, as training leaves it."""
+    folder.mkdir(parents=True)
+    source = weights_file(folder / "w.safetensors", recipe)
+    header, tensors = read_header(source), read_tensors(source)
+    source.unlink()
+    (folder / "config.toml").write_text("# pretrain\n" + to_toml(load(*recipe)))
+    write_checkpoint(
+        folder / "checkpoints" / "step-0000007",
+        Header(header.config, header.data, 7, "online", "pretrain"),
+        tensors,
+        dict.fromkeys(load(*recipe).config.ema.decays, tensors),
+        {"0/exp_avg": torch.ones(2)},
+        CheckpointState(7, 64, 0, None, "abc"),
+    )
+    return folder

@@ -1,10 +1,8 @@
 """Exports: checked, whole or absent, and the same network as ours."""
 
-import json
 import os
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +11,15 @@ import torch
 from safetensors.torch import save_file
 
 from mdt_cli.config.load import load
-from mdt_cli.config.run import RunConfig
 from mdt_cli.core.checkpoint import read_header, read_tensors
 from mdt_cli.errors import MdtError
 from mdt_cli.services import parity
 from mdt_cli.services.drawing import draw, num_classes_of
-from mdt_cli.services.events import ExportDone, Note, Warned
+from mdt_cli.services.events import ExportDone
 from mdt_cli.services.export import ExportRequest, export
 from mdt_cli.services.export_diffusers import load_as_stranger
 from mdt_cli.services.trained import TRAINING_ONLY, load_trained
-from tests.services.small_networks import DIGITS, DIT, EDM, MDTV2, weights_file
+from tests.services.small_networks import DIGITS, DIT, EDM, MDTV2, TINY, weights_file
 
 CPU = torch.device("cpu")
 UNCONDITIONAL = (DIGITS[0], (*DIGITS[1], "data.conditional=false"))
@@ -135,6 +132,42 @@ def test_a_folder_loads_in_half_precision(tmp_path: Path) -> None:
     assert bool(latents.isfinite().all())
 
 
+def test_every_fixed_table_follows_into_half_precision(tmp_path: Path) -> None:
+    from diffusers import DiffusionPipeline
+
+    narrow = [
+        f"model.narrow_decoder.{size}" for size in ("depth=1", "hidden_size=32", "num_heads=2")
+    ]
+    settings = ("model.depth=2", "sampling.steps=2", "model.positions=learned", *narrow)
+    recipe = (("maskdit",), (*TINY, *settings))
+    source = weights_file(tmp_path / "w.safetensors", recipe, latent_shape=(4, 8, 8))
+    run(source, tmp_path / "out")
+    pipe = DiffusionPipeline.from_pretrained(
+        str(tmp_path / "out"), trust_remote_code=True, dtype=torch.bfloat16
+    )
+    assert pipe.transformer.network.narrow.positions_ND.dtype == torch.float32
+    latents = pipe("cat", seeds=0, output_type="latent").images
+    assert bool(latents.isfinite().all())
+
+
+def test_names_and_guidance_mean_what_they_mean_to_mdt_sample(tmp_path: Path) -> None:
+    names = tuple("crane" if k in (2, 10) else f"class {k}" for k in range(12))
+    source = weights_file(tmp_path / "w.safetensors", DIGITS, names=names)
+    run(source, tmp_path / "out")
+    pipe = load_as_stranger(tmp_path / "out")
+    assert pipe.get_label_ids("crane") == [names.index("crane")]
+    # diffusers sorts what it saves as text, where "10" comes before "2".
+    pipe.save_pretrained(tmp_path / "again")
+    assert load_as_stranger(tmp_path / "again").get_label_ids("crane") == [2]
+    source = weights_file(tmp_path / "plain.safetensors", UNCONDITIONAL)
+    run(source, tmp_path / "plain")
+    pipe = load_as_stranger(tmp_path / "plain")
+    with pytest.raises(ValueError, match="no classes to guide by"):
+        pipe(seeds=0, guidance_scale=2.0)
+    unguided = pipe(seeds=0, guidance_scale=1.0, output_type="latent").images
+    assert torch.equal(unguided, pipe(seeds=0, output_type="latent").images)
+
+
 STRANGER = """
 import sys
 
@@ -217,59 +250,6 @@ def test_safetensors_hold_what_sampling_needs_and_nothing_else(tmp_path: Path) -
     assert done.parity == 0
     assert not any(name.startswith(TRAINING_ONLY) for name in read_tensors(Path(done.path)))
     assert read_header(Path(done.path)) == read_header(source)
-
-
-def test_the_card_tells_config_data_and_scores(tmp_path: Path) -> None:
-    source = weights_file(tmp_path / "w.safetensors", DIGITS)
-    report = {
-        "metrics": {
-            "fid": {
-                "value": 12.345678,
-                "samples": 1000,
-                "reference": None,
-                "extractor": "inception",
-            }
-        },
-        "comparability": {"verdict": "not comparable with published tables: too few"},
-    }
-    (tmp_path / "report.json").write_text(json.dumps(report))
-    run(source, tmp_path / "out", license="cc-by-4.0")
-    card = (tmp_path / "out" / "README.md").read_text()
-    assert card.startswith('---\nlicense: "cc-by-4.0"\nlibrary_name: diffusers\n')
-    for part in (
-        "pipeline_tag: unconditional-image-generation",
-        "| fid | 12.346 | 1,000 | - | inception |",
-        "too few",
-        "| classes | cat, dog, owl |",
-        "hidden_size = 32",
-        "largest difference 0",
-    ):
-        assert part in card
-    assert str(tmp_path) not in card
-    config = tomllib.loads(card.partition("```toml\n")[2].partition("```")[0])
-    assert RunConfig.model_validate(config) == load_trained(source, None, CPU).config
-    modes = {path.stat().st_mode for path in (tmp_path / "out").rglob("*.*")}
-    assert len(modes) == 1, "every file may be read by the same people"
-
-
-def test_a_report_of_other_weights_is_told_apart(tmp_path: Path) -> None:
-    source = weights_file(tmp_path / "w.safetensors", DIGITS)
-    metric = {"value": 2.0, "samples": 9, "reference": 9, "extractor": "inception"}
-    report = {
-        "metrics": {"fid": metric},
-        "comparability": {"verdict": "not comparable"},
-        "samples": {"provenance": {"weights": "9" * 64, "sampler": {"steps": 20}}},
-    }
-    path = tmp_path / "report.json"
-    path.write_text(json.dumps(report))
-    events = list(export(ExportRequest(source, tmp_path / "a")))
-    assert any(isinstance(event, Note) and "other weights" in event.text for event in events)
-    assert "Not evaluated." in (tmp_path / "a" / "README.md").read_text()
-    events = list(export(ExportRequest(source, tmp_path / "b", report=path)))
-    assert any(isinstance(event, Warned) and "other weights" in event.text for event in events)
-    card = (tmp_path / "b" / "README.md").read_text()
-    assert "| fid | 2 |" in card
-    assert "9" * 64 in card
 
 
 def test_faults_leave_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

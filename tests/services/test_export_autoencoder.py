@@ -17,6 +17,7 @@ from mdt_cli.services.drawing import draw
 from mdt_cli.services.events import ExportDone, Note
 from mdt_cli.services.export import ExportRequest, export
 from mdt_cli.services.export_diffusers import load_as_stranger
+from mdt_cli.services.inspect import inspect
 from mdt_cli.services.trained import load_trained
 from tests.services.small_networks import DIGITS, DIT, EDM, NAMES, weights_file
 
@@ -76,6 +77,41 @@ def test_the_autoencoder_goes_along(tmp_path: Path, autoencoder: dict[str, Any])
         assert np.abs(np.asarray(picture).astype(int) - pixels).max() <= 1
     for text in ("README.md", "model_index.json", "vae/config.json", "transformer/config.json"):
         assert str(tmp_path) not in (tmp_path / "out" / text).read_text()
+
+
+def test_an_autoencoder_that_overflows_in_half_precision_decodes_in_float32(
+    tmp_path: Path, autoencoder: dict[str, Any]
+) -> None:
+    source = weights(tmp_path / "w.safetensors", DIGITS, autoencoder)
+    list(export(ExportRequest(source, tmp_path / "out")))
+    pipe = load_as_stranger(tmp_path / "out").to(torch.float16)
+    assert pipe.vae.config.force_upcast
+    with torch.no_grad():
+        # float16 ends at 65,504; the group norm behind takes the factor out again.
+        pipe.vae.decoder.conv_in.weight.mul_(2e5)
+        latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+        assert not pipe.vae.decode(latents.half()).sample.isfinite().all()
+        images = pipe.decode(latents)
+    assert bool(images.isfinite().all())
+    assert pipe.vae.dtype == torch.float16
+
+
+@pytest.mark.parametrize("format", ["diffusers", "diffusers-dit", "torch-export"])
+def test_what_is_told_of_the_codec_is_told_of_the_one_that_was_opened(
+    tmp_path: Path, autoencoder: dict[str, Any], format: str
+) -> None:
+    """Imported weights know their autoencoder by name; the one at hand has a digest."""
+    named = {**autoencoder, "id": "owner/first", "weights_sha256": None}
+    source = weights(tmp_path / "w.safetensors", DIT, named)
+    out = tmp_path / ("out.pt2" if format == "torch-export" else "out")
+    list(export(ExportRequest(source, out, format, codec=autoencoder["id"])))
+    if format == "torch-export":
+        told = str(inspect(out).facts["data"]["codec"])
+    else:
+        told = (out / "README.md").read_text()
+    assert autoencoder["weights_sha256"] in told
+    assert "owner/first" not in told
+    assert str(tmp_path) not in told
 
 
 def test_a_plain_dit_as_diffusers_own_class(tmp_path: Path, autoencoder: dict[str, Any]) -> None:

@@ -32,19 +32,22 @@ def test_a_torch_program_needs_no_mdt(recipe: Any, tmp_path: Path) -> None:
     trained = load_trained(source, None, torch.device("cpu"))
     x, t = torch.randn(7, 3, 8, 8), torch.linspace(0, 900, 7)
     y = None if recipe is UNCONDITIONAL else torch.arange(7) % 4
-    torch.save((x, t, y, trained.network(x, t, y)), tmp_path / "stored.pt")
+    given = {name: value for name, value in zip("xty", (x, t, y), strict=True) if value is not None}
+    torch.save((given, trained.network(x, t, y)), tmp_path / "stored.pt")
     code = (
-        "import torch; x, t, y, answer = torch.load('stored.pt');"
-        "given = {'mdt.json': ''};"
-        "program = torch.export.load('model.pt2', extra_files=given).module();"
-        "print(float((program(x, t, y) - answer).abs().max())); print(given['mdt.json'])"
+        "import json, torch; given, answer = torch.load('stored.pt'); files = {'mdt.json': ''};"
+        "program = torch.export.load('model.pt2', extra_files=files).module();"
+        "inputs = [given.pop(name) for name in json.loads(files['mdt.json'])['inputs']];"
+        "assert not given;"
+        "print(float((program(*inputs) - answer).abs().max())); print(files['mdt.json'])"
     )
     found = subprocess.run(
         [sys.executable, "-P", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     difference, _, about = found.stdout.partition("\n")
     assert float(difference) <= 1e-5
-    assert ("y" in json.loads(about)["inputs"]) == (recipe is not UNCONDITIONAL)
+    called = "program(x, t)" if recipe is UNCONDITIONAL else "program(x, t, y)"
+    assert json.loads(about)["call"] == called
 
 
 @pytest.mark.parametrize("recipe", [EDM, UNCONDITIONAL], ids=["edm", "no classes"])

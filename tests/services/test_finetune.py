@@ -8,12 +8,14 @@ import pytest
 import torch
 
 from mdt_cli.core.checkpoint import read_header, read_tensors
+from mdt_cli.core.data.latents import open_cache
 from mdt_cli.errors import MdtError
 from mdt_cli.services.encode_latents import EncodeRequest, encode_latents
-from mdt_cli.services.events import Note
+from mdt_cli.services.events import Note, Warned
 from mdt_cli.services.finetune import finetune, starting_config
 from mdt_cli.services.trained import load_trained
 from tests.autoencoders import save_autoencoder
+from tests.services.small_networks import MDTV2, weights_file
 from tests.services.training_kit import digests, make_cache, make_images, run, small
 
 UNMASKED = ('masking.views=[{tokens="all"}]', "training.steps=4")
@@ -143,6 +145,23 @@ def test_another_codec_is_refused(made, tmp_path: Path) -> None:
     with pytest.raises(MdtError, match="another codec than the cache holds: pixels there"):
         tune(encoded, tmp_path / "run", source)
     assert not (tmp_path / "run").exists()
+
+
+def test_weights_that_know_their_autoencoder_by_name_go_on_from_a_copy_of_it(
+    tmp_path: Path,
+) -> None:
+    images, encoded = make_images(tmp_path / "images"), tmp_path / "encoded"
+    place = save_autoencoder(tmp_path / "autoencoder")
+    for _ in encode_latents(EncodeRequest(images, encoded, codec=place, size=16, workers=1)):
+        pass
+    facts = open_cache(encoded).facts.header()
+    codec = {**facts["codec"], "id": "owner/name", "weights_sha256": None}
+    shape, names = tuple(facts["latent_shape"]), tuple(facts["class_names"])
+    source = weights_file(tmp_path / "w.safetensors", MDTV2, shape, names, codec)
+    events = tune(encoded, tmp_path / "run", source, "model.patch_size=2", "training.batch_size=8")
+    (warned,) = (event.text for event in events if isinstance(event, Warned))
+    assert "owner/name" in warned
+    assert "mdt import --codec" in warned
 
 
 def test_weights_of_another_shape_are_refused_with_a_diff(made, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from mdt_cli.core.checkpoint import read_header, read_tensors
 from mdt_cli.errors import MdtError
 from mdt_cli.services.events import ImportDone, Note, Warned
-from mdt_cli.services.finetune import check_same_data
+from mdt_cli.services.finetune import check_same_data, codec_doubt
 from mdt_cli.services.import_checkpoint import ImportRequest, import_checkpoint
 from mdt_cli.services.import_families import FAMILIES
 from mdt_cli.services.import_shapes import Asked, Shapes
@@ -154,6 +154,19 @@ def test_trained_positions_of_dit_are_kept(tmp_path: Path) -> None:
     with pytest.raises(MdtError, match=r"model.decoder_pos_embed is not the fixed table"):
         convert(tmp_path, "maskdit", narrow, *NARROW, out="maskdit")
     assert not (tmp_path / "maskdit").exists()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_fixed_tables_in_half_precision_are_fixed_tables(tmp_path: Path, dtype) -> None:
+    held = {name: tensor.to(dtype) for name, tensor in official.filled(official.dit()).items()}
+    assert loaded(tmp_path, "dit", held, *HEADS).config.model.positions == "fixed"
+    narrow = official.filled(official.maskdit())
+    narrow = {name: tensor.to(dtype) for name, tensor in narrow.items()}
+    convert(tmp_path, "maskdit", narrow, *NARROW, out="maskdit")
+    # A step of the precision is more than rounding explains.
+    held["pos_embed"] = held["pos_embed"] + torch.finfo(dtype).eps
+    kept = loaded(tmp_path, "dit", held, *HEADS, out="changed")
+    assert kept.config.model.positions == "learned"
 
 
 def test_no_class_is_zeros_in_maskdit(tmp_path: Path) -> None:
@@ -381,12 +394,17 @@ def test_a_codec_known_by_name_alone_fits_a_cache_made_with_it(tmp_path: Path) -
     assert trained.facts["codec"]["weights_sha256"] is None
     codec = {**trained.facts["codec"], "weights_sha256": "a" * 64}
 
-    def check(**changes: object) -> None:
+    def check(**changes: object) -> str | None:
         header = {**trained.facts, "codec": {**codec, **changes}}
         cache = SimpleNamespace(facts=SimpleNamespace(header=lambda: header))
         check_same_data(trained.facts, cache, trained.path)
+        return codec_doubt(trained.facts, cache)
 
-    check()
-    for changes in ({"id": "stabilityai/sd-vae-ft-mse"}, {"scale": [1.0] * 4}):
+    assert check() is None
+    assert "cannot be told" in (check(id="/a/copy/of/it") or "")
+    for changes in ({"kind": "VQModel"}, {"scale": [1.0] * 4}, {"downsampling": 4}):
         with pytest.raises(MdtError, match="trained on another codec than the cache holds"):
             check(**changes)
+    # Where neither knows a digest, the name is all there is.
+    with pytest.raises(MdtError, match="trained on another codec than the cache holds"):
+        check(id="stabilityai/sd-vae-ft-mse", weights_sha256=None)

@@ -170,6 +170,36 @@ def test_exported_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert found.facts["classes"] == ["cat", "dog", "owl"]
 
 
+@pytest.mark.parametrize("format", ["torch-export", "onnx"])
+def test_programs(tmp_path: Path, format: str) -> None:
+    if format == "onnx":
+        pytest.importorskip("onnx")
+        pytest.importorskip("onnxscript")
+    source = weights_file(tmp_path / "w.safetensors", DIGITS)
+    out = tmp_path / ("model.pt2" if format == "torch-export" else "model")
+    list(export(ExportRequest(source, out, format)))
+    kind = "torch.export program" if format == "torch-export" else "ONNX program"
+    files = [out] if format == "torch-export" else [out, out / "model.onnx", out / "mdt.json"]
+    for path in files:
+        found = inspect(path)
+        assert (found.kind, found.facts["call"]) == (kind, "program(x, t, y)")
+        assert found.facts["step"] == read_header(source).step
+        assert "hidden_size = 32" in (found.config or "")
+    (tmp_path / "bad.pt2").write_bytes(b"PK")
+    with pytest.raises(MdtError, match="not a whole program"):
+        inspect(tmp_path / "bad.pt2")
+
+
+def test_a_picture_of_any_size_is_measured_by_its_header(tmp_path: Path) -> None:
+    images = pictures(tmp_path / "images")
+    Image.new("1", (20_000, 20_000)).save(images / "bee" / "huge.png")
+    found = inspect(images / "bee" / "huge.png")
+    assert (found.kind, found.facts["size"]) == ("picture", [20_000, 20_000])
+    facts = inspect(images).facts
+    assert (facts["count"], facts["unreadable"]) == (4, ["bee/huge.png"])
+    assert facts["height"] == [10, 12]
+
+
 def test_what_is_unknown_is_said(tmp_path: Path) -> None:
     with pytest.raises(MdtError, match="no such file or folder"):
         inspect(tmp_path / "none")

@@ -1,7 +1,10 @@
 """Sampling as a diffusers pipeline; bundled into exported folders, never imported by `mdt`."""
 
+import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -51,8 +54,11 @@ class MdtPipeline(DiffusionPipeline):
 
     @property
     def labels(self) -> dict[str, int]:
-        """Class indices by name."""
-        return {name: int(index) for index, name in self.config.id2label.items()}
+        """Class indices by name; of classes with the same name, the first."""
+        found: dict[str, int] = {}
+        for index, name in sorted((int(key), name) for key, name in self.config.id2label.items()):
+            found.setdefault(name, index)
+        return found
 
     @torch.no_grad()
     def __call__(
@@ -74,6 +80,8 @@ class MdtPipeline(DiffusionPipeline):
         """
         if output_type not in ("pil", "np", "pt", "latent"):
             raise ValueError(f'output_type is "pil", "np", "pt" or "latent", not {output_type!r}')
+        if guidance_scale not in (None, 1) and self.transformer.config.num_classes == 0:
+            raise ValueError("this model has no classes to guide by: leave out guidance_scale")
         classes = None if class_labels is None else self.get_label_ids(class_labels)
         chosen = _seeds(seeds, generator, _count(classes, seeds, batch_size))
         if classes is not None and len(classes) != len(chosen):
@@ -122,7 +130,26 @@ class MdtPipeline(DiffusionPipeline):
             for key in ("shift", "scale")
         )
         z = latents.float() / scale[:, None, None] + shift[:, None, None]
-        return self.vae.decode(z.to(self.vae.dtype)).sample.float()
+        # Some autoencoders overflow in float16, and say so: decoded in float32, as diffusers does.
+        narrow = self.vae.dtype
+        upcast = narrow == torch.float16 and self.vae.config.get("force_upcast")
+        if upcast:
+            self.vae.to(torch.float32)
+        images = self.vae.decode(z.to(self.vae.dtype)).sample.float()
+        if upcast:
+            self.vae.to(narrow)
+        return images
+
+    def save_config(
+        self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any
+    ) -> None:
+        """Write the index, and this file beside it, which the index then names as its class."""
+        super().save_config(save_directory, push_to_hub, **kwargs)
+        code, index = Path(__file__), Path(save_directory) / self.config_name
+        index.with_name(code.name).write_bytes(code.read_bytes())
+        entries = json.loads(index.read_text("utf-8"))
+        entries["_class_name"] = [code.stem, type(self).__name__]
+        index.write_text(json.dumps(entries, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
     def _shown(self, latents: Tensor, output_type: str) -> Any:
         images = self.decode(latents)

@@ -1,5 +1,9 @@
 """The network as a diffusers model; bundled into exported folders, never imported by `mdt`."""
 
+import os
+from pathlib import Path
+from typing import Any
+
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
@@ -10,6 +14,9 @@ from mdt_cli.core.model.transformer import Transformer
 
 class MdtTransformer2DModel(ModelMixin, ConfigMixin):
     """Its configuration is the argument list of `Transformer`; its tensors are the network's."""
+
+    # diffusers writes this into the index of a pipeline as the name of the file to load.
+    __module__ = __name__.rpartition(".")[2]
 
     @register_to_config
     def __init__(
@@ -73,9 +80,18 @@ class MdtTransformer2DModel(ModelMixin, ConfigMixin):
         class_labels: int64, `num_classes` for "no class"; not needed without classes.
         """
         # Fixed tables are no weights: loading in half precision leaves them as they are.
-        if self.network.positions_ND.dtype != self.dtype:
-            self.network.to(self.dtype)
+        for table in self.network.buffers():
+            if table.is_floating_point() and table.dtype != self.dtype:
+                table.data = table.to(self.dtype)
         output = self.network(hidden_states.to(self.dtype), timestep, class_labels)
         if not return_dict:
             return (output,)
         return Transformer2DModelOutput(sample=output)
+
+    def save_config(
+        self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any
+    ) -> None:
+        """Write the configuration, and this file beside it: without it nothing can be loaded."""
+        super().save_config(save_directory, push_to_hub, **kwargs)
+        code = Path(__file__)
+        (Path(save_directory) / code.name).write_bytes(code.read_bytes())
