@@ -21,7 +21,8 @@ class Training(Table):
     start: Literal["ema", "online"] = "ema"
     # Finetune on other classes than the weights know: the label table starts fresh.
     new_classes: bool = False
-    precision: Literal["no", "fp16", "bf16"] = "no"
+    # no: float32; tf32: float32 whose products a GPU rounds to TF32; else mixed precision.
+    precision: Literal["no", "tf32", "fp16", "bf16"] = "no"
     # Largest gradient norm; 0: no clipping.
     clip_norm: NonNegative = 0.0
     compile: bool = False

@@ -16,7 +16,7 @@ from mdt_cli.core.rng import stream
 from mdt_cli.errors import MdtError
 from mdt_cli.services import run_folder
 from mdt_cli.services.accuracy import held_out_accuracy
-from mdt_cli.services.drawing import draw
+from mdt_cli.services.drawing import decoded, draw
 from mdt_cli.services.events import Classified, Event, PreviewSaved, Validated, Warned
 from mdt_cli.services.grids import labelled_grid
 from mdt_cli.services.runtime import Stop
@@ -187,13 +187,20 @@ class Monitor:
         path = trainer.folder / "samples" / f"step-{trainer.step:07d}.png"
         ema = next(iter(trainer.emas.values()))
         trainer.network.eval()
-        with Swapped(trainer.network, ema.tensors), torch.no_grad():
-            if restoring:
-                self._restored(codec, path)
-            else:
-                self._drawn(codec, path)
-        trainer.network.train()
-        yield PreviewSaved(trainer.step, path)
+        try:
+            with Swapped(trainer.network, ema.tensors), torch.no_grad():
+                if restoring:
+                    self._restored(codec, path)
+                else:
+                    self._drawn(codec, path)
+        except torch.OutOfMemoryError:
+            self._can_preview = False
+        finally:
+            trainer.network.train()
+        if self._can_preview:
+            yield PreviewSaved(trainer.step, path)
+        else:
+            yield Warned("no previews: they do not fit the memory beside the training")
 
     def _drawn(self, codec: Codec, path: Path) -> None:
         """Samples of the same few seeds, a row per class."""
@@ -218,7 +225,8 @@ class Monitor:
             labels if conditional else None,
             trainer.device,
         )
-        labelled_grid(path, codec.decode(latents), names, preview.per_class, sampling.uint8)
+        images = decoded(codec, latents)
+        labelled_grid(path, images, names, preview.per_class, sampling.uint8)
 
     def _restored(self, codec: Codec, path: Path) -> None:
         """Strips of some held-out images, as much hidden as the run ever hides."""

@@ -6,13 +6,18 @@ import signal
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from types import FrameType
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
 
 from mdt_cli.errors import MdtError, Stopped
 
+# What the first process may take for previews, held-out losses and checkpoints of a large network
+# while the others wait for it; the default of NCCL, ten minutes, ends runs.
+LONGEST_ALONE = timedelta(hours=3)
 # Blocks with a skip, without, and the first with one, in training and in evaluation.
 GRAPHS_PER_LENGTH = 6
 
@@ -84,7 +89,8 @@ def own_device(asked: str | None) -> torch.device:
 
 def check_precision(precision: str, device: str | None) -> None:
     """MdtError where this machine would be slower, not faster, at the precision asked for."""
-    if precision == "no" or pick_device(device).type == "cuda":
+    # A CPU knows no TF32 and computes in float32 when asked for it.
+    if precision in ("no", "tf32") or pick_device(device).type == "cuda":
         return
     has = torch.cpu.get_capabilities()
     fast = precision == "bf16" and any(has.get(k) for k in ("avx512_bf16", "amx_bf16", "bf16"))
@@ -107,7 +113,14 @@ def make_accelerator(precision: str, device: str | None) -> Accelerator:
             f"use --device cuda with CUDA_VISIBLE_DEVICES={device.removeprefix('cuda:')} before "
             "the command",
         )
-    return Accelerator(cpu=pick_device(device).type == "cpu", mixed_precision=precision)
+    cpu, tf32 = pick_device(device).type == "cpu", precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = tf32
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    return Accelerator(
+        cpu=cpu,
+        mixed_precision="no" if tf32 else precision,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=LONGEST_ALONE)],
+    )
 
 
 def compile_blocks(blocks: Iterable[torch.nn.Module], num_lengths: int) -> None:

@@ -14,7 +14,7 @@ from mdt_cli.core.codecs.codec import Codec, codec_from_facts
 from mdt_cli.core.sampling.pixels import to_uint8
 from mdt_cli.core.sampling.seeds import SeededNoise, drawn_labels
 from mdt_cli.errors import MdtError
-from mdt_cli.services.drawing import num_classes_of, sampler_of
+from mdt_cli.services.drawing import decoded, num_classes_of, sampler_of
 from mdt_cli.services.events import Event, Note, SamplesDone, Warned
 from mdt_cli.services.grids import save_grid, square
 from mdt_cli.services.runtime import own_device
@@ -26,8 +26,6 @@ from mdt_cli.services.sample_share import draw_share, num_processes
 from mdt_cli.services.trained import Trained, load_trained
 
 FORMATS = ("png", "npz")
-# A decoder needs far more memory for an image than the network does.
-DECODED_AT_ONCE = 16
 GRID_ROWS, GRID_COLUMNS = 50, 10
 
 
@@ -127,15 +125,14 @@ class _Drawing:
                 latents = self._sampler(
                     noise.start().to(self._device), y_B, lambda: noise.step().to(self._device)
                 )
-                parts = [self._codec.decode(part) for part in latents.split(DECODED_AT_ONCE)]
+                images = decoded(self._codec, latents)
         except torch.OutOfMemoryError as error:
             raise MdtError(
                 f"a batch of {job.batch_size} images does not fit the memory of {self._device}",
                 f"try --batch-size {max(1, job.batch_size // 2)}",
             ) from error
-        decoded = torch.cat(parts)
-        _check_finite(decoded, seeds)
-        return dict(zip(positions, to_uint8(decoded, self._rule).numpy(), strict=True))
+        _check_finite(images, seeds)
+        return dict(zip(positions, to_uint8(images, self._rule).numpy(), strict=True))
 
 
 def _check_finite(images: Tensor, seeds: list[int]) -> None:

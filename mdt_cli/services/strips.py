@@ -19,13 +19,12 @@ from mdt_cli.core.rng import stream
 from mdt_cli.core.sampling.pixels import to_uint8
 from mdt_cli.core.tokens import Selector, TokenSubset
 from mdt_cli.errors import MdtError
+from mdt_cli.services.drawing import decoded
 from mdt_cli.services.grids import Pixels, save_grid
 
 PICTURES = 3
 GREY = 0.0  # of -1..1
 PAPER = 255
-# A decoder needs far more memory for an image than the network does.
-DECODED_AT_ONCE = 16
 
 
 def restores(config: RunConfig) -> str | None:
@@ -76,16 +75,12 @@ def make_strips(
     times_B = torch.zeros(len(clean_BCHW), device=clean_BCHW.device)
     null_B = torch.full_like(times_B, num_classes, dtype=torch.int64) if num_classes else None
     answer = network(clean_BCHW, times_B, null_B, subset)
-    after = _decoded(codec, restored(answer, clean_BCHW, subset, network.patch_size, normalised))
-    before = _decoded(codec, clean_BCHW) if images_B3SS is None else images_B3SS.to(after)
+    after = decoded(codec, restored(answer, clean_BCHW, subset, network.patch_size, normalised))
+    before = decoded(codec, clean_BCHW) if images_B3SS is None else images_B3SS.to(after)
     hidden = hidden_places(subset, network.grid, *before.shape[2:])
     seen = torch.where(hidden, torch.full_like(before, GREY), before)
     columns = [to_uint8(images, "round").numpy() for images in (before, seen, after)]
     return [_beside(pictures) for pictures in zip(*columns, strict=True)]
-
-
-def _decoded(codec: Codec, latents: Tensor) -> Tensor:
-    return torch.cat([codec.decode(part) for part in latents.split(DECODED_AT_ONCE)])
 
 
 def strip_gap(side: int) -> int:

@@ -116,6 +116,19 @@ def even_shares(training: Training, processes: int) -> str:
     )
 
 
+def _too_large(training: Training, processes: int) -> MdtError:
+    """The step does not fit; the sizes that would are those that divide the batch evenly."""
+    size = training.batch_size // training.num_micro_batches
+    smaller = [n for n in range(1, size) if training.batch_size % (n * processes) == 0]
+    return MdtError(
+        f"a micro-batch of {size} images does not fit the memory",
+        f"start a run with --set training.micro_batch_size={smaller[-1]}: the same batch in more "
+        "parts (--fresh twice for the same folder)"
+        if smaller
+        else "choose a smaller model, another precision, or a GPU with more memory",
+    )
+
+
 def _tell_lengths(config: RunConfig, network: Transformer) -> Iterator[Event]:
     """Each number of tokens is compiled by itself, which takes tens of seconds."""
     lengths = build.token_counts(config, network.grid)
@@ -161,7 +174,10 @@ class Loop:
             accelerator.process_index, config.training.num_micro_batches, accelerator.num_processes
         )
         for micro_batches in trainer.data.stream_of(first, steps, own, trainer.device):
-            self._window.append(trainer.optimize(micro_batches))
+            try:
+                self._window.append(trainer.optimize(micro_batches))
+            except torch.OutOfMemoryError as error:
+                raise _too_large(config.training, accelerator.num_processes) from error
             done = trainer.step == steps
             logged = self._log(done)
             yield StepDone(trainer.step, steps, self._loss if logged else None)

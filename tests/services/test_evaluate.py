@@ -3,7 +3,6 @@ import shutil
 from dataclasses import replace
 from html import escape
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,40 +13,14 @@ from mdt_cli.errors import MdtError
 from mdt_cli.services import evaluate as evaluate_module
 from mdt_cli.services import evaluation_metrics, feature_shards
 from mdt_cli.services.evaluate import EvaluateRequest, evaluate, score
-from mdt_cli.services.events import EvaluationDone, Event, Note, Progress, Warned
-from tests.core.metrics.stand_in import write_stand_in
+from mdt_cli.services.events import EvaluationDone, Note, Progress, Warned
 from tests.pictures import array, encoded, png, write_folder
+from tests.services.evaluation_kit import run, told
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-
-
-@pytest.fixture(autouse=True)
-def _no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def inception(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    file = tmp_path / "stand-in.pt"
-    monkeypatch.setattr(weights, "INCEPTION_SHA256", write_stand_in(file))
-    return file
-
-
-@pytest.fixture
-def sets(tmp_path: Path) -> tuple[Path, Path]:
-    samples = write_folder(tmp_path / "samples", {f"{i:06d}.png": png(i) for i in range(7)})
-    reference = write_folder(tmp_path / "real", {f"c/{i}.png": png(50 + i) for i in range(6)})
-    return samples, reference
-
-
-def run(request: EvaluateRequest) -> tuple[dict[str, Any], list[Event]]:
-    events = list(evaluate(replace(request, device="cpu")))
-    assert isinstance(events[-1], EvaluationDone)
-    return events[-1].report, events
-
-
-def told(events: list[Event], kind: type[Note] | type[Warned]) -> str:
-    return "\n".join(event.text for event in events if isinstance(event, kind))
+pytestmark = [
+    pytest.mark.usefixtures("own_cache"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
 
 
 def test_all_metrics_by_inception_with_report_and_stamp(

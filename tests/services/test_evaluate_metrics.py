@@ -3,7 +3,6 @@
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,13 +16,17 @@ from mdt_cli.core.metrics import weights
 from mdt_cli.core.metrics.intervals import Score, interval, share_interval
 from mdt_cli.core.metrics.precision_recall import density_coverage, precision_recall
 from mdt_cli.errors import MdtError
-from mdt_cli.services.evaluate import EvaluateRequest, evaluate
-from mdt_cli.services.events import EvaluationDone, Event, Note
+from mdt_cli.services.evaluate import EvaluateRequest
+from mdt_cli.services.events import Note
 from tests.core.metrics.stand_in import write_stand_in
 from tests.pictures import array, png, write_folder
 from tests.reference import metrics as reference
+from tests.services.evaluation_kit import run
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+pytestmark = [
+    pytest.mark.usefixtures("own_cache"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
+]
 WITHOUT_CLASSES: tuple[MetricName, ...] = tuple(
     name for name in METRICS if name not in ("sfid", "is", "cmmd", "fid_infinity")
 )
@@ -34,11 +37,6 @@ class Net(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return nn.functional.adaptive_avg_pool2d(x, 3).flatten(1)[:, :16] / 16
-
-
-@pytest.fixture(autouse=True)
-def _no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture
@@ -54,12 +52,6 @@ def sets(tmp_path: Path) -> tuple[Path, Path]:
     samples = write_folder(tmp_path / "samples", {f"{i:06d}.png": png(i) for i in range(24)})
     real = write_folder(tmp_path / "real", {f"c/{i}.png": png(50 + i) for i in range(30)})
     return samples, real
-
-
-def run(request: EvaluateRequest) -> tuple[dict[str, Any], list[Event]]:
-    events = list(evaluate(replace(request, device="cpu")))
-    assert isinstance(events[-1], EvaluationDone)
-    return events[-1].report, events
 
 
 def features(start: int, count: int) -> Tensor:

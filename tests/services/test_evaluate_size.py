@@ -8,24 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mdt_cli.core.metrics import weights
 from mdt_cli.errors import MdtError
 from mdt_cli.services import feature_shards
-from mdt_cli.services.evaluate import EvaluateRequest, evaluate
-from mdt_cli.services.events import EvaluationDone, Warned
-from tests.core.metrics.stand_in import write_stand_in
+from mdt_cli.services.evaluate import EvaluateRequest
+from mdt_cli.services.events import Warned
 from tests.pictures import array, png, write_folder
+from tests.services import evaluation_kit
+from tests.services.evaluation_kit import told
 from tests.services.training_kit import make_cache
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-
-
-@pytest.fixture
-def inception(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    file = tmp_path / "stand-in.pt"
-    monkeypatch.setattr(weights, "INCEPTION_SHA256", write_stand_in(file))
-    return file
 
 
 @pytest.fixture
@@ -35,9 +27,8 @@ def samples(tmp_path: Path) -> Path:
 
 def run(request: EvaluateRequest) -> tuple[dict[str, Any], str]:
     """The report, and what was warned of."""
-    events = list(evaluate(replace(request, device="cpu")))
-    assert isinstance(events[-1], EvaluationDone)
-    return events[-1].report, "\n".join(e.text for e in events if isinstance(e, Warned))
+    report, events = evaluation_kit.run(request)
+    return report, told(events, Warned)
 
 
 def test_size_crops_every_set_as_encode_latents_does(

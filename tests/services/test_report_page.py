@@ -11,22 +11,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mdt_cli.core.metrics import weights
 from mdt_cli.services.evaluate import EvaluateRequest, evaluate
 from mdt_cli.services.events import EvaluationDone, Warned
 from mdt_cli.services.inspect import inspect
-from tests.core.metrics.stand_in import write_stand_in
 from tests.pictures import class_files, png, write_folder
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-
-
-@pytest.fixture
-def inception(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    file = tmp_path / "stand-in.pt"
-    monkeypatch.setattr(weights, "INCEPTION_SHA256", write_stand_in(file))
-    return file
 
 
 class Page(HTMLParser):

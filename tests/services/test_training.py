@@ -16,6 +16,7 @@ from mdt_cli.errors import MdtError
 from mdt_cli.services.build import token_counts
 from mdt_cli.services.events import PreviewSaved, TrainingDone, Validated, Warned
 from mdt_cli.services.pretrain import pretrain
+from mdt_cli.services.trainer import Trainer
 from tests.services.training_kit import (
     assignments,
     command,
@@ -255,6 +256,28 @@ def test_precision_is_refused_where_it_is_slower(
     with pytest.raises(MdtError, match="bf16 on this CPU"):
         list(_pretrain(cache, tmp_path / "run", small(1, "training.precision=bf16")))
     assert not (tmp_path / "run").exists()
+
+
+def test_tf32_is_float32_where_there_is_none(cache: Path, twelve: Path, tmp_path: Path) -> None:
+    run(cache, tmp_path / "run", small(12, "training.precision=tf32"))
+    assert torch.get_float32_matmul_precision() == "high"
+    torch.set_float32_matmul_precision("highest")
+    assert digests(tmp_path / "run", 12) == digests(twelve, 12)
+
+
+def test_a_step_too_large_for_the_memory_says_which_would_fit(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Trainer, "optimize", full)
+    with pytest.raises(MdtError, match="a micro-batch of 4 images does not fit") as told:
+        run(cache, tmp_path / "run", small(2))
+    assert "--set training.micro_batch_size=2" in str(told.value.hint)
+    with pytest.raises(MdtError, match="a micro-batch of 1 images") as told:
+        run(cache, tmp_path / "one", small(2, "training.micro_batch_size=1"))
+    assert "smaller model" in str(told.value.hint)
 
 
 def _pretrain(cache: Path, folder: Path, loaded):
