@@ -13,7 +13,6 @@ from mdt_cli.config.sampling import (
     PowerCosineGuidance,
     Sampling,
 )
-from mdt_cli.core.codecs.codec import Codec
 from mdt_cli.core.objectives.base import Objective
 from mdt_cli.core.objectives.classification import Classification
 from mdt_cli.core.objectives.edm import Edm
@@ -43,19 +42,12 @@ from mdt_cli.core.sampling.seeds import SeededNoise, drawn_labels
 from mdt_cli.errors import MdtError
 from mdt_cli.services.trained import Trained
 
-# A decoder needs far more memory for an image than the network does.
-DECODED_AT_ONCE = 16
 # (standard normal noise [B, C, H, W], labels [B] or None, noise of each step) -> latents.
 Sampler = Callable[[Tensor, Tensor | None, StepNoise], Tensor]
 
 
 def num_classes_of(trained: Trained) -> int:
     return trained.num_classes
-
-
-def decoded(codec: Codec, latents: Tensor) -> Tensor:
-    """The images [B, 3, S, S], a few at a time."""
-    return torch.cat([codec.decode(part) for part in latents.split(DECODED_AT_ONCE)])
 
 
 def draw(

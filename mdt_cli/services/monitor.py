@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from mdt_cli.config.sampling import NoGuidance
-from mdt_cli.core.codecs.codec import Codec, codec_from_facts
+from mdt_cli.core.codecs.codec import Codec, codec_from_facts, decoded
 from mdt_cli.core.ema import Swapped
 from mdt_cli.core.objectives.classification import Classification
 from mdt_cli.core.objectives.step import View, draw_view, view_loss
@@ -16,7 +16,7 @@ from mdt_cli.core.rng import stream
 from mdt_cli.errors import MdtError
 from mdt_cli.services import run_folder
 from mdt_cli.services.accuracy import held_out_accuracy
-from mdt_cli.services.drawing import decoded, draw
+from mdt_cli.services.drawing import draw
 from mdt_cli.services.events import Classified, Event, PreviewSaved, Validated, Warned
 from mdt_cli.services.grids import labelled_grid
 from mdt_cli.services.runtime import Stop

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from mdt_cli.config.sampling import NoGuidance, Sampling
-from mdt_cli.core.codecs.codec import Codec, codec_from_facts
+from mdt_cli.core.codecs.codec import Codec, codec_from_facts, decoded
 from mdt_cli.core.sampling.pixels import to_uint8
 from mdt_cli.core.sampling.seeds import SeededNoise, drawn_labels
 from mdt_cli.errors import MdtError
-from mdt_cli.services.drawing import decoded, num_classes_of, sampler_of
+from mdt_cli.services.drawing import num_classes_of, sampler_of
 from mdt_cli.services.events import Event, Note, SamplesDone, Warned
 from mdt_cli.services.grids import save_grid, square
 from mdt_cli.services.runtime import own_device

@@ -12,14 +12,13 @@ import torch
 from torch import Tensor
 
 from mdt_cli.config.run import RunConfig
-from mdt_cli.core.codecs.codec import Codec
+from mdt_cli.core.codecs.codec import Codec, decoded
 from mdt_cli.core.model.transformer import Transformer
 from mdt_cli.core.objectives.reconstruction import hidden_places, restored
 from mdt_cli.core.rng import stream
 from mdt_cli.core.sampling.pixels import to_uint8
 from mdt_cli.core.tokens import Selector, TokenSubset
 from mdt_cli.errors import MdtError
-from mdt_cli.services.drawing import decoded
 from mdt_cli.services.grids import Pixels, save_grid
 
 PICTURES = 3

@@ -9,6 +9,9 @@ from torch import Tensor
 from mdt_cli.core.codecs import pixels
 from mdt_cli.errors import MdtError
 
+# A decoder needs far more memory for an image than a network of latents does.
+DECODED_AT_ONCE = 16
+
 
 class Codec(Protocol):
     """Images float32 [B,3,S,S] in [-1,1] to latents [B,C,H,W] and back.
@@ -28,6 +31,11 @@ class Codec(Protocol):
     def decode(self, latents: Tensor) -> Tensor: ...
 
     def facts(self) -> dict[str, Any]: ...
+
+
+def decoded(codec: Codec, latents: Tensor) -> Tensor:
+    """The images [B,3,S,S] of `decode`, a few at a time."""
+    return torch.cat([codec.decode(part) for part in latents.split(DECODED_AT_ONCE)])
 
 
 def open_codec(name: str, device: torch.device) -> Codec:
