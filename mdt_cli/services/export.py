@@ -29,6 +29,12 @@ from mdt_cli.services.trained import Trained, load_trained
 FORMATS = ("diffusers", "safetensors", "diffusers-dit", "torch-export", "onnx")
 # Formats that are one file, and how its name ends.
 SUFFIXES = {"safetensors": ".safetensors", "torch-export": ".pt2"}
+# Formats without a card, and what they cannot hold.
+UNUSED = {
+    "safetensors": ("codec", "license", "report"),
+    "torch-export": ("license", "report"),
+    "onnx": ("license", "report"),
+}
 CARD = "README.md"
 CPU = torch.device("cpu")
 
@@ -60,6 +66,9 @@ def export(request: ExportRequest) -> Iterator[Event]:
             f"--format {request.format} writes a file whose name ends in {suffix}",
             f"such as {request.out}{suffix}",
         )
+    idle = [f"--{name}" for name in UNUSED.get(request.format, ()) if getattr(request, name)]
+    if idle:
+        yield Warned(f"--format {request.format} holds nothing of {', '.join(idle)}")
     if request.format == "onnx":
         export_program.require_onnx()
     trained = load_trained(request.source, request.ema, CPU)

@@ -15,7 +15,7 @@ from mdt_cli.core.checkpoint import read_header, read_tensors
 from mdt_cli.errors import MdtError
 from mdt_cli.services import parity
 from mdt_cli.services.drawing import draw, num_classes_of
-from mdt_cli.services.events import ExportDone
+from mdt_cli.services.events import ExportDone, Warned
 from mdt_cli.services.export import ExportRequest, export
 from mdt_cli.services.export_diffusers import load_as_stranger
 from mdt_cli.services.trained import TRAINING_ONLY, load_trained
@@ -250,6 +250,26 @@ def test_safetensors_hold_what_sampling_needs_and_nothing_else(tmp_path: Path) -
     assert done.parity == 0
     assert not any(name.startswith(TRAINING_ONLY) for name in read_tensors(Path(done.path)))
     assert read_header(Path(done.path)) == read_header(source)
+
+
+@pytest.mark.parametrize(
+    ("format", "name", "told"),
+    [
+        ("safetensors", "out.safetensors", "holds nothing of --codec, --license, --report"),
+        ("torch-export", "out.pt2", "holds nothing of --license, --report"),
+    ],
+)
+def test_what_a_format_cannot_hold_is_told(
+    tmp_path: Path, format: str, name: str, told: str
+) -> None:
+    source = weights_file(tmp_path / "w.safetensors", DIGITS)
+    given = {"codec": "pixels", "license": "mit", "report": tmp_path / "report.json"}
+    events = list(export(ExportRequest(source, tmp_path / name, format, **given)))
+    assert [event.text for event in events if isinstance(event, Warned)] == [
+        f"--format {format} {told}"
+    ]
+    events = list(export(ExportRequest(source, tmp_path / f"plain-{name}", format)))
+    assert not any(isinstance(event, Warned) for event in events)
 
 
 def test_faults_leave_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
