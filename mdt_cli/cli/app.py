@@ -23,7 +23,7 @@ from mdt_cli.cli import (
     sample,
 )
 from mdt_cli.cli.aliases import advice, translated
-from mdt_cli.cli.output import emit, fail, talk
+from mdt_cli.cli.output import emit, fail, print_any_name, talk
 from mdt_cli.errors import MdtError, Stopped
 
 app = typer.Typer(
@@ -75,6 +75,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code: 0, 1 (MdtError), 2 (usage), 128 + signal."""
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, _stop)
+    print_any_name()
     words = translated(arguments)
     found = advice(words)
     if found is not None:

@@ -1,5 +1,6 @@
 """Stdout is data, stderr is talk, and only the first process says anything."""
 
+import io
 import json
 import os
 import sys
@@ -9,6 +10,13 @@ from typing import Any
 
 def is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
+
+
+def print_any_name() -> None:
+    """A file name that the encoding of a stream does not know is shown with escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def talk(text: str) -> None:

@@ -123,8 +123,10 @@ def _flush(path: Path, recurse: bool = True) -> None:
 
 def write_json(target: Path, data: Mapping[str, Any]) -> None:
     """Write `data` as indented JSON, atomically."""
+    text = json.dumps(data, indent=2, ensure_ascii=False) + "\n"
     with atomic_path(target) as temporary:
-        temporary.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        # Bytes of file names that are not UTF-8 become escapes that JSON reads as they were.
+        temporary.write_text(text, "utf-8", errors="backslashreplace")
 
 
 def sha256_of(path: Path) -> str:

@@ -24,15 +24,21 @@ def is_image(name: str) -> bool:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a relative path has a part that begins with a dot, or is macOS's."""
+    """Whether a relative path has a part that begins with a dot, or is macOS's.
+
+    Some archives name their members `./1.png`: that dot hides nothing.
+    """
     rooted = f"/{name}/"
-    return f"/{JUNK}/" in rooted or "/." in rooted
+    if f"/{JUNK}/" in rooted:
+        return True
+    return "/." in rooted and any(part.startswith(".") and part != "." for part in name.split("/"))
 
 
 def walk(root: Path) -> Iterator[tuple[str, int | None]]:
     """Relative path and bytes of each file below `root`; None for a broken link.
 
     Links are followed, a link back to a folder above it is not; hidden folders are not entered.
+    What is removed while the list is made, such as another process's temporary, is not in it.
     """
     yield from _below(root, "", frozenset())
 
@@ -45,11 +51,17 @@ def _below(root: Path, prefix: str, above: frozenset[str]) -> Iterator[tuple[str
     try:
         entries = list(os.scandir(folder))
     except OSError as error:
+        if prefix and isinstance(error, FileNotFoundError):
+            return
         raise MdtError(f"cannot read {folder}: {error.strerror}") from error
     for entry in entries:
         name = f"{prefix}/{entry.name}" if prefix else entry.name
         if entry.is_dir():
             if not is_hidden(entry.name):
                 yield from _below(root, name, above | {real})
-        else:
-            yield name, entry.stat().st_size if entry.is_file() else None
+            continue
+        try:
+            size = entry.stat().st_size if entry.is_file() else None
+        except FileNotFoundError:
+            continue
+        yield name, size

@@ -22,6 +22,8 @@ MAX_PIXELS = 89_478_485
 BACKGROUND = "white"
 # Values of the EXIF orientation that exchange width and height.
 SIDEWAYS = (5, 6, 7, 8)
+# Formats that lose detail, AVIF but for rare exceptions.
+LOSSY = ("JPEG", "MPO", "AVIF")
 # What a PNG calls the blocks that may hold an orientation; they may lie behind its pixels.
 PNG_EXIF = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
 
@@ -41,7 +43,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Header:
-    """`size` (height, width) once upright; `lossy` if a JPEG or a lossy WebP, whatever its name."""
+    """`size` (height, width) once upright; `lossy` if what it holds lost detail, by its content."""
 
     size: tuple[int, int]
     lossy: bool
@@ -75,7 +77,7 @@ def crop_pixels(pixels_HWC: Pixels, size: int) -> Pixels:
 def read_header(source: Path | bytes) -> Header:
     """What is known without decoding. Raises UnreadableError."""
     with _reasons(), _opened(source) as image:
-        lossy = image.format in ("JPEG", "MPO")
+        lossy = image.format in LOSSY or image.info.get("compression") in ("jpeg", "tiff_jpeg")
         if image.format == "WEBP":
             found = re.search(rb"VP8[ L]", _content(source)[12:])
             lossy = found is not None and found[0] == b"VP8 "

@@ -85,8 +85,10 @@ def evaluate(request: EvaluateRequest) -> Iterator[Event]:
     for samples in sets:
         check_sets(samples, reference, metrics, request)
     same_size(sets, reference)
-    for file in filter(None, (target, page, request.save_reference)):
-        check_writable(file)
+    share = Share.from_environment()
+    if share.rank == 0:
+        for file in filter(None, (target, page, request.save_reference)):
+            check_writable(file)
 
     device = own_device(request.device)
     batch_size = request.batch_size or (GPU_BATCH if device.type == "cuda" else CPU_BATCH)
@@ -111,7 +113,7 @@ def evaluate(request: EvaluateRequest) -> Iterator[Event]:
     jobs += [(samples, "samples") for samples in sets]
     shards = Shards(
         target.with_suffix(WORK),
-        Share.from_environment(),
+        share,
         extractor,
         device,
         batch_size,

@@ -95,13 +95,27 @@ def same_size(sets: Sequence[ImageSet], reference: Reference) -> None:
         if samples.size != size:
             side = min(*samples.size, *size)
             hint = f"pass --size {side}: it crops every image as `mdt encode-latents` does"
-            if of == reference.path and reference.images is None and size != (side, side):
-                hint = "give the images behind the statistics, which --size N crops as it does all"
+            fixed = _uncroppable([*sets, *filter(None, [reference.images])], reference)
+            if any(held != (side, side) for held in fixed):
+                hint = (
+                    "statistics and latent caches cannot be cropped: give the images behind them, "
+                    f"and --size {side}"
+                )
             raise MdtError(
                 f"{samples.path} holds {times(samples.size)} images, but {of} is of {times(size)}; "
                 "a score would measure the difference in resolution",
                 hint,
             )
+
+
+def _uncroppable(sets: Sequence[ImageSet], reference: Reference) -> list[tuple[int, int]]:
+    """The sizes of what `--size` cannot change."""
+    held = [images.size for images in sets if images.kind == "latent cache"]
+    if reference.stored is not None and reference.stored.size is not None:
+        held.append(reference.stored.size)
+    elif reference.stored is not None and reference.images is not None:
+        held.append(reference.images.size)
+    return held
 
 
 def check_sets(
@@ -188,8 +202,8 @@ def first_words(
     for samples in sets:
         if samples.jpegs:
             yield Warned(
-                f"{samples.jpegs:,} samples are JPEG or lossy WebP, whose artefacts move every "
-                "score; sample to PNG"
+                f"{samples.jpegs:,} samples are JPEG or of another lossy format, whose artefacts "
+                "move every score; sample to PNG"
             )
     for images in (*sets, *([reference.images] if reference.images else [])):
         if images.enlarged:

@@ -30,11 +30,12 @@ def class_section(
     if both is None:
         return None
     ours, theirs = both
+    used, count = len(of_reference.features_ND), reference.count
     found = class_scores(
         of_samples.features_ND,
         [ours[k] for k in of_samples.positions_N.tolist()],
         of_reference.features_ND,
-        [theirs[k] for k in of_reference.positions_N.tolist()],
+        [theirs[k] for k in of_reference.positions_N[:used].tolist()],
         device,
     )
     what = {
@@ -43,7 +44,6 @@ def class_section(
         f"than {ROWS_PER_DIMENSION} x {of_samples.features_ND.shape[1]} images; small differences "
         "between classes are noise",
     }[found.rule]
-    used, count = len(of_reference.positions_N), reference.count
     part = "" if used == count else f", {used:,} of {count:,} reference images"
     return {
         "rule": f"{what}, on features of {extractor}{part}",

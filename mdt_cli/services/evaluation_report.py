@@ -72,6 +72,7 @@ def _stamps(scored: Scored, metrics: tuple[str, ...]) -> tuple[Stamp, Stamp]:
         named_sha256=held.digest if held is not None and held.named else None,
         reference_origin_known=held is None or held.extractor is not None,
         jpeg_samples=scored.samples.jpegs,
+        resized_samples=scored.samples.resized,
     )
     return adm_stamp(conditions), clean_fid_stamp(conditions)
 
@@ -103,7 +104,7 @@ def _set_facts(images: ImageSet, extracted: Extracted | None) -> dict[str, Any]:
         "count": images.count,
         "image_size": list(images.size),
         "jpegs": images.jpegs,
-        **({"crop": CROP} if images.crop is not None else {}),
+        **({"crop": CROP, "resized": images.resized} if images.crop is not None else {}),
         "digest": extracted.statistics.digest if extracted else None,
     }
     if images.provenance is not None:

@@ -7,6 +7,7 @@ may be repeated. What comes out does not depend on how many processes there were
 
 import hashlib
 import json
+import os
 import shutil
 import time
 from collections.abc import Generator, Iterator
@@ -36,6 +37,9 @@ SECONDS_BETWEEN_LOOKS = 0.2
 # Without a new shard for so long, the first process says what it waits for.
 SECONDS_UNTIL_TOLD = 60.0
 NAMED = 5
+MARK = "finished-"
+# What launchers tell all processes of one start, and only those.
+LAUNCH = ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT", "SLURM_JOB_ID", "SLURM_STEP_ID")
 
 
 @dataclass
@@ -55,11 +59,20 @@ class Shards:
     others: list[tuple[Path, int, range]] = field(default_factory=list)
     lost: int = 0  # shards that had to be made again while merging
 
+    def __post_init__(self) -> None:
+        # Left by an earlier run that was stopped, it would say that this process is done.
+        if self.share.rank:
+            self._finished(self.share.rank).unlink(missing_ok=True)
+
     def make(self, images: ImageSet, what: str) -> Iterator[Event]:
         """Extract this process's shards of a set, those that are finished left as they are.
 
         A small set on one process goes without files: `merged` extracts it.
         """
+        if images.path in self.folders:  # the same images on both sides
+            self.done += images.count
+            yield Progress(self.done, self.total, what)
+            return
         if self._in_memory(images):
             return
         folder = self.folder / _key(images, self.extractor, self.device)[:16]
@@ -89,20 +102,27 @@ class Shards:
         yield Progress(self.done, self.total, what)
 
     def wait(self) -> Iterator[Event]:
-        """On the first process: until the shards of all others are there, whole.
+        """On the first process: until the shards of all others are there, whole, and they are gone.
 
         It looks at the files it is about to read, so that nothing but the folder is shared, and a
-        signal is heard between two looks. The other processes go when theirs are written.
+        signal is heard between two looks. The other processes leave a mark and go when their shards
+        are written; one that came late would make all of them once more, with nobody to read them.
         """
         if self.share.rank:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._finished(self.share.rank).touch()
             return
         since, patience = time.monotonic(), SECONDS_UNTIL_TOLD
+        late = list(range(1, self.share.of))
         try:
-            while self.others:
-                if self._is_finished(*self.others[0]):
+            while self.others or late:
+                if self.others and self._is_finished(*self.others[0]):
                     del self.others[0]
                     since, patience = time.monotonic(), SECONDS_UNTIL_TOLD
                     continue
+                late = [rank for rank in late if not self._finished(rank).is_file()]
+                if not (self.others or late):
+                    return
                 time.sleep(SECONDS_BETWEEN_LOOKS)
                 if time.monotonic() - since > patience:
                     patience *= 2
@@ -115,7 +135,9 @@ class Shards:
             _shard(folder, index)
             for folder, index, _ in self.others
             if not _record(folder, index).is_file()
-        ] or [_shard(*self.others[0][:2])]
+        ] or [_shard(folder, index) for folder, index, _ in self.others[:1]]
+        ranks = (rank for rank in range(1, self.share.of) if not self._finished(rank).is_file())
+        missing = missing or [self._finished(rank) for rank in ranks]
         named = ", ".join(str(file.relative_to(self.folder)) for file in missing[:NAMED])
         more = f" and {len(missing) - NAMED:,} more" if len(missing) > NAMED else ""
         return (
@@ -165,7 +187,18 @@ class Shards:
         for folder in self.folders.values():
             shutil.rmtree(folder, ignore_errors=True)
         with suppress(OSError):
-            self.folder.rmdir()
+            left = list(self.folder.iterdir())
+            # Marks alone, some perhaps of runs that were stopped, serve nobody.
+            if all(path.name.startswith(MARK) for path in left):
+                for path in left:
+                    path.unlink()
+                self.folder.rmdir()
+
+    def _finished(self, rank: int) -> Path:
+        """The mark of a process that has made its share; of this launch, where that has a name."""
+        named = [os.environ.get(name, "") for name in LAUNCH]
+        launch = hashlib.sha256("\n".join(named).encode()).hexdigest()[:8]
+        return self.folder / f"{MARK}{rank}-of-{self.share.of}-{launch}"
 
     def _in_memory(self, images: ImageSet) -> bool:
         return self.share.of == 1 and images.count <= IN_MEMORY

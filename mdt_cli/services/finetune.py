@@ -12,10 +12,11 @@ from mdt_cli.core.checkpoint import ONLINE, checkpoints, fit_report, read_header
 from mdt_cli.core.data.latents import LatentCache
 from mdt_cli.errors import MdtError
 from mdt_cli.services.events import Event, Note, Warned
-from mdt_cli.services.run_folder import CONFIG, read_config
+from mdt_cli.services.run_folder import CONFIG, check_stage, read_config, started_from
 from mdt_cli.services.trained import TRAINING_ONLY, find_weights, put_weights
 from mdt_cli.services.training_loop import TrainRequest, train
 
+STAGE = "finetune"
 # Of an autoencoder, in the facts of a codec.
 DIGEST = "weights_sha256"
 # Where the label table is, by the way the network is conditioned.
@@ -38,9 +39,11 @@ def starting_config(
 ) -> Loaded:
     """The configuration in the weights, then presets, then assignments.
 
-    A `run` that has begun is its own base: whatever became of the weights it started from.
+    A `run` that has begun is its own base: whatever became of the weights it started from. One of
+    another stage is an MdtError.
     """
     if run is not None and checkpoints(run) and (run / CONFIG).is_file():
+        check_stage(run, STAGE)
         begun = read_config(run / CONFIG).model_dump(mode="json")
         return load(presets, assignments, base=begun, base_source=f"{run} as it began")
     header = read_header(find_weights(source, ema))
@@ -73,7 +76,10 @@ def finetune(
         yield Note(f"starting from {file} (step {header.step}, weights {header.ema})")
         yield from put_stage_weights(network, read_tensors(file), file, training.new_classes)
 
-    yield from train(TrainRequest(cache, run, loaded, "finetune", fresh, device, initial))
+    before = None if fresh else started_from(run)
+    if before is not None and source.exists() and source.resolve() != before:
+        yield Warned(f"{run} started from {before} and goes on; --from {source} changes nothing")
+    yield from train(TrainRequest(cache, run, loaded, STAGE, fresh, device, initial, source))
 
 
 def check_same_data(

@@ -31,6 +31,8 @@ from mdt_cli.services.strips import (
 from mdt_cli.services.train_data import posterior_draw
 from mdt_cli.services.trainer import Trainer
 
+NO_ROOM = "they do not fit the memory beside the training"
+
 
 class Monitor:
     """Has random streams of its own: the run's bits do not change.
@@ -180,6 +182,8 @@ class Monitor:
             codec = codec_from_facts(dict(trainer.cache.facts.codec), trainer.device, None)
         except MdtError as error:
             why = error.message
+        except torch.OutOfMemoryError:
+            why = NO_ROOM
         if why is not None:
             self._can_preview = False
             yield Warned(f"no previews: {why}")
@@ -200,7 +204,7 @@ class Monitor:
         if self._can_preview:
             yield PreviewSaved(trainer.step, path)
         else:
-            yield Warned("no previews: they do not fit the memory beside the training")
+            yield Warned(f"no previews: {NO_ROOM}")
 
     def _drawn(self, codec: Codec, path: Path) -> None:
         """Samples of the same few seeds, a row per class."""

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mdt_cli.core.arithmetic import float32
 from mdt_cli.core.codecs.codec import Codec, codec_from_facts
 from mdt_cli.core.data.items import Found, Source, make_source
 from mdt_cli.core.data.latents import LatentCache, open_cache
@@ -26,7 +27,6 @@ from mdt_cli.services.runtime import own_device
 from mdt_cli.services.sample import codec_facts
 from mdt_cli.services.sample_choices import parse_seeds
 from mdt_cli.services.sample_files import GRID, Job, Pixels, PngFolder
-from mdt_cli.services.sample_precision import arithmetic
 from mdt_cli.services.sample_share import draw_share, num_processes
 from mdt_cli.services.strips import (
     hide,
@@ -143,7 +143,7 @@ class _Restoring:
         network = self._trained.network
         subset = hide(self._selector, network.grid, self._ratio, seeds)
         try:
-            with arithmetic("float32"):
+            with float32():
                 clean, pictures = self._images.read(indices, self.codec)
                 strips = make_strips(
                     network,

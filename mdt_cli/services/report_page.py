@@ -72,6 +72,7 @@ def write_page(path: Path, report: Mapping[str, Any], figures: Sequence[Figures]
             f"<title>{escape(parts_title(report))}</title><style>{STYLE}</style></head>"
             f"<body>\n{body}\n</body></html>\n",
             "utf-8",
+            errors="backslashreplace",
         )
 
 

@@ -110,7 +110,7 @@ def _small(pixels: Pixels) -> Pixels:
     side = max(pixels.shape[:2])
     if side <= LARGEST_TILE:
         return pixels
-    height, width = (round(n * LARGEST_TILE / side) for n in pixels.shape[:2])
+    height, width = (max(1, round(n * LARGEST_TILE / side)) for n in pixels.shape[:2])
     small = Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS)
     return np.asarray(small)
 

@@ -31,9 +31,10 @@ MAY_CHANGE = (
 # Keys that --set may change on the way, to save a run that diverges: told, and kept on record.
 MAY_BE_SET = ("optimizer.lr", "training.clip_norm", "training.precision")
 CHANGED = "# changed after step "
+STARTED = "# started from "
 
 
-def check(run: Path, loaded: Loaded, fresh: int) -> list[str]:
+def check(run: Path, loaded: Loaded, fresh: int, stage: str) -> list[str]:
     """MdtError where the folder holds something else than this very run. Nothing is written.
 
     fresh: how often --fresh was given; twice means that whatever run is there may go.
@@ -53,15 +54,40 @@ def check(run: Path, loaded: Loaded, fresh: int) -> list[str]:
             f"{run} already holds a run; {has}",
             "give --fresh twice to delete it, or choose another folder",
         )
+    check_stage(run, stage)
     return _check_same(config, loaded)
 
 
+def check_stage(run: Path, stage: str) -> None:
+    """MdtError where the run that has begun in the folder is of another stage."""
+    has = (run / CONFIG).read_text("utf-8").partition("\n")[0].removeprefix("# ")
+    if has != stage:
+        raise MdtError(f"{run} holds a {has} run, not a {stage} run", "choose another folder")
+
+
+def started_from(run: Path) -> Path | None:
+    """The weights that a finetune run began with; None where the folder does not say."""
+    if not (run / CONFIG).is_file():
+        return None
+    lines = (run / CONFIG).read_text("utf-8").splitlines()
+    found = (line.removeprefix(STARTED) for line in lines if line.startswith(STARTED))
+    name = next(found, None)
+    return None if name is None else Path(json.loads(name))
+
+
 def write(
-    run: Path, loaded: Loaded, stage: str, fresh: int, step: int = 0, changed: Sequence[str] = ()
+    run: Path,
+    loaded: Loaded,
+    stage: str,
+    fresh: int,
+    step: int = 0,
+    changed: Sequence[str] = (),
+    source: Path | None = None,
 ) -> None:
     """Write the configuration; with --fresh twice, first remove the run that is there.
 
-    What `changed` after `step` stands above it as a comment, as do the changes before.
+    What `changed` after `step` stands above it as a comment, as do the changes before, and the
+    weights in `source` that a run started from.
     """
     if fresh >= 2:
         for name in (CONFIG, LOG, METRICS):
@@ -69,7 +95,9 @@ def write(
         for name in ("checkpoints", "samples", "tensorboard", "evaluation"):
             shutil.rmtree(run / name, ignore_errors=True)
     before = (run / CONFIG).read_text("utf-8") if (run / CONFIG).is_file() else ""
-    lines = [line for line in before.splitlines() if line.startswith(CHANGED)]
+    lines = [line for line in before.splitlines() if line.startswith((STARTED, CHANGED))]
+    if source is not None and not before:
+        lines = [STARTED + json.dumps(str(source.resolve()))]
     lines += [f"{CHANGED}{step}: {change}" for change in changed]
     with atomic_path(run / CONFIG) as temporary:
         text = "\n".join([f"# {stage}", *lines, to_toml(loaded)])

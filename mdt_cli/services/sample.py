@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mdt_cli.config.sampling import NoGuidance, Sampling
+from mdt_cli.core.arithmetic import float32
 from mdt_cli.core.codecs.codec import Codec, codec_from_facts, decoded
 from mdt_cli.core.sampling.pixels import to_uint8
 from mdt_cli.core.sampling.seeds import SeededNoise, drawn_labels
@@ -21,7 +22,7 @@ from mdt_cli.services.runtime import own_device
 from mdt_cli.services.sample_choices import parse_classes, parse_seeds, with_choices
 from mdt_cli.services.sample_files import GRID, Job, Pixels, PngFolder
 from mdt_cli.services.sample_npz import NpzFolder
-from mdt_cli.services.sample_precision import Autocast, arithmetic, computed
+from mdt_cli.services.sample_precision import Autocast, computed
 from mdt_cli.services.sample_share import draw_share, num_processes
 from mdt_cli.services.trained import Trained, load_trained
 
@@ -121,7 +122,7 @@ class _Drawing:
         if job.labels is not None:
             y_B = torch.tensor([job.labels[k] for k in positions], device=self._device)
         try:
-            with arithmetic(self._precision):
+            with float32(tf32=self._precision == "tf32"):
                 latents = self._sampler(
                     noise.start().to(self._device), y_B, lambda: noise.step().to(self._device)
                 )

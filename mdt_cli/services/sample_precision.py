@@ -1,8 +1,5 @@
 """The arithmetic of `mdt sample`: what the words of `sampling.precision` set."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor, nn
 
@@ -26,23 +23,6 @@ def computed(precision: Precision, device: torch.device) -> Precision:
                 "leave it at float32, or sample on a GPU",
             ) from error
     return "float32" if precision == "tf32" and device.type == "cpu" else precision
-
-
-@contextmanager
-def arithmetic(precision: Precision) -> Iterator[None]:
-    """Within, products and convolutions of float32 are TF32 where `precision` says so, only there.
-
-    Left to itself torch takes TF32 for convolutions and float32 for products.
-    """
-    cudnn, tf32 = torch.backends.cudnn, precision == "tf32"
-    before = cudnn.allow_tf32, torch.get_float32_matmul_precision()
-    cudnn.allow_tf32 = tf32
-    torch.set_float32_matmul_precision("high" if tf32 else "highest")
-    try:
-        yield
-    finally:
-        cudnn.allow_tf32 = before[0]
-        torch.set_float32_matmul_precision(before[1])
 
 
 class Autocast(nn.Module):

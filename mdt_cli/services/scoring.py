@@ -17,8 +17,9 @@ from torch import Tensor
 from mdt_cli.config.evaluation import MetricName
 from mdt_cli.config.run import RunConfig
 from mdt_cli.config.sampling import NoGuidance, Sampling
+from mdt_cli.core.arithmetic import float32
 from mdt_cli.core.checkpoint import read_tensors, save_tensors
-from mdt_cli.core.codecs.codec import Codec, codec_from_facts
+from mdt_cli.core.codecs.codec import Codec, codec_from_facts, decoded
 from mdt_cli.core.data.latents import LatentCache
 from mdt_cli.core.ema import Swapped
 from mdt_cli.core.files import atomic_path
@@ -77,12 +78,15 @@ class Scorer:
                 trainer, stop, seeds, lambda part: self._draw(trainer, part.tolist()), "scoring"
             )
             trainer.network.train()
-        if stop.heard:
+        if len(samples_ND) < table.count:
             yield Warned(f"step {trainer.step}: stopped before its scores were there; no scores")
             return
         if not trainer.accelerator.is_main_process or self._reference_MD is None:
             return
         if not bool(samples_ND.isfinite().all()):
+            # Else every start of the run would try again.
+            failed = {"step": trainer.step, "evaluation/failed": 1}
+            run_folder.append(trainer.folder / run_folder.METRICS, failed)
             yield Warned(f"step {trainer.step}: the samples hold NaN; no scores")
             return
         values = scores(samples_ND, self._reference_MD, table.metrics, self._extractor)
@@ -135,7 +139,10 @@ class Scorer:
             )
 
     def _features(self, latents: Tensor, trainer: Trainer) -> Tensor:
-        pictures = to_uint8(self._codec.decode(latents), trainer.config.sampling.uint8).numpy()
+        # Kept features of the reference must not depend on the precision of the run.
+        with float32():
+            images = decoded(self._codec, latents)
+        pictures = to_uint8(images, trainer.config.sampling.uint8).numpy()
         ready = np.stack([self._extractor.prepare(picture) for picture in pictures])
         return extract_batch(self._extractor, torch.from_numpy(ready).to(trainer.device))
 
@@ -165,7 +172,7 @@ class Scorer:
             lambda part: cache.read(part).mean.to(trainer.device),
             "scoring the reference",
         )
-        if stop.heard:
+        if len(features_MD) < len(chosen):
             return None
         if accelerator.is_main_process:
             with atomic_path(file) as temporary:

@@ -40,7 +40,10 @@ FACTS = ("grad_norm", "mask_ratio")
 
 @dataclass(frozen=True)
 class TrainRequest:
-    """`initial` gives the weights to start from, once the network is built; None: fresh ones."""
+    """`initial` gives the weights to start from, once the network is built; None: fresh ones.
+
+    `source` is where these lie, for the record.
+    """
 
     cache: Path
     run: Path
@@ -49,6 +52,7 @@ class TrainRequest:
     fresh: int = 0
     device: str | None = None
     initial: Callable[[torch.nn.Module, LatentCache], Iterator[Event]] | None = None
+    source: Path | None = None
 
 
 def train(request: TrainRequest) -> Iterator[Event]:
@@ -58,7 +62,7 @@ def train(request: TrainRequest) -> Iterator[Event]:
     cache = open_cache(request.cache, verify=True)
     accelerator = make_accelerator(config.training.precision, request.device)
     _check_data(request, cache, accelerator.num_processes)
-    changed = run_folder.check(request.run, request.loaded, request.fresh)
+    changed = run_folder.check(request.run, request.loaded, request.fresh, request.stage)
     network = _fresh_network(request, cache)
     trainer = Trainer(request.run, request.stage, config, cache, accelerator, network)
     resumed = False
@@ -72,7 +76,13 @@ def train(request: TrainRequest) -> Iterator[Event]:
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         run_folder.write(
-            request.run, request.loaded, request.stage, request.fresh, trainer.step, changed
+            request.run,
+            request.loaded,
+            request.stage,
+            request.fresh,
+            trainer.step,
+            changed,
+            request.source,
         )
         for change in changed:
             yield Note(f"changed after step {trainer.step}: {change}")
@@ -83,7 +93,7 @@ def train(request: TrainRequest) -> Iterator[Event]:
     if config.data.flip and not cache.facts.flip:
         yield Note("the cache has no flipped copies: data.flip has no effect")
     if config.training.compile:
-        yield from _tell_lengths(config, network)
+        yield from _tell_lengths(config, network, trainer.step)
     with deferred_signals() as stop:
         yield from Loop(trainer, scorer).run(stop)
 
@@ -116,26 +126,34 @@ def even_shares(training: Training, processes: int) -> str:
     )
 
 
-def _too_large(training: Training, processes: int) -> MdtError:
+def _too_large(training: Training, processes: int, begun: bool) -> MdtError:
     """The step does not fit; the sizes that would are those that divide the batch evenly."""
     size = training.batch_size // training.num_micro_batches
+    if begun:
+        return MdtError(
+            f"a micro-batch of {size} images does not fit the memory any more",
+            "its size belongs to the run: free the GPU, or go on on one with more memory, from the "
+            "newest checkpoint by the same command; another micro-batch needs a new run folder",
+        )
     smaller = [n for n in range(1, size) if training.batch_size % (n * processes) == 0]
     return MdtError(
         f"a micro-batch of {size} images does not fit the memory",
-        f"start a run with --set training.micro_batch_size={smaller[-1]}: the same batch in more "
-        "parts (--fresh twice for the same folder)"
+        f"use --set training.micro_batch_size={smaller[-1]}: the same batch in more parts (with "
+        "--fresh twice in the same folder)"
         if smaller
         else "choose a smaller model, another precision, or a GPU with more memory",
     )
 
 
-def _tell_lengths(config: RunConfig, network: Transformer) -> Iterator[Event]:
+def _tell_lengths(config: RunConfig, network: Transformer, step: int) -> Iterator[Event]:
     """Each number of tokens is compiled by itself, which takes tens of seconds."""
     lengths = build.token_counts(config, network.grid)
     if len(lengths) > MANY_LENGTHS:
+        can_round = config.masking.selector.kind == "random" and not step
+        rounded = "; --set masking.selector.bucket=16 rounds them to a few" if can_round else ""
         yield Warned(
             f"the mask ratio changes, so blocks see {len(lengths)} different numbers of tokens and "
-            "are compiled for each; --set masking.selector.bucket=16 rounds them to a few"
+            f"are compiled for each{rounded}"
         )
 
 
@@ -168,6 +186,8 @@ class Loop:
             yield from self._monitor.before_first_step()
         elif self._monitor.missed(first >= steps):
             yield from self._watch(first >= steps, stop)
+            if first >= steps and stop.heard:
+                stop.raise_if_asked(f"The run is at step {first} of {steps}.")
         begun = self._since_log = time.monotonic()
         accelerator = trainer.accelerator
         own = range(
@@ -177,7 +197,7 @@ class Loop:
             try:
                 self._window.append(trainer.optimize(micro_batches))
             except torch.OutOfMemoryError as error:
-                raise _too_large(config.training, accelerator.num_processes) from error
+                raise _too_large(config.training, accelerator.num_processes, first > 0) from error
             done = trainer.step == steps
             logged = self._log(done)
             yield StepDone(trainer.step, steps, self._loss if logged else None)
@@ -205,6 +225,20 @@ class Loop:
         )
 
     def _watch(self, done: bool, stop: Stop) -> Iterator[Event]:
+        try:
+            yield from self._looked(done, stop)
+        except torch.OutOfMemoryError as error:
+            raise MdtError(
+                f"step {self._trainer.step}: held-out losses or scores do not fit the memory "
+                "beside the training",
+                "halve validation.batch_size and evaluation.batch_size with --set; the run goes "
+                "on from its newest checkpoint",
+            ) from error
+        if self._trackers is not None:
+            yield from map(Warned, self._trackers.warnings)
+            self._trackers.warnings.clear()
+
+    def _looked(self, done: bool, stop: Stop) -> Iterator[Event]:
         for event in self._monitor.after_step(done, stop):
             yield event
             if isinstance(event, Validated) and self._trackers is not None:
@@ -215,9 +249,6 @@ class Loop:
                 if self._trackers is not None:
                     named = {f"evaluation/{name}": value for name, value in event.scores.items()}
                     self._trackers.log(event.step, named)
-        if self._trackers is not None:
-            yield from map(Warned, self._trackers.warnings)
-            self._trackers.warnings.clear()
 
     def _tell_time(self, event: ScoresDone) -> Iterator[Event]:
         """After the first scores: what the others will take."""

@@ -44,6 +44,22 @@ def test_1_bit_is_black_and_white() -> None:
     assert np.array_equal(out[..., 0], (array(3, channels=1) > 127) * np.uint8(255))
 
 
+@pytest.mark.parametrize(
+    ("kind", "options", "lossy"),
+    [
+        ("TIFF", {"compression": "jpeg"}, True),
+        ("TIFF", {"compression": "tiff_lzw"}, False),
+        pytest.param(
+            "AVIF", {}, True, marks=pytest.mark.skipif(not features.check("avif"), reason="no AVIF")
+        ),
+    ],
+)
+def test_what_lost_detail_is_known_whatever_holds_it(
+    kind: str, options: dict[str, str], lossy: bool
+) -> None:
+    assert read_header(encoded(Image.fromarray(array(1)), kind, **options)).lossy == lossy
+
+
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
 def test_alpha_is_laid_over_white(mode: str) -> None:
     image = Image.fromarray(array(4)).convert(mode)

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 from dataclasses import replace
 from html import escape
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mdt_cli.cli import app
 from mdt_cli.core.metrics import weights
 from mdt_cli.errors import MdtError
 from mdt_cli.services import evaluate as evaluate_module
@@ -121,6 +123,56 @@ def test_a_reference_too_large_to_keep_scores_as_its_leading_rows(
     assert part["reference"] == whole["reference"]
     assert "all 6 reference images" in whole["nearest"]["note"]
     assert "features, 4 reference images" in part["nearest"]["note"]
+
+
+def test_copies_of_images_beyond_the_kept_rows_are_found(
+    sets: tuple[Path, Path], inception: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_folder(sets[0], {f"{7 + i:06d}.png": png(50 + i) for i in range(6)})
+    monkeypatch.setattr(evaluation_metrics, "KERNEL_LIMIT", 4)
+    monkeypatch.setattr(evaluate_module, "KERNEL_LIMIT", 4)
+    report, _ = run(EvaluateRequest(*sets, ("fid", "memorisation"), weights=inception))
+    assert report["metrics"]["memorisation"]["identical"] == 6
+    pairs = {pair["sample"]: pair["reference"] for pair in report["nearest"]["closest"][:6]}
+    assert pairs == {7 + i: i for i in range(6)}
+
+
+def test_the_same_images_on_both_sides_are_extracted_once(
+    sets: tuple[Path, Path], inception: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feature_shards, "IN_MEMORY", 2)
+    asked = EvaluateRequest(sets[1], sets[1], ("fid",), weights=inception, out=tmp_path / "r.json")
+    report, events = run(asked)
+    assert report["metrics"]["fid"]["value"] == pytest.approx(0, abs=1e-8)
+    assert "earlier run" not in told(events, Note)
+    last = [event for event in events if isinstance(event, Progress)][-1]
+    assert (last.done, last.total) == (12, 12)
+
+
+def test_names_that_are_not_utf8_are_scored_and_shown(
+    inception: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = os.fsdecode(b"caf\xe9")
+    sets = [
+        write_folder(tmp_path / name / odd, {f"{c}/{i}.png": png(i) for i in range(6) for c in odd})
+        for name in ("samples", "real")
+    ]
+    words = ["evaluate", *map(str, sets), "--weights", str(inception), "--metrics", "fid,kid"]
+    assert app.run([*words, "--extractor", "inception"]) == 0
+    assert "caf" in capsys.readouterr().out
+    written = json.loads((sets[0] / "report.json").read_text("utf-8"))
+    assert written["samples"]["path"] == str(sets[0])
+    assert odd[-1] in written["classes"]["names"]["samples"]
+    assert "caf\\udce9" in (sets[0] / "report.html").read_text("utf-8")
+
+
+def test_very_long_images_have_a_page(inception: Path, tmp_path: Path) -> None:
+    sets = [
+        write_folder(tmp_path / str(first), {f"{i}.png": png(first + i, 1, 400) for i in range(6)})
+        for first in (0, 50)
+    ]
+    run(EvaluateRequest(*sets, metrics=("fid",), weights=inception))
+    assert (sets[0] / "report.html").is_file()
 
 
 def test_features_that_another_evaluation_removes_are_made_again(

@@ -149,16 +149,35 @@ def test_the_first_process_says_what_it_waits_for_and_goes_on(
     assert not out.with_suffix(".work").exists()
 
 
+def test_a_process_that_comes_late_is_waited_for(words: list[str], tmp_path: Path) -> None:
+    """Else it would find its features gone and make them all again, with nobody to remove them."""
+    out, work = tmp_path / "r.json", tmp_path / "r.work"
+    finish(lone(words, out, 1))
+    marks = list(work.glob("finished-*"))
+    assert len(marks) == 1
+    marks[0].unlink()
+    first = lone(words, out, 0, PATIENCE="0.5")
+    records(out, 8, first)
+    time.sleep(2)
+    assert first.poll() is None
+    finish(lone(words, out, 1))
+    assert "finished-1" in finish(first)
+    assert not work.exists()
+
+
 def test_a_damaged_shard_of_another_process_is_waited_for(words: list[str], tmp_path: Path) -> None:
     out = tmp_path / "r.json"
     finish(lone(words, out, 1))
     damaged = sorted(out.with_suffix(".work").glob("*/*.safetensors"))[0]
     damaged.write_bytes(damaged.read_bytes()[:-1])
+    # Of another start, whose name is another.
+    (out.with_suffix(".work") / "finished-1-of-2-00000000").touch()
     first = lone(words, out, 0)
     records(out, 8, first)
     time.sleep(1)
     assert first.poll() is None
     finish(lone(words, out, 1))
     assert "made again" not in finish(first)
+    assert not out.with_suffix(".work").exists()
     finish(start(words, tmp_path / "straight.json"))
     assert out.read_bytes() == (tmp_path / "straight.json").read_bytes()

@@ -50,13 +50,25 @@ def test_size_crops_every_set_as_encode_latents_does(
         assert "crop" not in expected
     assert "1 images of" in warned
     assert "smaller than --size 16, which enlarges them" in warned
+    assert cropped["reference"]["resized"] == 6
+    assert (cropped["samples"]["resized"], "by --size" in str(cropped)) == (0, False)
     with np.load(saved) as stored:
         assert stored["size"].tolist() == [16, 16]
     of_saved, _ = run(EvaluateRequest(pictures, saved, weights=inception, size=16))
     assert of_saved["metrics"]["fid"]["value"] == pytest.approx(0, abs=1e-8)
     with pytest.raises(MdtError, match=r"holds 8x8 images, but .*saved.npz is of 16x16") as refused:
         run(EvaluateRequest(pictures, saved, weights=inception, size=8))
-    assert "give the images behind the statistics" in str(refused.value.hint)
+    assert "give the images behind them, and --size 8" in str(refused.value.hint)
+    halved, _ = run(EvaluateRequest(samples, samples, weights=inception, size=8))
+    assert "7 samples were resized by --size" in halved["comparability"]["verdict"]
+    small = write_folder(tmp_path / "small", {f"{i}.png": png(i, 8, 8) for i in range(7)})
+    with pytest.raises(MdtError, match=r"holds 8x8 images, but .*made is of") as refused:
+        run(EvaluateRequest(small, cache, weights=inception))
+    assert "give the images behind them, and --size 8" in str(refused.value.hint)
+    large = write_folder(tmp_path / "large", {f"{i}.png": png(i, 24, 24) for i in range(7)})
+    with pytest.raises(MdtError, match=r"holds 24x24 images, but .*made is of") as refused:
+        run(EvaluateRequest(large, cache, weights=inception))
+    assert "pass --size 16: it crops" in str(refused.value.hint)
 
 
 def test_size_does_not_crop_stored_statistics(samples: Path, tmp_path: Path) -> None:

@@ -103,6 +103,34 @@ def test_the_command_goes_on_without_the_source_and_starts_over_only_with_it(
     assert digests(target, 5)
 
 
+def test_a_folder_of_another_stage_is_left_alone(made, tmp_path: Path) -> None:
+    """Else the run in it would be trained on, and the weights asked for never be looked at."""
+    cache, source = made
+    other = shutil.copytree(source, tmp_path / "other")
+    before = digests(other, 6)
+    with pytest.raises(MdtError, match="holds a pretrain run, not a finetune run"):
+        tune(cache, other, source, "training.steps=9")
+    loaded = starting_config(source, None, [], ["training.steps=9"])
+    with pytest.raises(MdtError, match="holds a pretrain run, not a finetune run"):
+        list(finetune(cache, other, source, None, loaded))
+    assert digests(other, 6) == before
+    assert (other / "config.toml").read_text().startswith("# pretrain")
+    tune(cache, tmp_path / "tuned", source)
+    with pytest.raises(MdtError, match="holds a finetune run, not a pretrain run"):
+        run(cache, tmp_path / "tuned", small(9))
+
+
+def test_a_run_goes_on_from_what_it_started_from_and_says_so(made, tmp_path: Path) -> None:
+    cache, source = made
+    copy = shutil.copytree(source, tmp_path / "copy")
+    target = tmp_path / "run"
+    tune(cache, target, source, "training.steps=1")
+    told = [tune(cache, target, path, "training.steps=2") for path in (source, copy)]
+    warned = [[event.text for event in events if isinstance(event, Warned)] for events in told]
+    assert warned[0] == []
+    assert f"started from {source.resolve()} and goes on" in warned[1][0]
+
+
 def test_how_a_stage_started_is_not_inherited(made, tmp_path: Path) -> None:
     """Three stages: the second starts its label table afresh, the third keeps what it learned."""
     _, source = made

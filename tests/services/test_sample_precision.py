@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from mdt_cli.core.arithmetic import float32
+from mdt_cli.core.metrics.extractor import _exact
 from mdt_cli.errors import MdtError
-from mdt_cli.services.sample_precision import Autocast, arithmetic
+from mdt_cli.services.sample_precision import Autocast
 from mdt_cli.services.trained import load_trained
 from tests.services.sampled import manifest, pixels, run
 from tests.services.tiny_weights import write_weights
@@ -24,18 +26,21 @@ def flags():
 
 
 @pytest.mark.parametrize(
-    ("precision", "inside"),
-    [
-        ("float32", (False, False, "highest")),
-        ("tf32", (True, True, "high")),
-        ("bf16", (False, False, "highest")),
-    ],
+    ("tf32", "inside"),
+    [(False, (False, False, "highest")), (True, (True, True, "high"))],
 )
-def test_each_word_sets_convolutions_and_products_and_puts_them_back(precision, inside):
+def test_convolutions_and_products_are_set_and_put_back(tf32, inside):
     before = flags()
-    with arithmetic(precision):
+    with float32(tf32):
         assert flags() == inside
     assert flags() == before
+
+
+def test_features_are_exact_whatever_is_around_them():
+    with float32(tf32=True):
+        with _exact():
+            assert flags() == (False, False, "highest")
+        assert flags() == (True, True, "high")
 
 
 def test_the_network_and_the_decoder_run_at_the_precision_that_is_recorded(request_, monkeypatch):

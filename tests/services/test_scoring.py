@@ -5,14 +5,21 @@ import json
 import signal
 import subprocess
 import time
+from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from mdt_cli.core.checkpoint import checkpoints, read_tensors
-from mdt_cli.errors import MdtError
-from mdt_cli.services.events import Note, ScoresDone, Warned
+from mdt_cli.errors import MdtError, Stopped
+from mdt_cli.services import scoring
+from mdt_cli.services.events import Event, Note, ScoresDone, Warned
+from mdt_cli.services.runtime import Stop
+from mdt_cli.services.scoring import Scorer
+from mdt_cli.services.trainer import Trainer
 from tests.services.training_kit import (
     assignments,
     command,
@@ -75,6 +82,25 @@ def test_scores_come_and_the_run_keeps_its_bits(cache: Path, tmp_path: Path) -> 
     assert any("1 more times" in event.text for event in events if isinstance(event, Note))
 
 
+def test_scores_that_are_there_when_a_signal_comes_are_kept(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = Scorer._shared
+
+    def stopped(
+        self: Scorer, trainer: Trainer, stop: Stop, *rest: Any
+    ) -> Generator[Event, None, Tensor]:
+        rows = yield from shared(self, trainer, stop, *rest)
+        if rest[-1] == "scoring":
+            stop.signum, stop.heard = signal.SIGTERM, True
+        return rows
+
+    monkeypatch.setattr(Scorer, "_shared", stopped)
+    with pytest.raises(Stopped):
+        run(cache, tmp_path / "run", small(7, *WATCH))
+    assert [record["step"] for record in metrics_of(tmp_path / "run")] == [3]
+
+
 def test_a_resumed_run_scores_the_same_with_the_kept_reference(cache: Path, tmp_path: Path) -> None:
     run(cache, tmp_path / "whole", small(6, *WATCH))
     run(cache, tmp_path / "parts", small(3, *WATCH))
@@ -92,6 +118,38 @@ def test_a_resumed_run_scores_the_same_with_the_kept_reference(cache: Path, tmp_
         read_tensors(kept[0])["features"],
         read_tensors(next((tmp_path / "whole" / "evaluation").iterdir()))["features"],
     )
+
+
+def test_scores_that_cannot_be_are_not_tried_at_every_start(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        scoring,
+        "extract_batch",
+        lambda extractor, images: torch.full((len(images), 1280), torch.nan),
+    )
+    events = run(cache, tmp_path / "run", small(3, *WATCH))
+    assert any("hold NaN" in event.text for event in events if isinstance(event, Warned))
+    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    events = run(cache, tmp_path / "run", small(3, *WATCH))
+    assert not any(isinstance(event, Warned) for event in events)
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_signal_is_heard_by_a_finished_run_that_makes_up_for_scores(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    run(cache, folder, small(3, *WATCH))
+    (folder / "metrics.jsonl").unlink()
+
+    def stopped(self: Scorer, trainer: Trainer, stop: Stop) -> Generator[Event, None, None]:
+        stop.signum, stop.heard = signal.SIGTERM, True
+        yield Warned("stopped")
+
+    monkeypatch.setattr(Scorer, "score", stopped)
+    with pytest.raises(Stopped):
+        run(cache, folder, small(3, *WATCH))
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import torch
 from mdt_cli.config.load import load
 from mdt_cli.core.checkpoint import WEIGHTS, checkpoints, read_tensors
 from mdt_cli.errors import MdtError
+from mdt_cli.services import monitor
 from mdt_cli.services.build import token_counts
 from mdt_cli.services.events import PreviewSaved, TrainingDone, Validated, Warned
 from mdt_cli.services.pretrain import pretrain
@@ -272,16 +273,48 @@ def test_tf32_is_float32_where_there_is_none(cache: Path, twelve: Path, tmp_path
 def test_a_step_too_large_for_the_memory_says_which_would_fit(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    monkeypatch.setattr(Trainer, "optimize", full)
+    monkeypatch.setattr(Trainer, "optimize", raise_full)
     with pytest.raises(MdtError, match="a micro-batch of 4 images does not fit") as told:
         run(cache, tmp_path / "run", small(2))
     assert "--set training.micro_batch_size=2" in str(told.value.hint)
     with pytest.raises(MdtError, match="a micro-batch of 1 images") as told:
         run(cache, tmp_path / "one", small(2, "training.micro_batch_size=1"))
     assert "smaller model" in str(told.value.hint)
+
+
+def test_a_run_that_has_begun_is_not_told_to_start_over(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(cache, tmp_path / "run", small(1))
+    monkeypatch.setattr(Trainer, "optimize", raise_full)
+    with pytest.raises(MdtError, match="does not fit the memory any more") as told:
+        run(cache, tmp_path / "run", small(2))
+    assert "from the newest checkpoint" in str(told.value.hint)
+    assert "--fresh" not in str(told.value.hint)
+
+
+@pytest.mark.parametrize("name", ["codec_from_facts", "draw"])
+def test_previews_that_do_not_fit_are_left_out(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(monitor, name, raise_full)
+    events = run(cache, tmp_path / "run", small(4, "preview.every=1"))
+    warned = [event.text for event in events if isinstance(event, Warned)]
+    assert warned == ["no previews: they do not fit the memory beside the training"]
+    assert isinstance(events[-1], TrainingDone)
+
+
+def test_held_out_losses_that_do_not_fit_name_the_keys(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(monitor, "view_loss", raise_full)
+    with pytest.raises(MdtError, match="held-out losses or scores do not fit") as told:
+        run(cache, tmp_path / "run", small(4, "validation.every=2"))
+    assert "halve validation.batch_size" in str(told.value.hint)
+
+
+def raise_full(*_: object) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory")
 
 
 def _pretrain(cache: Path, folder: Path, loaded):
@@ -296,6 +329,11 @@ def test_more_token_counts_than_the_compiler_takes_are_told(cache: Path, tmp_pat
     told = next(event.text for event in events if isinstance(event, Warned))
     assert "different numbers of tokens" in told
     assert "--set masking.selector.bucket=16" in told
+    run(cache, tmp_path / "begun", small(1, *many, "training.compile=false"))
+    events = pretrain(cache, tmp_path / "begun", small(2, *many))
+    again = next(event.text for event in events if isinstance(event, Warned))
+    assert "different numbers of tokens" in again
+    assert "bucket" not in again  # a run that has begun keeps its masks
     rounded = load(["mdtv2"], ["masking.selector.bucket=32"]).config
     assert token_counts(rounded, (16, 16)) == {128, 160, 192, 256}
 

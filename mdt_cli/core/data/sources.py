@@ -27,10 +27,11 @@ def open_source(path: Path, labelled: bool = True) -> Source:
         raise MdtError(f"no such folder or file: {path}", "give a folder, zip or tar of images")
     if path.is_dir():
         return _open_folder(path, labelled)
-    if zipfile.is_zipfile(path):
-        return _from_zip(path, labelled)
+    # A tar whose last member is a zip also ends as a zip does.
     if path.suffix == ".tar":
         return from_tars([path], path.parent, labelled)
+    if zipfile.is_zipfile(path):
+        return _from_zip(path, labelled)
     if path.suffix == ".parquet":
         return from_parquet([path], path.parent, labelled)
     raise MdtError(
@@ -98,7 +99,7 @@ def _from_zip(path: Path, labelled: bool) -> Source:
     ignored: Counter[str] = Counter()
     found = (
         Found(
-            member.filename,
+            member.filename.removeprefix("./"),
             Extent(
                 archive=0,
                 offset=member.header_offset,

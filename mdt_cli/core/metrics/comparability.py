@@ -22,6 +22,7 @@ class Conditions:
     named_sha256: str | None
     reference_origin_known: bool
     jpeg_samples: int
+    resized_samples: int
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,9 @@ def _common(conditions: Conditions) -> list[str]:
     if conditions.num_samples != PUBLISHED_COUNT:
         reasons.append(f"{conditions.num_samples:,} samples were scored, not {PUBLISHED_COUNT:,}")
     if conditions.jpeg_samples:
-        reasons.append(f"{conditions.jpeg_samples:,} samples are JPEG or lossy WebP")
+        reasons.append(f"{conditions.jpeg_samples:,} samples are JPEG or of another lossy format")
+    if conditions.resized_samples:
+        reasons.append(f"{conditions.resized_samples:,} samples were resized by --size")
     return reasons
 
 

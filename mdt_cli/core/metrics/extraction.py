@@ -38,7 +38,7 @@ class Extracted:
     # float32 [K,D], the leading rows in an order that the pixels alone decide (`rows.Rows`): no
     # metric depends on file order, and any leading part is a random sample. None unless asked for.
     features_ND: Tensor | None
-    # int64 [K]: which image of the set, in reading order, each row of the features is.
+    # int64 [N]: where in reading order each image of that order is, those beyond K included.
     positions_N: Tensor
     # Of all images, in the same order: row i of the features is of the image digests[i].
     digests: tuple[bytes, ...] = ()
@@ -49,7 +49,7 @@ class Extracted:
     @property
     def is_whole(self) -> bool:
         """Whether there is a row of features for each image."""
-        return len(self.positions_N) == self.statistics.count
+        return self.features_ND is not None and len(self.features_ND) == self.statistics.count
 
 
 def extract(
@@ -123,7 +123,7 @@ def collect(
     return Extracted(
         statistics=statistics(pooled),
         features_ND=features_ND if keep else None,
-        positions_N=torch.tensor(order[:room], dtype=torch.int64),
+        positions_N=torch.tensor(order, dtype=torch.int64),
         digests=tuple(rows.digests[image] for image in order),
         spatial=statistics(spatial) if extractor.spatial else None,
         spatial_NS=spatial_NS if few and extractor.spatial else None,

@@ -3,8 +3,8 @@
 Axes: B images, H W pixels, D pooled features, S spatial features, C classes. Pixels are 0..255.
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mdt_cli.core.arithmetic import float32
 from mdt_cli.core.pictures import Pixels
 
 
@@ -45,5 +46,7 @@ def extract_batch(extractor: Extractor, images_B3HW: Tensor) -> Tensor:
         return extractor.features(images_B3HW).float().cpu()
 
 
-def _exact() -> AbstractContextManager[None]:
-    return torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
+@contextmanager
+def _exact() -> Iterator[None]:
+    with float32(), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+        yield

@@ -47,8 +47,13 @@ def open_images(path: Path, crop: int | None = None) -> ImageSet:
             "once more",
             f"give the images it was made from, or leave --size {crop} out",
         )
-    small = sum(n for size, n in counts.items() if min(size) < crop)
-    return replace(images, size=(crop, crop), crop=crop, enlarged=small)
+    return replace(
+        images,
+        size=(crop, crop),
+        crop=crop,
+        resized=sum(n for size, n in counts.items() if size != (crop, crop)),
+        enlarged=sum(n for size, n in counts.items() if min(size) < crop),
+    )
 
 
 def _measured(images: ImageSet, crop: int | None) -> tuple[ImageSet, Counter[tuple[int, int]]]:
@@ -74,6 +79,9 @@ def _listed(path: Path) -> ImageSet:
         return _open_cache(path) if is_cache(path) else _open_folder(path)
     if path.suffix.lower() == ".npz":
         return _open_npz(path)
+    # A tar whose last member is a zip also ends as a zip does.
+    if path.suffix.lower() == ".tar":
+        return _open_tars([path], path)
     if zipfile.is_zipfile(path):
         return _open_zip(path)
     if path.suffix.lower() == ".zip":
@@ -85,8 +93,6 @@ def _listed(path: Path) -> ImageSet:
             f"Inception\n  {conversion(path, 'fid')}\n  or, for --extractor dinov2, that of "
             f"DINOv2\n  {conversion(path, 'fd_dinov2')}",
         )
-    if path.suffix.lower() == ".tar":
-        return _open_tars([path], path)
     raise MdtError(
         f"{path} is neither a folder, a zip, a tar nor an npz",
         "images are read from a folder, a zip, a tar, an npz with arr_0, a sample folder or a "

@@ -29,14 +29,15 @@ class ImageSet:
     kind: str  # "folder", "sample folder", "zip", "npz", "tar" or "latent cache"
     count: int
     size: tuple[int, int]  # (height, width), once cropped
-    jpegs: int  # how many are stored as JPEG or lossy WebP
+    jpegs: int  # how many are stored in a lossy format
     names: tuple[str, ...] = field(repr=False)  # empty for npz
     file: Path | None = None  # the npz, where `path` is a folder that holds it
     provenance: dict[str, Any] | None = None  # `samples.json`
     classes: tuple[str, ...] | None = field(default=None, repr=False)  # of each image
     places: tuple[Stretch, ...] = field(default=(), repr=False)  # of a tar or cache
     crop: int | None = None  # side of the square that each image is cropped to
-    enlarged: int = 0  # how many are smaller than that
+    resized: int = 0  # how many have another size than that
+    enlarged: int = 0  # how many are smaller
 
 
 class Reader:

@@ -1,5 +1,9 @@
+import io
 import json
+import os
+import tarfile
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +39,48 @@ def test_hidden_files_and_other_files_are_no_images(tmp_path: Path) -> None:
     assert open_images(write_folder(tmp_path, files)).names == ("a.png",)
     archive = write_zip(tmp_path / "x.zip", {"a.png": png(0), "__MACOSX/a.png": b"junk"})
     assert open_images(archive).names == ("a.png",)
+
+
+def test_names_that_begin_with_the_current_folder_are_not_hidden(tmp_path: Path) -> None:
+    flat = write_zip(tmp_path / "flat.zip", {f"./{i}.png": png(i) for i in range(3)})
+    assert (open_images(flat).count, open_images(flat).classes) == (3, None)
+    assert (len(open_source(flat)), open_source(flat).classes) == (3, ())
+    files = {f"./{c}/{i}.png": png(i) for i in range(3) for c in "ab"}
+    classes = write_zip(tmp_path / "classes.zip", files | {"./.c/0.png": png(0)})
+    assert open_images(classes).classes == ("a", "a", "a", "b", "b", "b")
+    assert (len(open_source(classes)), open_source(classes).classes) == (6, ("a", "b"))
+    assert len(pixels(open_images(classes))) == 6
+
+
+def test_what_vanishes_while_a_folder_is_listed_is_not_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other processes make and remove temporaries and folders of features there."""
+    write_folder(tmp_path, {"a.png": png(0), ".tmp-1-report.json": b"", "report.work/x.json": b""})
+    scandir = os.scandir
+
+    def emptied(folder: Path) -> list[os.DirEntry[str]]:
+        entries = list(scandir(folder))
+        (tmp_path / ".tmp-1-report.json").unlink(missing_ok=True)
+        (tmp_path / "report.work" / "x.json").unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            (tmp_path / "report.work").rmdir()
+        return entries
+
+    monkeypatch.setattr(os, "scandir", emptied)
+    assert open_images(tmp_path).names == ("a.png",)
+
+
+def test_a_tar_that_ends_with_a_zip_is_a_tar(tmp_path: Path) -> None:
+    inner = write_zip(tmp_path / "in.zip", {"9.png": png(9)}).read_bytes()
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        for name, data in {"0.png": png(0), "1.png": png(1), "in.zip": inner}.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    assert zipfile.is_zipfile(tmp_path / "x.tar")
+    assert open_images(tmp_path / "x.tar").count == 2
+    assert len(open_source(tmp_path / "x.tar", labelled=False)) == 2
 
 
 def test_a_sample_folder_is_its_numbered_images_and_their_provenance(tmp_path: Path) -> None:
