@@ -8,8 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from types import FrameType
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
@@ -28,13 +30,21 @@ class Stop:
 
     signum: int | None = None
     heard: bool = False
+    _hosts: Any = None
 
     def everywhere(self, accelerator: Accelerator) -> bool:
-        """Whether any process was asked to stop: all call this together, and all hear the same."""
+        """Whether any process was asked to stop: all call this together, and all hear the same.
+
+        The processes exchange it from memory to memory: on the GPUs it would queue behind the step,
+        and every step would wait for its end.
+        """
         self.heard = self.signum is not None
         if accelerator.num_processes > 1:
-            asked = torch.tensor(float(self.heard), device=accelerator.device)
-            self.heard = float(accelerator.reduce(asked, "sum")) > 0
+            if self._hosts is None:
+                self._hosts = dist.new_group(backend="gloo", timeout=LONGEST_ALONE)
+            asked = torch.tensor(float(self.heard))
+            dist.all_reduce(asked, group=self._hosts)
+            self.heard = float(asked) > 0
         if self.heard and self.signum is None:
             self.signum = signal.SIGTERM
         return self.heard
