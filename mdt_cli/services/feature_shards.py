@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from mdt_cli.core.checkpoint import read_tensors, save_tensors
-from mdt_cli.core.files import atomic_path, sha256_of, write_json
+from mdt_cli.core.files import atomic_path, cannot_write, sha256_of, write_json
 from mdt_cli.core.metrics.extraction import Batch, Extracted, collect, feature_batches
 from mdt_cli.core.metrics.extractor import Extractor
 from mdt_cli.core.metrics.images import ImageSet
@@ -38,8 +38,8 @@ SECONDS_BETWEEN_LOOKS = 0.2
 SECONDS_UNTIL_TOLD = 60.0
 NAMED = 5
 MARK = "finished-"
-# What launchers tell all processes of one start, and only those.
-LAUNCH = ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT", "SLURM_JOB_ID", "SLURM_STEP_ID")
+# What launchers tell all processes of one start alike, by whatever way they came to be.
+LAUNCH = ("TORCHELASTIC_RUN_ID", "SLURM_JOB_ID")
 
 
 @dataclass
@@ -102,15 +102,19 @@ class Shards:
         yield Progress(self.done, self.total, what)
 
     def wait(self) -> Iterator[Event]:
-        """On the first process: until the shards of all others are there, whole, and they are gone.
+        """On the first process: until all others are done and their shards there, whole.
 
         It looks at the files it is about to read, so that nothing but the folder is shared, and a
         signal is heard between two looks. The other processes leave a mark and go when their shards
         are written; one that came late would make all of them once more, with nobody to read them.
         """
         if self.share.rank:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._finished(self.share.rank).touch()
+            mark = self._finished(self.share.rank)
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                mark.touch()
+            except OSError as error:
+                raise cannot_write(mark, error) from error
             return
         since, patience = time.monotonic(), SECONDS_UNTIL_TOLD
         late = list(range(1, self.share.of))
