@@ -33,8 +33,8 @@ METRICS = (
 )
 Picture = np.ndarray[Any, np.dtype[np.uint8]]
 # What has to become worse (or, with a plus, better) than for untouched test images. Precision and
-# density do not belong to blur and JPEG: both smooth, and features of smooth pictures may lie in the
-# middle of the cloud, well inside the balls; it is recall that falls.
+# density do not belong to blur and JPEG: both smooth, features of smooth pictures may lie in the
+# middle of the cloud, well inside the balls, and it is recall that falls.
 EXPECTED: dict[str, tuple[str, ...]] = {
     "blurred": ("fid", "kid", "is", "recall"),
     "JPEG-40": ("fid", "kid", "is", "recall"),
