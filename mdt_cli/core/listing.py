@@ -19,6 +19,11 @@ def suffix(name: str) -> str:
     return posixpath.splitext(name)[1].lower()
 
 
+def as_text(name: str) -> str:
+    """A name for people and for JSON: bytes that are not UTF-8 as escapes."""
+    return name if name.isascii() else os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
 def is_image(name: str) -> bool:
     return suffix(name) in SUFFIXES
 

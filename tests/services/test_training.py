@@ -1,6 +1,7 @@
 """The training loop: resume to the bit, rotation, mismatches, signals, processes."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from mdt_cli.config.load import load
-from mdt_cli.core.checkpoint import WEIGHTS, checkpoints, read_tensors
+from mdt_cli.core.checkpoint import WEIGHTS, checkpoints, read_header, read_tensors
 from mdt_cli.errors import MdtError
 from mdt_cli.services import monitor
 from mdt_cli.services.build import token_counts
@@ -221,6 +222,14 @@ def same_tensors(one: Path, two: Path, step: int) -> bool:
         if not all(torch.equal(ours[key], theirs[key]) for key in ours.keys() | theirs.keys()):
             return False
     return True
+
+
+def test_class_names_that_are_not_utf8_are_trained_on(tmp_path: Path) -> None:
+    images = make_images(tmp_path / "images")
+    (images / "class0").rename(images / os.fsdecode(b"caf\xe9"))
+    run(make_cache(tmp_path / "cache", images), tmp_path / "run", small(1, "preview.every=1"))
+    header = read_header(tmp_path / "run" / "checkpoints" / "step-0000001" / WEIGHTS)
+    assert header.data["class_names"] == ["caf\\xe9", "class1"]
 
 
 def test_held_out_rows_are_never_trained_on() -> None:

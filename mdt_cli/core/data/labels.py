@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from mdt_cli.core.listing import as_text
 from mdt_cli.errors import MdtError
 
 # A class number this far above the number of images is a wrong column, not a class.
@@ -11,7 +12,7 @@ SPLITS = {"train", "val", "valid", "validation", "test", "dev"}
 
 def from_folders(names: Sequence[str], where: str) -> tuple[list[int], tuple[str, ...]]:
     """Labels and class names: the first folder of each relative path; none for a flat folder."""
-    tops = [name.partition("/")[0] if "/" in name else "" for name in names]
+    tops = [as_text(name.partition("/")[0]) if "/" in name else "" for name in names]
     classes = tuple(sorted(set(tops)))
     if classes == ("",):
         return [0] * len(names), ()

@@ -12,7 +12,7 @@ from mdt_cli.core.data.items import Found, Source, kept, make_source, no_images
 from mdt_cli.core.data.parquet import from_parquet
 from mdt_cli.core.data.readers import DEFLATED, STORED, ArchiveReader, Extent, FolderReader
 from mdt_cli.core.data.webdataset import from_tars
-from mdt_cli.core.listing import is_hidden, walk
+from mdt_cli.core.listing import as_text, is_hidden, walk
 from mdt_cli.errors import MdtError
 
 EDM_LABELS = "dataset.json"
@@ -73,7 +73,7 @@ def _open_folder(path: Path, labelled: bool) -> Source:
     empty = sorted(
         entry.name
         for entry in os.scandir(path / images[0].name.removesuffix(inner[0]))
-        if entry.is_dir() and not is_hidden(entry.name) and entry.name not in classes
+        if entry.is_dir() and not is_hidden(entry.name) and as_text(entry.name) not in classes
     )
     if empty:
         notes += (f"folders without images, left out of the classes: {', '.join(empty[:10])}",)

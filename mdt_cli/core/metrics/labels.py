@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mdt_cli.core.listing import as_text
 from mdt_cli.errors import MdtError
 
 # Folders of these names are parts of a data set, not classes.
@@ -36,7 +37,7 @@ def from_folders(names: Sequence[str]) -> tuple[str, ...] | None:
         split = [parts[1:] for parts in split]
     if any(len(parts) < 2 for parts in split):
         return None
-    classes = [parts[0] for parts in split]
+    classes = [as_text(parts[0]) for parts in split]
     if len(set(classes)) < 2 or set(classes) <= SPLITS:
         return None
     return tuple(classes)
