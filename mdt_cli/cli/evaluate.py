@@ -110,7 +110,9 @@ def evaluate(
         raise MdtError(
             f"mdt evaluate was given {len(paths)} {'path' if len(paths) == 1 else 'paths'}, "
             f"and needs {wanted}",
-            "mdt evaluate samples/ real-images/",
+            "mdt evaluate --reconstruction images/ CODEC"
+            if reconstruction
+            else "mdt evaluate samples/ real-images/",
         )
     for option, given in (
         ("--metrics", metrics),

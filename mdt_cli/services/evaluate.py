@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from mdt_cli.config.evaluation import FRECHET, ExtractorName, MetricName
-from mdt_cli.core.files import check_writable, write_json
+from mdt_cli.core.files import write_json
 from mdt_cli.core.metrics.extraction import Extracted
 from mdt_cli.core.metrics.features import build_extractor
 from mdt_cli.core.metrics.images import open_images
@@ -48,6 +48,7 @@ from mdt_cli.services.evaluation_report import report_of
 from mdt_cli.services.events import EvaluationDone, EvaluationShareDone, Event, Note, Warned
 from mdt_cli.services.feature_shards import Shards
 from mdt_cli.services.latent_cache import Share
+from mdt_cli.services.report_files import check_places, check_same_kind
 from mdt_cli.services.report_page import page_of, write_page
 from mdt_cli.services.report_pictures import figures
 from mdt_cli.services.runtime import own_device
@@ -87,8 +88,7 @@ def evaluate(request: EvaluateRequest) -> Iterator[Event]:
     same_size(sets, reference)
     share = Share.from_environment()
     if share.rank == 0:
-        for file in filter(None, (target, page, request.save_reference)):
-            check_writable(file)
+        check_places(target, page)
 
     device = own_device(request.device)
     batch_size = request.batch_size or (GPU_BATCH if device.type == "cuda" else CPU_BATCH)
@@ -97,6 +97,8 @@ def evaluate(request: EvaluateRequest) -> Iterator[Event]:
     extractor = build_extractor(name, device, request.weights, resize, spatial, size)
     if not named_early:
         reference = usable_statistics(reference, extractor.name, extractor.resize, metrics, request)
+    if share.rank == 0 and request.save_reference is not None:
+        check_same_kind(request.save_reference, extractor.name, extractor.resize)
     check_dimensions(reference, extractor)
     check_limit(sets, metrics, extractor.dimensions)
     yield from first_words(sets, reference, extractor, metrics)

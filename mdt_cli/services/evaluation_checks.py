@@ -24,6 +24,7 @@ from mdt_cli.services.evaluation_inputs import (
 )
 from mdt_cli.services.evaluation_metrics import REFERENCE_LIMIT
 from mdt_cli.services.events import Event, Note, Warned
+from mdt_cli.services.report_files import check_statistics_place
 
 # Below this the estimated covariance of 2,048 features is singular, and FID mostly bias.
 FEW_IMAGES = 2048
@@ -101,9 +102,10 @@ def same_size(sets: Sequence[ImageSet], reference: Reference) -> None:
                     "statistics and latent caches cannot be cropped: give the images behind them, "
                     f"and --size {side}"
                 )
+            holds = "holds" if samples.crop is None else f"with --size {samples.crop} gives"
             raise MdtError(
-                f"{samples.path} holds {times(samples.size)} images, but {of} is of {times(size)}; "
-                "a score would measure the difference in resolution",
+                f"{samples.path} {holds} {times(samples.size)} images, but {of} is of "
+                f"{times(size)}; a score would measure the difference in resolution",
                 hint,
             )
 
@@ -171,20 +173,14 @@ def check_limit(sets: list[ImageSet], metrics: tuple[MetricName, ...], dimension
 
 
 def check_options(request: EvaluateRequest) -> None:
-    """Numbers above 0, and a file for statistics that can be a reference next time."""
+    """Numbers above 0, and a file for statistics that replaces nothing else."""
     if request.batch_size is not None and request.batch_size < 1:
         raise MdtError(f"--batch-size is {request.batch_size}", "give 1 or more")
     if request.memory is not None and request.memory < 1:
         raise MdtError(f"--memory is {request.memory}", "give megabytes, 1 or more")
-    file = request.save_reference
-    if file is None:
-        return
-    if file.suffix.lower() != ".npz":
-        raise MdtError(
-            f"--save-reference {file}: statistics are kept in an npz", f"name it {file}.npz"
-        )
-    if file.resolve() == request.reference.resolve():
-        raise MdtError(f"--save-reference {file} is the reference itself", "name another file")
+    if request.save_reference is not None:
+        sets = (request.samples, *request.others)
+        check_statistics_place(request.save_reference, request.reference, sets)
 
 
 def first_words(
@@ -203,7 +199,7 @@ def first_words(
         if samples.jpegs:
             yield Warned(
                 f"{samples.jpegs:,} samples are JPEG or of another lossy format, whose artefacts "
-                "move every score; sample to PNG"
+                "move every score; sample to PNG" + (f" ({samples.path})" if len(sets) > 1 else "")
             )
     for images in (*sets, *([reference.images] if reference.images else [])):
         if images.enlarged:

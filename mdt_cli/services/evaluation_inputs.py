@@ -94,6 +94,9 @@ def choose_extractor(
     if request.weights is not None:
         _check_weights(request)
     if request.extractor is not None:
+        # Before anybody fetches weights for nothing; a module's name is known once it is loaded.
+        if made_with and isinstance(request.extractor, str) and reference.images is None:
+            _check_same_network(request.extractor, made_with, reference.path)
         return request.extractor
     if request.weights is not None:
         return "inception"
@@ -133,6 +136,15 @@ def _check_weights(request: EvaluateRequest) -> None:
         )
 
 
+def _check_same_network(asked: str, made_with: str, path: Path) -> None:
+    # A DINOv2 or CLIP of unpublished size has more in its name.
+    if asked != made_with and not made_with.startswith(f"{asked}-"):
+        raise MdtError(
+            f"{path} was made with {made_with}, but the extractor is {asked}",
+            f"use --extractor {made_with}, or give the reference images",
+        )
+
+
 def choose_resize(
     request: EvaluateRequest, extractor: ExtractorName | Path, reference: Reference
 ) -> str:
@@ -140,7 +152,9 @@ def choose_resize(
         if request.resize not in (None, "clean"):
             raise MdtError(
                 f"--resize {request.resize} belongs to the Inception graph, not to {extractor}",
-                "leave --resize out, or use --extractor inception",
+                "leave --resize out"
+                if reference.statistics and reference.statistics.extractor == extractor
+                else "leave --resize out, or use --extractor inception",
             )
         return "clean"
     made_with = reference.statistics.resize if reference.statistics else None

@@ -172,6 +172,9 @@ class Shards:
             while True:
                 try:
                     done = next(work)
+                except Stopped as stopped:
+                    kept = f"Sets of up to {IN_MEMORY:,} images are done again from their start."
+                    raise Stopped(stopped.signum, kept if in_memory else stopped.saved) from None
                 except StopIteration as finished:
                     extracted: Extracted = finished.value
                     if self.lost > lost:

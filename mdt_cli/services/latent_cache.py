@@ -99,7 +99,8 @@ def fill(
             "run the same command again to go on.",
         ) from None
     finally:
-        if not kept and todo and share.of == 1:
+        # A signal may come when a shard is written, but not yet counted: look at the files.
+        if not kept and todo and share.of == 1 and not any(folder.glob("shard-*")):
             shards.abandon(folder)
     if share.rank:
         yield CacheShareDone(str(folder), share.rank, len(mine))

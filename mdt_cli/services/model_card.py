@@ -185,6 +185,11 @@ def read_report(path: Path) -> Mapping[str, Any]:
         report = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise MdtError(f"the report {path} cannot be read: {error}") from error
+    if isinstance(report, dict) and "comparison" in report:
+        raise MdtError(
+            f"{path} compares several sets of samples",
+            "give the report of the one set that this model drew: mdt evaluate SAMPLES REFERENCE",
+        )
     if not isinstance(report, dict) or not {"metrics", "comparability"} <= report.keys():
         raise MdtError(
             f"{path} is not a report of mdt evaluate", "give the report.json that it wrote"

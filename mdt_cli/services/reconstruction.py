@@ -17,7 +17,7 @@ from mdt_cli import __version__
 from mdt_cli.config.evaluation import ExtractorName, ResizeName
 from mdt_cli.core.codecs.codec import Codec, open_codec
 from mdt_cli.core.data.sources import open_source
-from mdt_cli.core.files import check_writable, write_json
+from mdt_cli.core.files import write_json
 from mdt_cli.core.metrics.extractor import Extractor, extract_batch
 from mdt_cli.core.metrics.features import RESIZE_RULES, build_extractor
 from mdt_cli.core.metrics.fidelity import WINDOW, psnr, ssim
@@ -31,6 +31,7 @@ from mdt_cli.core.pictures import Pixels, UnreadableError, read_pixels
 from mdt_cli.core.sampling.pixels import to_uint8
 from mdt_cli.errors import MdtError
 from mdt_cli.services.events import EvaluationDone, Event, Note, Progress, Warned
+from mdt_cli.services.report_files import check_places
 from mdt_cli.services.report_page import page_of, write_page
 from mdt_cli.services.report_pictures import reconstruction_figure
 from mdt_cli.services.runtime import pick_device
@@ -71,8 +72,7 @@ def reconstruct(request: ReconstructionRequest) -> Iterator[Event]:
     resize = request.resize or "clean"
     codec = open_codec(request.codec, device)
     codec.latent_shape(side)
-    check_writable(target)
-    check_writable(page)
+    check_places(target, page)
     extractor = build_extractor(name, device, request.weights, resize, image_size=(side, side))
     if count < FEW_IMAGES:
         yield Warned(

@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+from mdt_cli.core.data import shards
 from mdt_cli.core.data.latents import open_cache
 from mdt_cli.core.data.readers import ArchiveReader
 from mdt_cli.errors import MdtError, Stopped
@@ -325,6 +326,31 @@ def test_a_broken_shard_of_an_unfinished_cache_is_made_again(
     shard.write_bytes(shard.read_bytes()[:-1])
     run(asked)
     assert digests(asked.cache) == digests(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("kept", ["shard-00000.safetensors", "shard-00000.json"])
+def test_a_signal_that_comes_while_the_first_shard_is_written_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: str
+) -> None:
+    """Its file is there, perhaps its record too, but nobody has counted it yet."""
+    straight = request(tmp_path, shard_size=2)
+    run(straight)
+    late = replace(straight, cache=tmp_path / "late")
+    write = shards.write_shard
+
+    def stopped(folder: Path, index: int, content: shards.Content) -> shards.Shard:
+        write(folder, index, content)
+        if kept.endswith("safetensors"):
+            (folder / "shard-00000.json").unlink()
+        raise Stopped(signal.SIGTERM)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shards, "write_shard", stopped)
+        with pytest.raises(Stopped):
+            run(late)
+    assert (late.cache / kept).is_file()
+    run(late)
+    assert digests(late.cache) == digests(straight.cache)
 
 
 def test_added_images_are_a_new_cache(tmp_path: Path) -> None:

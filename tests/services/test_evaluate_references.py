@@ -241,8 +241,8 @@ def test_the_lines_that_convert_edm2s_files_work_as_they_stand(
     held: dict[str, Any] = {"num_images": 6}
     values = {}
     for entry, request in asked.items():
-        report, _ = run(replace(request, save_reference=tmp_path / "ref.npz"))
-        with np.load(tmp_path / "ref.npz") as saved:
+        report, _ = run(replace(request, save_reference=tmp_path / f"{entry}.npz"))
+        with np.load(tmp_path / f"{entry}.npz") as saved:
             held[entry] = {"mu": saved["mu"], "sigma": saved["sigma"]}
         values[entry] = report["metrics"][entry]["value"]
     (folder / "img64.pkl").write_bytes(pickle.dumps(held))

@@ -56,7 +56,7 @@ def test_size_crops_every_set_as_encode_latents_does(
         assert stored["size"].tolist() == [16, 16]
     of_saved, _ = run(EvaluateRequest(pictures, saved, weights=inception, size=16))
     assert of_saved["metrics"]["fid"]["value"] == pytest.approx(0, abs=1e-8)
-    with pytest.raises(MdtError, match=r"holds 8x8 images, but .*saved.npz is of 16x16") as refused:
+    with pytest.raises(MdtError, match=r"gives 8x8 images, but .*saved.npz is of 16x16") as refused:
         run(EvaluateRequest(pictures, saved, weights=inception, size=8))
     assert "give the images behind them, and --size 8" in str(refused.value.hint)
     halved, _ = run(EvaluateRequest(samples, samples, weights=inception, size=8))

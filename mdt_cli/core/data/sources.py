@@ -5,17 +5,18 @@ import os
 import zipfile
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from mdt_cli.core.data import labels
 from mdt_cli.core.data.items import Found, Source, kept, make_source, no_images
 from mdt_cli.core.data.parquet import from_parquet
 from mdt_cli.core.data.readers import DEFLATED, STORED, ArchiveReader, Extent, FolderReader
 from mdt_cli.core.data.webdataset import from_tars
-from mdt_cli.core.listing import as_text, is_hidden, walk
+from mdt_cli.core.listing import as_text, is_hidden, refuse_run, walk
 from mdt_cli.errors import MdtError
 
 EDM_LABELS = "dataset.json"
+SAMPLES = "samples.json"
 
 
 def open_source(path: Path, labelled: bool = True) -> Source:
@@ -26,6 +27,7 @@ def open_source(path: Path, labelled: bool = True) -> Source:
     if not path.exists():
         raise MdtError(f"no such folder or file: {path}", "give a folder, zip or tar of images")
     if path.is_dir():
+        refuse_run(path)
         return _open_folder(path, labelled)
     # A tar whose last member is a zip also ends as a zip does.
     if path.suffix == ".tar":
@@ -49,6 +51,11 @@ def _open_folder(path: Path, labelled: bool) -> Source:
     tables = [name for name in names if name.suffix == ".parquet"]
     ignored: Counter[str] = Counter()
     images = sorted(kept(found, ignored), key=lambda item: item.name)
+    if (path / SAMPLES).is_file():
+        # Of a folder that `mdt sample` drew: not the grid beside the samples.
+        drawn = [item for item in images if PurePosixPath(item.name).stem.isdigit()]
+        ignored["not a sample"] += len(images) - len(drawn)
+        images = drawn
     if not images and tars:
         return from_tars(sorted(tars), path, labelled)
     if not images and tables:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mdt_cli.core.listing import SUFFIXES, is_hidden, is_image, walk
+from mdt_cli.core.listing import SUFFIXES, is_hidden, is_image, is_packed_tar, refuse_run, walk
 from mdt_cli.core.metrics import labels
 from mdt_cli.core.metrics.archives import is_cache, list_cache, list_tars
 from mdt_cli.core.metrics.arrays import RowFile, keys, load
@@ -76,6 +76,7 @@ def _listed(path: Path) -> ImageSet:
     if not path.exists():
         raise MdtError(f"{path} does not exist", "give a folder, a zip or an npz of images")
     if path.is_dir():
+        refuse_run(path)
         return _open_cache(path) if is_cache(path) else _open_folder(path)
     if path.suffix.lower() == ".npz":
         return _open_npz(path)
@@ -93,6 +94,8 @@ def _listed(path: Path) -> ImageSet:
             f"Inception\n  {conversion(path, 'fid')}\n  or, for --extractor dinov2, that of "
             f"DINOv2\n  {conversion(path, 'fd_dinov2')}",
         )
+    if is_packed_tar(path.name):
+        raise MdtError(f"{path} is a packed tar", "unpack it to .tar, or to a folder, first")
     raise MdtError(
         f"{path} is neither a folder, a zip, a tar nor an npz",
         "images are read from a folder, a zip, a tar, an npz with arr_0, a sample folder or a "
@@ -201,6 +204,11 @@ def _open_zip(path: Path) -> ImageSet:
 def _open_npz(
     path: Path, folder: Path | None = None, provenance: dict[str, Any] | None = None
 ) -> ImageSet:
+    if {"mu", "sigma"} <= (held := keys(path)) and "arr_0" not in held:
+        raise MdtError(
+            f"{path} holds statistics of a reference, not images",
+            f"the reference comes last: mdt evaluate SAMPLES {path}",
+        )
     with RowFile(path, "arr_0") as rows:
         shape, dtype = rows.shape, rows.dtype
     if dtype != np.uint8 or len(shape) != 4 or shape[3] not in (1, 3):
