@@ -26,6 +26,9 @@ class Training(Table):
     # Largest gradient norm; 0: no clipping.
     clip_norm: NonNegative = 0.0
     compile: bool = False
+    # Only algorithms that give the same bits in every run; on some GPUs slower. auto: on for CPUs,
+    # off for GPUs. A run records what it began with.
+    deterministic: Literal["auto"] | bool = "auto"
     # Stop after this many steps in a row with a loss or gradient that is not finite.
     max_bad_steps: Count = 20
 

@@ -26,8 +26,8 @@ DECODER = ("adapter.", "narrow.", "head.")
 CLASSIFIER = "classifier."
 
 
-# Keys that say how one stage starts, and nothing of the next.
-OF_THE_START = ("start", "new_classes")
+# Keys that say how one stage starts or where it ran, and nothing of the next.
+OF_ONE_STAGE = ("start", "new_classes", "deterministic")
 
 
 def starting_config(
@@ -47,7 +47,7 @@ def starting_config(
         begun = read_config(run / CONFIG).model_dump(mode="json")
         return load(presets, assignments, base=begun, base_source=f"{run} as it began")
     header = read_header(find_weights(source, ema))
-    training = {k: v for k, v in header.config["training"].items() if k not in OF_THE_START}
+    training = {k: v for k, v in header.config["training"].items() if k not in OF_ONE_STAGE}
     base = {**header.config, "training": training}
     return load(presets, assignments, base=base, base_source=f"{source}")
 

@@ -29,7 +29,12 @@ MAY_CHANGE = (
     "sampling",
 )
 # Keys that --set may change on the way, to save a run that diverges: told, and kept on record.
-MAY_BE_SET = ("optimizer.lr", "training.clip_norm", "training.precision")
+MAY_BE_SET = (
+    "optimizer.lr",
+    "training.clip_norm",
+    "training.precision",
+    "training.deterministic",
+)
 CHANGED = "# changed after step "
 STARTED = "# started from "
 
@@ -56,6 +61,20 @@ def check(run: Path, loaded: Loaded, fresh: int, stage: str) -> list[str]:
         )
     check_stage(run, stage)
     return _check_same(config, loaded)
+
+
+def with_determinism(run: Path, loaded: Loaded, device_type: str, fresh: int) -> Loaded:
+    """`loaded` with training.deterministic true or false: as the run began, else by the device."""
+    if loaded.config.training.deterministic != "auto":
+        return loaded
+    on, source = device_type == "cpu", f"auto, on {device_type}"
+    if (run / CONFIG).is_file() and fresh < 2:
+        before = read_config(run / CONFIG).training.deterministic
+        if before != "auto":
+            on, source = before, "as the run began"
+    training = loaded.config.training.model_copy(update={"deterministic": on})
+    config = loaded.config.model_copy(update={"training": training})
+    return Loaded(config, {**loaded.sources, "training.deterministic": source})
 
 
 def check_stage(run: Path, stage: str) -> None:
@@ -119,6 +138,8 @@ def _check_same(path: Path, loaded: Loaded) -> list[str]:
         key
         for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key)
+        # Runs of versions without this key.
+        and not (key == "training.deterministic" and old.get(key) == "auto")
         and not any(key == k or key.startswith(k + ".") for k in MAY_CHANGE)
     ]
     asked = [k for k in changed if k in MAY_BE_SET and loaded.source(k).startswith("--set ")]

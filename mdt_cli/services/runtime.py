@@ -133,6 +133,20 @@ def make_accelerator(precision: str, device: str | None) -> Accelerator:
     )
 
 
+def make_deterministic(on: bool) -> None:
+    """Whether this process computes by algorithms that repeat to the bit; call it before CUDA work.
+
+    On a GPU cuBLAS repeats only with a workspace of fixed size, and attention's backward pass
+    splits its keys among blocks unless torch asks it not to. RuntimeError from torch where a part
+    has no such algorithm.
+    """
+    if on:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(on)
+    # The filling of fresh memory finds reads of what was never written, and costs time.
+    torch.utils.deterministic.fill_uninitialized_memory = False
+
+
 def compile_blocks(blocks: Iterable[torch.nn.Module], num_lengths: int) -> None:
     """Compile each block for `num_lengths` numbers of tokens, so that none runs uncompiled."""
     limits = torch._dynamo.config

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,14 @@ from mdt_cli.services.events import (
 )
 from mdt_cli.services.learning import accuracy
 from mdt_cli.services.monitor import Monitor
-from mdt_cli.services.runtime import Stop, check_precision, deferred_signals, make_accelerator
+from mdt_cli.services.runtime import (
+    Stop,
+    check_precision,
+    deferred_signals,
+    make_accelerator,
+    make_deterministic,
+    pick_device,
+)
 from mdt_cli.services.scoring import Scorer, open_scorer
 from mdt_cli.services.trackers import Trackers
 from mdt_cli.services.trainer import Trainer
@@ -57,9 +64,12 @@ class TrainRequest:
 
 def train(request: TrainRequest) -> Iterator[Event]:
     """Run or resume; ends with TrainingDone. Raises MdtError before the first step if it can."""
-    config = request.loaded.config
-    check_precision(config.training.precision, request.device)
+    check_precision(request.loaded.config.training.precision, request.device)
     cache = open_cache(request.cache, verify=True)
+    device = pick_device(request.device)
+    loaded = run_folder.with_determinism(request.run, request.loaded, device.type, request.fresh)
+    request, config = replace(request, loaded=loaded), loaded.config
+    make_deterministic(config.training.deterministic is True)
     accelerator = make_accelerator(config.training.precision, request.device)
     _check_data(request, cache, accelerator.num_processes)
     changed = run_folder.check(request.run, request.loaded, request.fresh, request.stage)

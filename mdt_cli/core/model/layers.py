@@ -66,7 +66,9 @@ class Attention(nn.Module):
         bias = None
         if self.bias_table is not None and offset_index is not None:
             # Heads first, so that each head's plane is contiguous for the attention kernel.
-            bias = self.bias_table.t()[:, offset_index].to(q.dtype)
+            # index_select, since the gradient of plain indexing adds up in any order on a CPU.
+            rows = self.bias_table.t().index_select(1, offset_index.flatten())
+            bias = rows.view(self.num_heads, *offset_index.shape).to(q.dtype)
             bias = bias.unsqueeze(0) if offset_index.dim() == 2 else bias.transpose(0, 1)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         return self.proj(mixed.transpose(1, 2).reshape(batch, num_tokens, hidden_size))
