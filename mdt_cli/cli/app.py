@@ -22,7 +22,7 @@ from mdt_cli.cli import (
     quickstart,
     sample,
 )
-from mdt_cli.cli.aliases import advice, translated
+from mdt_cli.cli.hints import advice, translated
 from mdt_cli.cli.output import emit, fail, print_any_name, talk
 from mdt_cli.errors import MdtError, Stopped
 

@@ -14,7 +14,9 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
+from torch import Tensor, nn
 
+from mdt_cli.config.sampling import Precision
 from mdt_cli.errors import MdtError, Stopped
 
 # What the first process may take for previews, held-out losses and checkpoints of a large network
@@ -144,7 +146,7 @@ def make_deterministic(on: bool) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(on)
     # The filling of fresh memory finds reads of what was never written, and costs time.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def compile_blocks(blocks: Iterable[torch.nn.Module], num_lengths: int) -> None:
@@ -155,3 +157,41 @@ def compile_blocks(blocks: Iterable[torch.nn.Module], num_lengths: int) -> None:
     limits.accumulated_recompile_limit = max(limits.accumulated_recompile_limit, graphs)
     for block in blocks:
         block.compile(dynamic=False)
+
+
+def own_cores() -> int:
+    """This machine's cores that the job may run on, shared among its processes here; at least 1."""
+    # macOS has no affinity: every core is allowed.
+    allowed = getattr(os, "sched_getaffinity", None)
+    cores = len(allowed(0)) if allowed is not None else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def computed(precision: Precision, device: torch.device) -> Precision:
+    """What the device computes when asked for `precision`: a CPU has no TF32.
+
+    MdtError where bf16 would be slower than float32.
+    """
+    if precision == "bf16":
+        try:
+            check_precision(precision, device.type)
+        except MdtError as error:
+            raise MdtError(
+                "sampling.precision bf16 on this CPU would be 8 to 100 times slower than float32: "
+                "it has no instructions for it",
+                "leave it at float32, or sample on a GPU",
+            ) from error
+    return "float32" if precision == "tf32" and device.type == "cpu" else precision
+
+
+class Autocast(nn.Module):
+    """A network under bf16 autocast that answers in float32, so that no solver meets bf16."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self._network = network
+
+    def forward(self, x: Tensor, t_B: Tensor, y_B: Tensor | None) -> Tensor:
+        with torch.autocast(x.device.type, torch.bfloat16):
+            output: Tensor = self._network(x, t_B, y_B)
+        return output.float()
