@@ -82,6 +82,16 @@ def run(arguments: Sequence[str]) -> int:
         fail(*found)
         return 2
     try:
+        return _exit_code(words)
+    finally:
+        # Out here no exception is being handled any more, whose frames would hold the network.
+        runtime = sys.modules.get("mdt_cli.services.runtime")
+        if runtime is not None:
+            runtime.leave_processes()
+
+
+def _exit_code(words: Sequence[str]) -> int:
+    try:
         app(words)
     except MdtError as error:
         fail(error.message, error.hint)

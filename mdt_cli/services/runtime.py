@@ -1,8 +1,12 @@
 """Signals that wait for a safe moment, and the device and processes the work runs on."""
 
+import gc
 import os
 import re
 import signal
+import sys
+import threading
+import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +16,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+
+# Its functions have the default process group as a default argument: where it is imported later, by
+# DistributedDataParallel, it refers to the group to the end of Python.
+import torch.distributed.nn.functional
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor, nn
@@ -22,6 +30,8 @@ from mdt_cli.errors import MdtError, Stopped
 # What the first process may take for previews, held-out losses and checkpoints of a large network
 # while the others wait for it; the default of NCCL, ten minutes, ends runs.
 LONGEST_ALONE = timedelta(hours=3)
+# Seconds to wait for the process groups to be destroyed; gloo takes milliseconds.
+LONGEST_LEAVE = 10
 # Blocks with a skip, without, and the first with one, in training and in evaluation.
 GRAPHS_PER_LENGTH = 6
 
@@ -147,6 +157,33 @@ def make_deterministic(on: bool) -> None:
     torch.use_deterministic_algorithms(on)
     # The filling of fresh memory finds reads of what was never written, and costs time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def leave_processes() -> None:
+    """Destroy the process groups, if there are any, and wait until their threads have ended.
+
+    To be called once, last, with no reference left to the network that was trained: another group
+    cannot be made in this process. An exception on its way out loses the locals of its frames.
+
+    A thread of gloo releases the tensors of a collective after it woke whoever waits for it, and
+    needs the interpreter for that. Once Python is ending, it ends a thread that asks for it, here
+    within a C++ destructor, which aborts the process: all is done and saved, and the exit code -6.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return
+    # Threads end with the last reference to their group. The network has one, and it is part of
+    # reference cycles and in the frames of an exception.
+    error = sys.exception()
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__context__
+    gc.collect()
+    # A launcher sends SIGTERM once another process has failed: this one is about to end anyway.
+    with deferred_signals():
+        # In a thread, because the communicator of a GPU may wait for processes that never answer.
+        leaving = threading.Thread(target=dist.destroy_process_group, daemon=True)
+        leaving.start()
+        leaving.join(LONGEST_LEAVE)
 
 
 def compile_blocks(blocks: Iterable[torch.nn.Module], num_lengths: int) -> None:
