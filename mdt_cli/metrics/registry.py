@@ -1,8 +1,9 @@
 """Names under which metrics stand in reports and logs, and their published settings."""
 
-from mdt_cli.config.evaluation import (
-    MetricName,
-)
+from mdt_cli.config.evaluation import MetricName
+
+# Kynkaanniemi et al. 2019 and Naeem et al. 2020: how far the balls of each pair of metrics reach.
+NEIGHBOURS, DENSITY_NEIGHBOURS = 3, 5
 
 
 def metric_key(metric: MetricName, extractor: str) -> str:
@@ -11,7 +12,3 @@ def metric_key(metric: MetricName, extractor: str) -> str:
         return metric
     suffix = extractor.replace("-", "_")
     return f"{metric.replace('fid', 'fd', 1)}_{suffix}"
-
-
-# Kynkaanniemi et al. 2019 and Naeem et al. 2020: how far the balls of each pair of metrics reach.
-NEIGHBOURS, DENSITY_NEIGHBOURS = 3, 5

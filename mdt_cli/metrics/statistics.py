@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mdt_cli.errors import MdtError
 from mdt_cli.files import atomic_path, sha256_of
-from mdt_cli.images import npz as arrays
+from mdt_cli.images import npz
 
 # Rows are folded in by blocks of this many, whatever the batches were, so that the batch size
 # does not even change the rounding.
@@ -103,12 +103,12 @@ class Moments:
 
 def has_statistics(path: Path) -> bool:
     """Whether `path` is an npz with a stored mean and covariance."""
-    return path.is_file() and path.suffix.lower() == ".npz" and {"mu", "sigma"} <= arrays.keys(path)
+    return path.is_file() and path.suffix.lower() == ".npz" and {"mu", "sigma"} <= npz.keys(path)
 
 
 def load_spatial(path: Path) -> Statistics | None:
     """Stored `mu_s` and `sigma_s`, those of sFID, where the file has them."""
-    return _load(path, "_s") if {"mu_s", "sigma_s"} <= arrays.keys(path) else None
+    return _load(path, "_s") if {"mu_s", "sigma_s"} <= npz.keys(path) else None
 
 
 def load_statistics(path: Path) -> Statistics:
@@ -117,7 +117,7 @@ def load_statistics(path: Path) -> Statistics:
 
 
 def _load(path: Path, suffix: str) -> Statistics:
-    held = arrays.keys(path)
+    held = npz.keys(path)
     names = {
         f"mu{suffix}",
         f"sigma{suffix}",
@@ -128,7 +128,7 @@ def _load(path: Path, suffix: str) -> Statistics:
         "digest",
         "size",
     }
-    stored = arrays.load(path, frozenset(names))
+    stored = npz.load(path, frozenset(names))
     mu, sigma = stored[f"mu{suffix}"], stored[f"sigma{suffix}"]
     if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)) or mu.dtype.kind != "f":
         raise MdtError(

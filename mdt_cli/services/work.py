@@ -1,4 +1,4 @@
-"""The share of one process in a folder of pictures: what is missing, and who finishes last."""
+"""How work is dealt out to the processes of a launcher, and who waits for whom."""
 
 import os
 import time

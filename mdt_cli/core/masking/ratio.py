@@ -1,4 +1,4 @@
-"""Learning rate and mask ratio as pure functions of the step, so that a resumed run goes on."""
+"""Mask-ratio schedules: pure functions of the step, so that a resumed run continues them."""
 
 import math
 from abc import ABC, abstractmethod

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from mdt_cli.errors import MdtError
 from mdt_cli.files import sha256_of
-from mdt_cli.metrics.extractors import resize as rules
 from mdt_cli.metrics.extractors.extractor import Extractor
+from mdt_cli.metrics.extractors.resize import as_they_are
 
 CONVENTION = "a module takes float32 [B,3,H,W] in 0..255 and answers [B,D]"
 PROBE = (2, 3, 64, 64)
@@ -53,7 +53,7 @@ def from_module(file: Path, device: torch.device, size: tuple[int, int] | None =
         input_size=None,
         dimensions=found_BD.shape[1],
         weights_sha256=sha256,
-        prepare=rules.as_they_are,
+        prepare=as_they_are,
         features=features,
     )
 

@@ -2,22 +2,24 @@
 
 from typing import assert_never
 
-from mdt_cli.config.masking import CropWindow as CropWindowTable
-from mdt_cli.config.masking import Masking
-from mdt_cli.config.masking import RandomBlocks as RandomBlocksTable
-from mdt_cli.config.masking import RandomTokens as RandomTokensTable
+from mdt_cli.config.masking import (
+    CropWindowConfig,
+    MaskingConfig,
+    RandomBlocksConfig,
+    RandomTokensConfig,
+)
 from mdt_cli.core.masking.tokens import CropWindow, RandomBlocks, RandomTokens, Selector
 from mdt_cli.core.objectives.training_step import Term, View
 from mdt_cli.errors import MdtError
 
 
-def build_selector(masking: Masking, grid: tuple[int, int]) -> Selector:
+def build_selector(masking: MaskingConfig, grid: tuple[int, int]) -> Selector:
     """What decides which tokens are kept; MdtError where it does not fit the grid of tokens."""
     table, sides = masking.selector, f"{grid[0]}x{grid[1]}"
     match table:
-        case RandomTokensTable():
+        case RandomTokensConfig():
             return RandomTokens(table.bucket)
-        case RandomBlocksTable():
+        case RandomBlocksConfig():
             if masking.is_masked and (grid[0] % table.size or grid[1] % table.size):
                 fit = [str(n) for n in range(1, min(grid) + 1) if not (grid[0] % n or grid[1] % n)]
                 raise MdtError(
@@ -26,7 +28,7 @@ def build_selector(masking: Masking, grid: tuple[int, int]) -> Selector:
                     f"blocks may have the sizes {', '.join(fit)}",
                 )
             return RandomBlocks(table.size)
-        case CropWindowTable():
+        case CropWindowConfig():
             if masking.is_masked and table.size > min(grid):
                 raise MdtError(
                     f"masking.selector.size {table.size} exceeds the grid of {sides} tokens",
@@ -37,7 +39,7 @@ def build_selector(masking: Masking, grid: tuple[int, int]) -> Selector:
             assert_never(table)
 
 
-def build_views(masking: Masking) -> list[View]:
+def build_views(masking: MaskingConfig) -> list[View]:
     """Views on all tokens first: the last backward pass then touches every parameter."""
     views = sorted(masking.views, key=lambda view: view.tokens != "all")
     clean_fill = masking.fill == "clean_patches"

@@ -1,10 +1,10 @@
-"""The only place where a config table becomes a core object."""
+"""From the [model] and [masking] tables to a network."""
 
 from typing import Any, assert_never
 
-from mdt_cli.config.masking import Masking
-from mdt_cli.config.model import Model
-from mdt_cli.config.objective import Classification as ClassificationTable
+from mdt_cli.config.masking import MaskingConfig
+from mdt_cli.config.model import ModelConfig
+from mdt_cli.config.objective import ClassificationConfig
 from mdt_cli.config.run import RunConfig
 from mdt_cli.core.model.fills import (
     Fill,
@@ -58,14 +58,14 @@ def build_network(
         interpolator=_build_interpolator(masking, model, latent_shape),
         classifier=_build_classifier(config, num_classes),
     )
-    if isinstance(config.objective, ClassificationTable) and config.objective.encoder == "frozen":
+    if isinstance(config.objective, ClassificationConfig) and config.objective.encoder == "frozen":
         network.requires_grad_(False)
         assert network.classifier is not None
         network.classifier.requires_grad_(True)
     return network
 
 
-def network_shape(model: Model) -> dict[str, Any]:
+def network_shape(model: ModelConfig) -> dict[str, Any]:
     """The keyword arguments of `Transformer` that the model table decides."""
     return {
         "patch_size": model.patch_size,
@@ -88,7 +88,7 @@ def network_shape(model: Model) -> dict[str, Any]:
     }
 
 
-def _build_fill(masking: Masking, model: Model, channels: int) -> Fill | None:
+def _build_fill(masking: MaskingConfig, model: ModelConfig, channels: int) -> Fill | None:
     narrow = model.narrow_decoder
     size = narrow.hidden_size if narrow.depth else model.hidden_size
     match masking.fill:
@@ -109,7 +109,7 @@ def _build_fill(masking: Masking, model: Model, channels: int) -> Fill | None:
 
 
 def _build_interpolator(
-    masking: Masking, model: Model, latent_shape: tuple[int, int, int]
+    masking: MaskingConfig, model: ModelConfig, latent_shape: tuple[int, int, int]
 ) -> Interpolator | None:
     if not masking.is_masked or masking.fill != "interpolator":
         return None
@@ -119,7 +119,7 @@ def _build_interpolator(
 
 
 def _build_classifier(config: RunConfig, num_classes: int) -> PoolHead | None:
-    if not isinstance(config.objective, ClassificationTable):
+    if not isinstance(config.objective, ClassificationConfig):
         return None
     if num_classes < 2:
         raise MdtError(

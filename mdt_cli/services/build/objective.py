@@ -2,12 +2,14 @@
 
 from typing import assert_never
 
-from mdt_cli.config.objective import Classification as ClassificationTable
-from mdt_cli.config.objective import Edm as EdmTable
-from mdt_cli.config.objective import Epsilon as EpsilonTable
-from mdt_cli.config.objective import Flow as FlowTable
-from mdt_cli.config.objective import Objective as ObjectiveTable
-from mdt_cli.config.objective import Reconstruction as ReconstructionTable
+from mdt_cli.config.objective import (
+    ClassificationConfig,
+    EdmConfig,
+    EpsilonConfig,
+    FlowConfig,
+    ObjectiveConfig,
+    ReconstructionConfig,
+)
 from mdt_cli.core.objectives.base import Objective
 from mdt_cli.core.objectives.classification import Classification
 from mdt_cli.core.objectives.edm import Edm
@@ -16,21 +18,21 @@ from mdt_cli.core.objectives.flow import Flow
 from mdt_cli.core.objectives.reconstruction import Reconstruction
 
 
-def build_objective(table: ObjectiveTable) -> Objective:
+def build_objective(table: ObjectiveConfig) -> Objective:
     match table:
-        case EpsilonTable():
+        case EpsilonConfig():
             gamma = table.min_snr_gamma if table.weighting == "min_snr" else None
             return Epsilon(
                 table.num_timesteps, table.learned_variance, gamma, table.betas, table.first_time
             )
-        case EdmTable():
+        case EdmConfig():
             return Edm(table.P_mean, table.P_std, table.sigma_data)
-        case FlowTable():
+        case FlowConfig():
             logit_normal = table.time == "logit_normal"
             return Flow((table.time_mean, table.time_std) if logit_normal else None)
-        case ReconstructionTable():
+        case ReconstructionConfig():
             return Reconstruction()
-        case ClassificationTable():
+        case ClassificationConfig():
             return Classification(table.label_smoothing)
         case _:
             assert_never(table)

@@ -4,15 +4,17 @@ from typing import Any, assert_never
 
 import torch
 
-from mdt_cli.config.training import AdamW, Adan
-from mdt_cli.core.optim.adan import Adan as AdanOptimizer
+from mdt_cli.config.training import AdamWConfig, AdanConfig
+from mdt_cli.core.optim.adan import Adan
 
 
-def build_optimizer(table: AdamW | Adan, network: torch.nn.Module) -> torch.optim.Optimizer:
+def build_optimizer(
+    table: AdamWConfig | AdanConfig, network: torch.nn.Module
+) -> torch.optim.Optimizer:
     """Every parameter that learns; `lr_scale` of a group is its share of the learning rate."""
     parameters = _parameter_groups(table, network)
     match table:
-        case AdamW():
+        case AdamWConfig():
             return torch.optim.AdamW(
                 parameters,
                 lr=table.lr,
@@ -21,8 +23,8 @@ def build_optimizer(table: AdamW | Adan, network: torch.nn.Module) -> torch.opti
                 weight_decay=table.weight_decay,
                 fused=True,
             )
-        case Adan():
-            return AdanOptimizer(
+        case AdanConfig():
+            return Adan(
                 parameters,
                 lr=table.lr,
                 betas=table.betas,
@@ -33,7 +35,9 @@ def build_optimizer(table: AdamW | Adan, network: torch.nn.Module) -> torch.opti
             assert_never(table)
 
 
-def _parameter_groups(table: AdamW | Adan, network: torch.nn.Module) -> list[dict[str, Any]]:
+def _parameter_groups(
+    table: AdamWConfig | AdanConfig, network: torch.nn.Module
+) -> list[dict[str, Any]]:
     """Groups by learning rate, and by weight decay where vectors do not decay."""
     learn = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
     depth = len({name.split(".")[1] for name, _ in learn if name.startswith("blocks.")})

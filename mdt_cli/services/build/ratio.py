@@ -1,4 +1,4 @@
-"""The mask ratio of a configuration: apart from build.py, so that to print it loads no torch."""
+"""The mask ratio of a configuration: a module of its own, so that printing it loads no torch."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,18 +6,24 @@ from typing import assert_never
 
 from mdt_cli.config.load import load
 from mdt_cli.config.masking import (
-    ConstantRatio,
-    CosineDecayRatio,
-    CosineGrowthRatio,
-    LinearRatio,
-    Masking,
-    PiecewiseRatio,
-    UniformRatio,
+    ConstantRatioConfig,
+    CosineDecayRatioConfig,
+    CosineGrowthRatioConfig,
+    LinearRatioConfig,
+    MaskingConfig,
+    PiecewiseRatioConfig,
+    UniformRatioConfig,
 )
 from mdt_cli.config.presets import Preset
 from mdt_cli.config.run import RunConfig
-from mdt_cli.core.masking import ratio as schedules
-from mdt_cli.core.masking.ratio import MaskRatio
+from mdt_cli.core.masking.ratio import (
+    ConstantRatio,
+    CosineDecayRatio,
+    CosineGrowthRatio,
+    MaskRatio,
+    PiecewiseRatio,
+    UniformRatio,
+)
 from mdt_cli.errors import MdtError
 from mdt_cli.files import atomic_path
 
@@ -33,21 +39,21 @@ class RatioCurve:
     mean: float
 
 
-def build_mask_ratio(masking: Masking) -> MaskRatio:
+def build_mask_ratio(masking: MaskingConfig) -> MaskRatio:
     table = masking.ratio
     match table:
-        case ConstantRatio():
-            return schedules.ConstantRatio(table.value)
-        case UniformRatio():
-            return schedules.UniformRatio(table.low, table.high)
-        case LinearRatio():
-            return schedules.PiecewiseRatio(((0.0, table.start), (1.0, table.end)))
-        case PiecewiseRatio():
-            return schedules.PiecewiseRatio(table.points)
-        case CosineGrowthRatio():
-            return schedules.CosineGrowthRatio(table.start, table.end)
-        case CosineDecayRatio():
-            return schedules.CosineDecayRatio(table.start, table.end, table.power)
+        case ConstantRatioConfig():
+            return ConstantRatio(table.value)
+        case UniformRatioConfig():
+            return UniformRatio(table.low, table.high)
+        case LinearRatioConfig():
+            return PiecewiseRatio(((0.0, table.start), (1.0, table.end)))
+        case PiecewiseRatioConfig():
+            return PiecewiseRatio(table.points)
+        case CosineGrowthRatioConfig():
+            return CosineGrowthRatio(table.start, table.end)
+        case CosineDecayRatioConfig():
+            return CosineDecayRatio(table.start, table.end, table.power)
         case _:
             assert_never(table)
 

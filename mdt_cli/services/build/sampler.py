@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from mdt_cli.config.sampling import (
-    ConstantGuidance,
-    IntervalGuidance,
-    NoGuidance,
-    PowerCosineGuidance,
-    Sampling,
+    ConstantGuidanceConfig,
+    IntervalGuidanceConfig,
+    NoGuidanceConfig,
+    PowerCosineGuidanceConfig,
+    SamplingConfig,
 )
 from mdt_cli.core.objectives.base import Objective
 from mdt_cli.core.objectives.classification import Classification
@@ -50,7 +50,7 @@ Sampler = Callable[[Tensor, Tensor | None, StepNoise], Tensor]
 def draw(
     network: Network,
     objective: Objective,
-    sampling: Sampling,
+    sampling: SamplingConfig,
     latent_shape: tuple[int, int, int],
     num_classes: int,
     seeds: Sequence[int],
@@ -71,7 +71,7 @@ def draw(
 
 
 def sampler_of(
-    network: Network, objective: Objective, sampling: Sampling, num_classes: int
+    network: Network, objective: Objective, sampling: SamplingConfig, num_classes: int
 ) -> Sampler:
     """The sampler of a network; MdtError where the solver does not fit its objective."""
     check_fits(sampling, objective)
@@ -115,7 +115,7 @@ def sampler_of(
     return sample
 
 
-def check_fits(sampling: Sampling, objective: Objective) -> None:
+def check_fits(sampling: SamplingConfig, objective: Objective) -> None:
     """MdtError where solver, steps or eta cannot work with this objective."""
     solver, steps = sampling.solver, sampling.steps
     if isinstance(objective, Classification):
@@ -153,7 +153,7 @@ def check_fits(sampling: Sampling, objective: Objective) -> None:
         )
 
 
-def _levels(sampling: Sampling, objective: Objective) -> Levels:
+def _levels(sampling: SamplingConfig, objective: Objective) -> Levels:
     match objective:
         case Epsilon():
             return ddpm_levels(objective.alphas_cumprod, sampling.steps, sampling.spacing)
@@ -165,18 +165,18 @@ def _levels(sampling: Sampling, objective: Objective) -> Levels:
             raise ValueError(f"no noise levels for the objective {objective.kind}")
 
 
-def guidance_of(sampling: Sampling, objective: Objective) -> tuple[Scale | None, Channels]:
+def guidance_of(sampling: SamplingConfig, objective: Objective) -> tuple[Scale | None, Channels]:
     """The scale at every time, None where there is no guidance, and the channels it acts on."""
     guidance = sampling.guidance
     match guidance:
-        case NoGuidance():
+        case NoGuidanceConfig():
             return None, "all"
-        case ConstantGuidance():
+        case ConstantGuidanceConfig():
             return constant(guidance.scale), guidance.channels
-        case PowerCosineGuidance():
+        case PowerCosineGuidanceConfig():
             share = _noise_share(objective)
             return power_cosine(guidance.scale, guidance.power, share), guidance.channels
-        case IntervalGuidance():
+        case IntervalGuidanceConfig():
             ratio = _noise_ratio(objective)
             scale = interval(guidance.scale, guidance.low, guidance.high, ratio)
             return scale, guidance.channels

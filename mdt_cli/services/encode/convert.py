@@ -5,12 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mdt_cli.artifacts.latent_cache import format as cache_plan
+from mdt_cli.artifacts.latent_cache.format import make_plan
 from mdt_cli.artifacts.latent_cache.write import FLIP, MEAN, PIXELS, Content
 from mdt_cli.core.codecs.codec import open_codec
 from mdt_cli.errors import MdtError
-from mdt_cli.services.encode import fill as latent_cache
-from mdt_cli.services.encode.fill import Counted, stored
+from mdt_cli.services.encode.fill import Counted, fill, stored
 from mdt_cli.services.encode.other_caches import Features
 from mdt_cli.services.events import Event, Note, Warned
 from mdt_cli.services.work import Share
@@ -38,7 +37,7 @@ def convert(request: "EncodeRequest", features: Features) -> Iterator[Event]:
         picked: Sequence[int] = [k * features.rows // request.limit for k in range(request.limit)]
     else:
         picked = rows
-    plan = cache_plan.make_plan(
+    plan = make_plan(
         codec=codec,
         image_size=request.size or features.shape[1] * codec["downsampling"],
         latent_shape=features.shape,
@@ -66,7 +65,7 @@ def convert(request: "EncodeRequest", features: Features) -> Iterator[Event]:
 
     classes = () if request.unconditional else None
     share = Share.from_environment()
-    yield from latent_cache.fill(request.cache, plan, classes, produce, share, request.strict)
+    yield from fill(request.cache, plan, classes, produce, share, request.strict)
 
 
 def _part(

@@ -8,18 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mdt_cli.artifacts.latent_cache import format as cache_plan
-from mdt_cli.artifacts.latent_cache import write as shards
-from mdt_cli.artifacts.latent_cache.write import DTYPES, FLIP, MEAN, PIXELS, STD, Content
+from mdt_cli.artifacts.latent_cache.format import estimate, make_plan
+from mdt_cli.artifacts.latent_cache.write import DTYPES, FLIP, MEAN, PIXELS, STD, Content, begun
 from mdt_cli.core.codecs.codec import Codec, open_codec
 from mdt_cli.errors import MdtError
 from mdt_cli.images.containers import open_source
 from mdt_cli.images.decode import CROP
 from mdt_cli.images.image_set import Source, limited
 from mdt_cli.images.workers import Decoded, Decoders, picture_sizes
-from mdt_cli.services.encode import fill as latent_cache
 from mdt_cli.services.encode.convert import convert
-from mdt_cli.services.encode.fill import Counted, printable, stored
+from mdt_cli.services.encode.fill import Counted, fill, printable, stored, unreadable, verify
 from mdt_cli.services.encode.other_caches import find_features
 from mdt_cli.services.encode.request import EncodeRequest
 from mdt_cli.services.events import Event, Note, Warned
@@ -35,9 +33,9 @@ def encode_latents(request: EncodeRequest) -> Generator[Event, None, None]:
     _check(request)
     share = Share.from_environment()
     if request.verify:
-        yield from latent_cache.verify(request.cache)
+        yield from verify(request.cache)
         return
-    shards.begun(request.cache)
+    begun(request.cache)
     features = find_features(request.images)
     if features is not None:
         yield from convert(request, features)
@@ -54,7 +52,7 @@ def encode_latents(request: EncodeRequest) -> Generator[Event, None, None]:
     yield from _tell_small(source, size)
     codec = open_codec(request.codec or PIXELS, _device(request.device))
     facts, shape = codec.facts(), codec.latent_shape(size)
-    plan = cache_plan.make_plan(
+    plan = make_plan(
         codec=facts,
         image_size=size,
         latent_shape=shape,
@@ -68,7 +66,7 @@ def encode_latents(request: EncodeRequest) -> Generator[Event, None, None]:
         shard_rows=request.shard_size,
         crop=CROP,
     )
-    total = cache_plan.estimate(plan)
+    total = estimate(plan)
     yield Note(f"the cache will take about {total / 2**20:.1f} MiB in {request.cache}")
     workers = own_cores() if request.workers is None else request.workers
 
@@ -78,9 +76,7 @@ def encode_latents(request: EncodeRequest) -> Generator[Event, None, None]:
             for span in spans:
                 yield from _encode(request, source, codec, span, pictures)
 
-    yield from latent_cache.fill(
-        request.cache, plan, source.classes, produce, share, request.strict
-    )
+    yield from fill(request.cache, plan, source.classes, produce, share, request.strict)
 
 
 def _encode(
@@ -99,7 +95,7 @@ def _encode(
         seen += len(part.kept) + len(part.skipped)
         for index, reason in part.skipped:
             if request.strict:
-                raise latent_cache.unreadable(printable(source.names[index]), reason)
+                raise unreadable(printable(source.names[index]), reason)
             skipped.append({"name": printable(source.names[index]), "reason": printable(reason)})
         for mode, number in part.modes.items():
             modes[mode] = modes.get(mode, 0) + number

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mdt_cli.artifacts.latent_cache import format as cache_plan
 from mdt_cli.artifacts.latent_cache import write as shards
+from mdt_cli.artifacts.latent_cache.format import refuse_little_space, refuse_other_plan, versions
 from mdt_cli.artifacts.latent_cache.read import open_cache
 from mdt_cli.artifacts.latent_cache.write import DTYPES
 from mdt_cli.errors import MdtError, Stopped
@@ -51,12 +51,12 @@ def fill(
     before = shards.begun(folder)
     unchanged = before is not None and "shards" in before
     if before is not None:
-        cache_plan.refuse_other_plan(folder, before, plan)
+        refuse_other_plan(folder, before, plan)
     spans = shards.spans(plan)
     mine = range(share.rank, len(spans), share.of)
     kept = shards.finished_shards(folder, mine) if before is not None else {}
     todo = [index for index in mine if index not in kept]
-    cache_plan.refuse_little_space(folder, plan, [spans[index] for index in todo])
+    refuse_little_space(folder, plan, [spans[index] for index in todo])
     if before is None:
         _begin(folder, plan, share)
     elif kept and todo:
@@ -110,7 +110,7 @@ def fill(
                 f"not all shards made again have their old bytes: {folder} is another cache now, "
                 "and runs that were trained on it cannot go on"
             )
-        shards.write_manifest(folder, plan, whole.values(), classes, cache_plan.versions(plan))
+        shards.write_manifest(folder, plan, whole.values(), classes, versions(plan))
     yield from _finish(folder, unchanged and not todo)
 
 
@@ -168,7 +168,7 @@ def _begin(folder: Path, plan: dict[str, Any], share: Share) -> None:
                 "every process must see the same folder",
             )
         time.sleep(SECONDS_BETWEEN_LOOKS)
-    cache_plan.refuse_other_plan(folder, before, plan)
+    refuse_other_plan(folder, before, plan)
 
 
 def _wait_for_others(

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mdt_cli.config.objective import Epsilon
+from mdt_cli.config.objective import EpsilonConfig
 from mdt_cli.core.codecs.codec import Codec
 from mdt_cli.core.model.heads import Head
 from mdt_cli.core.model.transformer import Transformer
@@ -43,7 +43,7 @@ def require_plain_dit(trained: Trained) -> None:
 def _misfits(trained: Trained) -> Iterator[str]:
     model, objective = trained.config.model, trained.config.objective
     _, height, width = trained.facts["latent_shape"]
-    if not isinstance(objective, Epsilon):
+    if not isinstance(objective, EpsilonConfig):
         yield f"its objective is {objective.kind}, not epsilon"
     elif not objective.learned_variance:
         yield "its variance is not learned"
@@ -130,7 +130,7 @@ def write_folder(folder: Path, trained: Trained, codec: Codec) -> None:
 
 def _scheduler(trained: Trained) -> dict[str, Any]:
     objective = trained.config.objective
-    assert isinstance(objective, Epsilon)
+    assert isinstance(objective, EpsilonConfig)
     scale = 1000 / objective.num_timesteps
     name, start, end = {
         "linear": ("linear", 1e-4, 2e-2),

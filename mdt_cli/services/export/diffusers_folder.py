@@ -15,11 +15,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mdt_cli.config.sampling import (
-    ConstantGuidance,
-    IntervalGuidance,
-    NoGuidance,
-    PowerCosineGuidance,
-    Sampling,
+    ConstantGuidanceConfig,
+    IntervalGuidanceConfig,
+    NoGuidanceConfig,
+    PowerCosineGuidanceConfig,
+    SamplingConfig,
 )
 from mdt_cli.core.codecs.codec import Codec
 from mdt_cli.errors import MdtError
@@ -31,11 +31,11 @@ from mdt_cli.services.model import Inputs, Trained, largest_difference
 WEIGHTS, CONFIG, INDEX = "diffusion_pytorch_model.safetensors", "config.json", "model_index.json"
 TABLES = {
     "mdt_cli.config.sampling": (
-        NoGuidance,
-        ConstantGuidance,
-        PowerCosineGuidance,
-        IntervalGuidance,
-        Sampling,
+        NoGuidanceConfig,
+        ConstantGuidanceConfig,
+        PowerCosineGuidanceConfig,
+        IntervalGuidanceConfig,
+        SamplingConfig,
     )
 }
 NOTICE = "Made by `mdt export` from the sources of mdt (Apache-2.0); changes here are lost."

@@ -15,9 +15,7 @@ from mdt_cli.errors import MdtError
 from mdt_cli.files import atomic_path
 from mdt_cli.services.build.sampler import check_fits
 from mdt_cli.services.events import Event, ExportDone, Note, Warned
-from mdt_cli.services.export import diffusers_dit as export_dit
-from mdt_cli.services.export import diffusers_folder as export_diffusers
-from mdt_cli.services.export import program as export_program
+from mdt_cli.services.export import diffusers_dit, diffusers_folder
 from mdt_cli.services.export.model_card import (
     Card,
     is_of_other_weights,
@@ -26,6 +24,7 @@ from mdt_cli.services.export.model_card import (
     run_report,
     scored_weights,
 )
+from mdt_cli.services.export.program import require_onnx, write_onnx, write_torch_export
 from mdt_cli.services.model import (
     IMAGES,
     Trained,
@@ -79,7 +78,7 @@ def export(request: ExportRequest) -> Iterator[Event]:
     if idle:
         yield Warned(f"--format {request.format} holds nothing of {', '.join(idle)}")
     if request.format == "onnx":
-        export_program.require_onnx()
+        require_onnx()
     trained = load_trained(request.source, request.ema, CPU)
     if request.format != "safetensors":
         check_fits(trained.config.sampling, trained.objective)
@@ -93,13 +92,13 @@ def export(request: ExportRequest) -> Iterator[Event]:
         case "torch-export":
             with atomic_path(request.out) as temporary:
                 inputs = fixed_inputs(trained)
-                difference = export_program.write_torch_export(temporary, trained, inputs)
+                difference = write_torch_export(temporary, trained, inputs)
                 require_parity(difference, "the exported program")
         case "onnx":
             with atomic_path(request.out) as temporary:
                 temporary.mkdir()
                 inputs = fixed_inputs(trained)
-                difference = export_program.write_onnx(temporary, trained, inputs)
+                difference = write_onnx(temporary, trained, inputs)
                 require_parity(difference, "the exported program")
         case _:
             difference = yield from _dit(request, trained)
@@ -137,13 +136,13 @@ def _diffusers(request: ExportRequest, trained: Trained) -> Generator[Event, Non
     report = yield from _report(request, trained)
     with atomic_path(request.out) as temporary:
         temporary.mkdir()
-        export_diffusers.write_folder(temporary, trained, codec)
+        diffusers_folder.write_folder(temporary, trained, codec)
         inputs = fixed_inputs(trained)
-        difference = export_diffusers.difference(temporary, trained, inputs)
+        difference = diffusers_folder.difference(temporary, trained, inputs)
         require_parity(difference, "the exported network")
         card = Card(
             title=_title(request),
-            usage=export_diffusers.usage(trained),
+            usage=diffusers_folder.usage(trained),
             parity=(
                 "The network of this folder was loaded with diffusers and compared with the "
                 f"trained one on {IMAGES} fixed inputs: largest difference "
@@ -157,33 +156,33 @@ def _diffusers(request: ExportRequest, trained: Trained) -> Generator[Event, Non
 
 
 def _dit(request: ExportRequest, trained: Trained) -> Generator[Event, None, float]:
-    export_dit.require_plain_dit(trained)
+    diffusers_dit.require_plain_dit(trained)
     codec = _codec(request, trained)
-    export_dit.require_autoencoder_kl(codec)
+    diffusers_dit.require_autoencoder_kl(codec)
     trained = _decoded_by(codec, trained)
     yield from _note_license(request)
     report = yield from _report(request, trained)
     with atomic_path(request.out) as temporary:
         temporary.mkdir()
-        export_dit.write_folder(temporary, trained, codec)
+        diffusers_dit.write_folder(temporary, trained, codec)
         inputs = fixed_inputs(trained)
-        difference = export_diffusers.difference(temporary, trained, inputs)
+        difference = diffusers_folder.difference(temporary, trained, inputs)
         require_parity(difference, "the exported network")
-        plain = export_dit.plain_difference(temporary, trained, inputs)
+        plain = diffusers_dit.plain_difference(temporary, trained, inputs)
         yield Note(
             "diffusers' own DiTTransformer2DModel spaces the frequencies of its time embedding "
             f"differently: loaded without the folder's code, answers differ by up to {plain:.2g}"
         )
         card = Card(
             title=_title(request),
-            usage=export_dit.usage(trained),
+            usage=diffusers_dit.usage(trained),
             parity=(
                 "The network of this folder was loaded with diffusers and compared with the "
                 f"trained one on {IMAGES} fixed inputs: largest difference "
                 f"{difference:.2g}; without `trust_remote_code`, as diffusers' unchanged "
                 f"DiTTransformer2DModel: {plain:.2g}."
             ),
-            caveats=export_dit.caveats(trained),
+            caveats=diffusers_dit.caveats(trained),
             license=request.license,
             report=report,
         )

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from mdt_cli.config.sampling import ConstantGuidance, NoGuidance, Sampling
+from mdt_cli.config.sampling import ConstantGuidanceConfig, NoGuidanceConfig, SamplingConfig
 from mdt_cli.core.sampling.seeds import LARGEST_SEED
 from mdt_cli.errors import MdtError
 
@@ -95,18 +95,18 @@ def _some(names: Sequence[str]) -> str:
 
 
 def with_choices(
-    sampling: Sampling,
+    sampling: SamplingConfig,
     steps: int | None,
     solver: str | None,
     guidance: float | None,
     precision: str | None = None,
-) -> Sampling:
+) -> SamplingConfig:
     """The run's `[sampling]` with what the command asked for on top.
 
     A guidance scale keeps the run's kind of guidance; 1 turns it off.
     """
     for key, given in (("solver", solver), ("precision", precision)):
-        known = get_args(Sampling.model_fields[key].annotation)
+        known = get_args(SamplingConfig.model_fields[key].annotation)
         if given is not None and given not in known:
             near = difflib.get_close_matches(given, known, n=1)
             raise MdtError(
@@ -123,13 +123,13 @@ def with_choices(
     if guidance is not None:
         before = sampling.guidance.model_dump()
         if guidance == 1:
-            changes["guidance"] = NoGuidance().model_dump()
-        elif isinstance(sampling.guidance, NoGuidance):
-            changes["guidance"] = {**ConstantGuidance().model_dump(), "scale": guidance}
+            changes["guidance"] = NoGuidanceConfig().model_dump()
+        elif isinstance(sampling.guidance, NoGuidanceConfig):
+            changes["guidance"] = {**ConstantGuidanceConfig().model_dump(), "scale": guidance}
         else:
             changes["guidance"] = {**before, "scale": guidance}
     try:
-        return Sampling.model_validate({**sampling.model_dump(), **changes})
+        return SamplingConfig.model_validate({**sampling.model_dump(), **changes})
     except ValidationError as error:
         fault = error.errors()[0]
         name = "guidance" if "guidance" in fault["loc"] else str(fault["loc"][0])

@@ -12,7 +12,7 @@ from torch import Tensor
 from mdt_cli.artifacts.data_facts import codec_facts
 from mdt_cli.artifacts.sample_folder.npz import NpzFolder
 from mdt_cli.artifacts.sample_folder.png import GRID, Job, Pixels, PngFolder
-from mdt_cli.config.sampling import NoGuidance, Sampling
+from mdt_cli.config.sampling import NoGuidanceConfig, SamplingConfig
 from mdt_cli.core.codecs.codec import Codec, codec_from_facts, decoded
 from mdt_cli.core.precision import float32
 from mdt_cli.core.sampling.seeds import SeededNoise, drawn_labels
@@ -100,7 +100,7 @@ class _Drawing:
     """Seeds of a batch to bytes of images."""
 
     def __init__(
-        self, trained: Trained, sampling: Sampling, codec: Codec, device: torch.device
+        self, trained: Trained, sampling: SamplingConfig, codec: Codec, device: torch.device
     ) -> None:
         self._num_classes = trained.num_classes
         network = trained.network
@@ -146,10 +146,10 @@ def _check_finite(images: Tensor, seeds: list[int]) -> None:
 
 
 def _possible_guidance(
-    request: SampleRequest, trained: Trained, sampling: Sampling
-) -> Generator[Event, None, Sampling]:
+    request: SampleRequest, trained: Trained, sampling: SamplingConfig
+) -> Generator[Event, None, SamplingConfig]:
     """The sampling with guidance that this network can follow; says what was left out."""
-    if isinstance(sampling.guidance, NoGuidance):
+    if isinstance(sampling.guidance, NoGuidanceConfig):
         return sampling
     if not trained.num_classes:
         if request.guidance is not None:
@@ -159,7 +159,7 @@ def _possible_guidance(
                 "leave out --guidance",
             )
         yield Note("the network has no classes: sampling.guidance is left out")
-        return sampling.model_copy(update={"guidance": NoGuidance()})
+        return sampling.model_copy(update={"guidance": NoGuidanceConfig()})
     if trained.config.data.class_dropout == 0:
         yield Warned(
             "the network was trained with data.class_dropout 0, so it never saw the null class "
@@ -171,7 +171,7 @@ def _possible_guidance(
 def _job(
     request: SampleRequest,
     trained: Trained,
-    sampling: Sampling,
+    sampling: SamplingConfig,
     seeds: list[int],
     codec: Mapping[str, Any],
 ) -> Job:
@@ -199,7 +199,7 @@ def _job(
     return Job(settings, seeds, labels, names, request.batch_size, int(trained.facts["image_size"]))
 
 
-def _sampler_facts(sampling: Sampling, objective: str) -> dict[str, Any]:
+def _sampler_facts(sampling: SamplingConfig, objective: str) -> dict[str, Any]:
     """The keys of `[sampling]` that this solver reads."""
     facts: dict[str, Any] = {
         "solver": sampling.solver,

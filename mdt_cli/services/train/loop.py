@@ -14,7 +14,7 @@ from mdt_cli.artifacts.latent_cache.read import LatentCache, open_cache
 from mdt_cli.artifacts.training_log import accuracy
 from mdt_cli.config.load import Loaded
 from mdt_cli.config.run import RunConfig
-from mdt_cli.config.training import Training
+from mdt_cli.config.training import TrainingConfig
 from mdt_cli.core.model.transformer import Transformer
 from mdt_cli.core.rng import stream
 from mdt_cli.errors import MdtError
@@ -124,7 +124,7 @@ def _check_data(request: TrainRequest, cache: LatentCache, processes: int) -> No
         raise MdtError(f"the cache holds {cache.facts.count} image; training needs at least 2")
 
 
-def even_shares(training: Training, processes: int) -> str:
+def even_shares(training: TrainingConfig, processes: int) -> str:
     """What to set so that every process gets as many micro-batches, none larger than now."""
     batch, size = training.batch_size, training.batch_size // training.num_micro_batches
     if batch % processes:
@@ -137,7 +137,7 @@ def even_shares(training: Training, processes: int) -> str:
     )
 
 
-def _too_large(training: Training, processes: int, begun: bool) -> MdtError:
+def _too_large(training: TrainingConfig, processes: int, begun: bool) -> MdtError:
     """The step does not fit; the sizes that would are those that divide the batch evenly."""
     size = training.batch_size // training.num_micro_batches
     if begun:

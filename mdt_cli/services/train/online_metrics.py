@@ -19,7 +19,7 @@ from mdt_cli.artifacts.latent_cache.read import LatentCache
 from mdt_cli.artifacts.weights import read_tensors, save_tensors
 from mdt_cli.config.evaluation import MetricName
 from mdt_cli.config.run import RunConfig
-from mdt_cli.config.sampling import NoGuidance, Sampling
+from mdt_cli.config.sampling import NoGuidanceConfig, SamplingConfig
 from mdt_cli.core.codecs.codec import Codec, codec_from_facts, decoded
 from mdt_cli.core.optim.ema import Swapped
 from mdt_cli.core.precision import float32
@@ -219,10 +219,10 @@ def open_scorer(
     return Scorer(extractor, codec_from_facts(dict(cache.facts.codec), device, None))
 
 
-def _sampling(config: RunConfig, conditional: bool) -> Sampling:
+def _sampling(config: RunConfig, conditional: bool) -> SamplingConfig:
     sampling = config.sampling.model_copy(update={"steps": config.evaluation.steps})
     if not conditional:
-        sampling = sampling.model_copy(update={"guidance": NoGuidance()})
+        sampling = sampling.model_copy(update={"guidance": NoGuidanceConfig()})
     return sampling
 
 

@@ -1,4 +1,4 @@
-"""Train on from the weights of an earlier stage."""
+"""The two ways into the training loop: fresh weights, or those of an earlier stage."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path

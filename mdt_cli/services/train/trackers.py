@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mdt_cli.config.training import Log
+from mdt_cli.config.training import LogConfig
 
 
 class Trackers:
     """Sends numbers on; after its first failure a tracker is dropped, with one warning."""
 
-    def __init__(self, log: Log, run: Path, run_id: str, config: Mapping[str, Any]) -> None:
+    def __init__(self, log: LogConfig, run: Path, run_id: str, config: Mapping[str, Any]) -> None:
         self.warnings: list[str] = []
         self._tensorboard: Any = None
         self._wandb: Any = None

@@ -10,7 +10,7 @@ import torch
 from mdt_cli.artifacts import run_folder
 from mdt_cli.artifacts.training_log import TOP
 from mdt_cli.artifacts.weights import ONLINE
-from mdt_cli.config.sampling import NoGuidance
+from mdt_cli.config.sampling import NoGuidanceConfig
 from mdt_cli.core.codecs.codec import Codec, codec_from_facts, decoded
 from mdt_cli.core.objectives.classification import Classification, hits
 from mdt_cli.core.objectives.training_step import View, draw_view, view_loss
@@ -219,7 +219,7 @@ class Monitor:
             labels, names = [0] * (preview.per_class * 4), None
         sampling = trainer.config.sampling.model_copy(update={"steps": preview.steps})
         if not conditional:
-            sampling = sampling.model_copy(update={"guidance": NoGuidance()})
+            sampling = sampling.model_copy(update={"guidance": NoGuidanceConfig()})
         latents = draw(
             trainer.network,
             trainer.objective,

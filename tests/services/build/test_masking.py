@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mdt_cli.config.load import load
-from mdt_cli.config.masking import Masking, RandomBlocks, RandomTokens
+from mdt_cli.config.masking import MaskingConfig, RandomBlocksConfig, RandomTokensConfig
 from mdt_cli.core.masking.ratio import PiecewiseRatio
 from mdt_cli.errors import MdtError
 from mdt_cli.services.build.masking import build_selector
@@ -23,11 +23,13 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_bare_word_is_a_selector_and_kinds_have_their_own_keys() -> None:
-    assert load(["mdtv2"], ["masking.selector=random"]).config.masking.selector == RandomTokens()
+    assert (
+        load(["mdtv2"], ["masking.selector=random"]).config.masking.selector == RandomTokensConfig()
+    )
     block = load(["mdtv2"], ['masking.selector={kind="block", size=2}']).config.masking.selector
-    assert block == RandomBlocks(size=2)
+    assert block == RandomBlocksConfig(size=2)
     # Weights of before had a word there.
-    assert Masking.model_validate({"selector": "random"}).selector == RandomTokens()
+    assert MaskingConfig.model_validate({"selector": "random"}).selector == RandomTokensConfig()
 
 
 @pytest.mark.parametrize(
@@ -83,7 +85,7 @@ def test_a_schedule_whose_peak_keeps_nothing_stops_before_anything_is_written(
 
 
 def test_without_masking_any_selector_fits() -> None:
-    masking = Masking(selector=RandomBlocks(size=3))
+    masking = MaskingConfig(selector=RandomBlocksConfig(size=3))
     assert build_selector(masking, (4, 4)).size == 3
 
 

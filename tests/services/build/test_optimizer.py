@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mdt_cli.config.load import load
-from mdt_cli.config.training import AdamW, Adan, Ema
+from mdt_cli.config.training import AdamWConfig, AdanConfig, EmaConfig
 from mdt_cli.errors import MdtError
 from mdt_cli.services.build.optimizer import build_optimizer
 from tests.services.training_kit import digests, log_of, make_cache, make_images, run, small
@@ -18,9 +18,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_cache(folder / "cache", make_images(folder / "images"))
 
 
-@pytest.mark.parametrize("table", [AdamW, Adan])
+@pytest.mark.parametrize("table", [AdamWConfig, AdanConfig])
 @pytest.mark.parametrize("decay_1d", [True, False])
-def test_vectors_decay_or_not(table: type[AdamW] | type[Adan], decay_1d: bool) -> None:
+def test_vectors_decay_or_not(table: type[AdamWConfig] | type[AdanConfig], decay_1d: bool) -> None:
     network = torch.nn.Linear(2, 3)
     with torch.no_grad():
         for parameter in network.parameters():
@@ -30,7 +30,7 @@ def test_vectors_decay_or_not(table: type[AdamW] | type[Adan], decay_1d: bool) -
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
     # AdamW multiplies by 1 - lr decay, Adan divides by 1 + lr decay.
-    decayed = 0.95 if table is AdamW else 1 / 1.05
+    decayed = 0.95 if table is AdamWConfig else 1 / 1.05
     torch.testing.assert_close(network.weight, torch.full((3, 2), decayed))
     torch.testing.assert_close(network.bias, torch.full((3,), decayed if decay_1d else 1.0))
 
@@ -47,7 +47,7 @@ def test_two_groups_resume_to_the_bit(cache: Path, tmp_path: Path, kind: str) ->
 
 def test_words_for_the_warmup_of_averages() -> None:
     for given, kept in {True: "ramp", False: "none", "power": "power"}.items():
-        assert Ema.model_validate({"warmup": given}).warmup == kept
+        assert EmaConfig.model_validate({"warmup": given}).warmup == kept
     assert load(["digits", "mdtv2"], []).config.ema.warmup == "ramp"
     with pytest.raises(MdtError, match=r"ema\.warmup: .*'none', 'ramp' or 'power'"):
         load(["mdtv2"], ["ema.warmup=slow"])

@@ -3,10 +3,10 @@ import torch
 from torch import nn
 
 from mdt_cli.config.sampling import (
-    ConstantGuidance,
-    IntervalGuidance,
-    PowerCosineGuidance,
-    Sampling,
+    ConstantGuidanceConfig,
+    IntervalGuidanceConfig,
+    PowerCosineGuidanceConfig,
+    SamplingConfig,
 )
 from mdt_cli.core.objectives.edm import Edm
 from mdt_cli.core.objectives.epsilon import Epsilon
@@ -81,7 +81,7 @@ class Ideal(nn.Module):
 
 
 def sampling(solver, steps=60, **rest):
-    return Sampling(solver=solver, steps=steps, **rest)
+    return SamplingConfig(solver=solver, steps=steps, **rest)
 
 
 @pytest.mark.parametrize(("kind", "solver"), FITTING)
@@ -117,7 +117,7 @@ def test_an_image_is_the_same_in_any_batch(kind, solver):
 
 def test_dpm_solver_with_guidance_on_all_channels_equals_the_restated_one():
     """U-ViT's sampler: 50 steps, noise + 0.4 (noise - noise without class), every channel."""
-    chosen = sampling("dpm++", 50, guidance=ConstantGuidance(scale=1.4, channels="all"))
+    chosen = sampling("dpm++", 50, guidance=ConstantGuidanceConfig(scale=1.4, channels="all"))
     ours = draw(Ideal(SCALED), SCALED, chosen, SHAPE, 3, [7], [2], CPU).double().numpy()
     network, chain = Ideal(SCALED), SCALED.alphas_cumprod
     indices = [round(k * 999 / 49) for k in range(50)][::-1]
@@ -182,7 +182,7 @@ def test_without_labels_each_seed_draws_its_own():
 
 def test_guidance_moves_away_from_the_null_class_in_one_batch():
     network = Ideal(Flow())
-    guided = sampling("euler", 4, guidance=ConstantGuidance(scale=2.0))
+    guided = sampling("euler", 4, guidance=ConstantGuidanceConfig(scale=2.0))
     draw(network, Flow(), guided, SHAPE, 3, [1, 2], [0, 1], CPU)
     assert network.batches == [[0, 1, 3, 3]] * 4
     network = Ideal(Flow())
@@ -195,7 +195,7 @@ def test_guidance_moves_away_from_the_null_class_in_one_batch():
 
 def test_first3_guidance_leaves_the_fourth_channel():
     def one(channels):
-        guidance = ConstantGuidance(scale=3.0, channels=channels)
+        guidance = ConstantGuidanceConfig(scale=3.0, channels=channels)
         chosen = sampling("euler", 4, guidance=guidance)
         return draw(Ideal(Flow()), Flow(), chosen, SHAPE, 3, [1], [1], CPU)
 
@@ -216,13 +216,13 @@ def test_first3_guidance_leaves_the_fourth_channel():
         # Epsilon: indices 999, 666, 333, 0 have sigma/alpha of 157, 9.3, 1.4, 0.01.
         (Epsilon(), 1.0, 10.0, [False, True, True, False]),
         # Without an upper limit pure noise, whose ratio is infinite, is inside.
-        (Flow(), 0.8, IntervalGuidance().high, [True, True, True, False]),
+        (Flow(), 0.8, IntervalGuidanceConfig().high, [True, True, True, False]),
         (Flow(), 0.8, float("inf"), [True, True, True, False]),
     ],
 )
 def test_the_interval_is_on_the_noise_to_signal_ratio(objective, low, high, inside):
     network = Ideal(objective)
-    guidance = IntervalGuidance(scale=2.0, low=low, high=high)
+    guidance = IntervalGuidanceConfig(scale=2.0, low=low, high=high)
     chosen = sampling("euler", 4, guidance=guidance)
     draw(network, objective, chosen, SHAPE, 3, [1], [1], CPU)
     assert [len(labels) == 2 for labels in network.batches] == inside
@@ -234,7 +234,7 @@ def test_the_interval_is_on_the_noise_to_signal_ratio(objective, low, high, insi
     [(Epsilon(), 500), (Flow(), 0.5), (Edm(), 1.0)],
 )
 def test_power_cosine_counts_time_from_noise_to_image(objective, time):
-    chosen = sampling("heun", guidance=PowerCosineGuidance(scale=3.8, power=4.0))
+    chosen = sampling("heun", guidance=PowerCosineGuidanceConfig(scale=3.8, power=4.0))
     scale, channels = guidance_of(chosen, objective)
     assert scale(time) == pytest.approx(1.0269, abs=5e-5)
     assert channels == "first3"
@@ -242,7 +242,7 @@ def test_power_cosine_counts_time_from_noise_to_image(objective, time):
 
 def test_a_network_without_classes_is_sampled_without_guidance():
     network = Ideal(Flow())
-    chosen = sampling("euler", 3, guidance=ConstantGuidance(scale=2.0))
+    chosen = sampling("euler", 3, guidance=ConstantGuidanceConfig(scale=2.0))
     latents = draw(network, Flow(), chosen, SHAPE, 0, [1, 2], None, CPU)
     assert network.batches == [None] * 3
     assert latents.shape == (2, *SHAPE)

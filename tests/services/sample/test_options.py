@@ -1,6 +1,11 @@
 import pytest
 
-from mdt_cli.config.sampling import ConstantGuidance, NoGuidance, PowerCosineGuidance, Sampling
+from mdt_cli.config.sampling import (
+    ConstantGuidanceConfig,
+    NoGuidanceConfig,
+    PowerCosineGuidanceConfig,
+    SamplingConfig,
+)
 from mdt_cli.errors import MdtError
 from mdt_cli.services.sample.options import parse_classes, parse_seeds, with_choices
 
@@ -99,21 +104,23 @@ def test_classes_of_a_network_without_any():
 
 
 def test_nothing_asked_changes_nothing():
-    sampling = Sampling(steps=7, guidance=ConstantGuidance(scale=3.0))
+    sampling = SamplingConfig(steps=7, guidance=ConstantGuidanceConfig(scale=3.0))
     assert with_choices(sampling, None, None, None) == sampling
 
 
 def test_a_scale_keeps_the_kind_of_guidance():
-    power = Sampling(guidance=PowerCosineGuidance(scale=3.8, power=2.0))
-    assert with_choices(power, 5, "ddim", 2.0) == Sampling(
-        steps=5, solver="ddim", guidance=PowerCosineGuidance(scale=2.0, power=2.0)
+    power = SamplingConfig(guidance=PowerCosineGuidanceConfig(scale=3.8, power=2.0))
+    assert with_choices(power, 5, "ddim", 2.0) == SamplingConfig(
+        steps=5, solver="ddim", guidance=PowerCosineGuidanceConfig(scale=2.0, power=2.0)
     )
-    assert with_choices(Sampling(), None, None, 2.0).guidance == ConstantGuidance(scale=2.0)
+    assert with_choices(SamplingConfig(), None, None, 2.0).guidance == ConstantGuidanceConfig(
+        scale=2.0
+    )
 
 
 def test_scale_1_is_no_guidance():
-    power = Sampling(guidance=PowerCosineGuidance())
-    assert with_choices(power, None, None, 1.0).guidance == NoGuidance()
+    power = SamplingConfig(guidance=PowerCosineGuidanceConfig())
+    assert with_choices(power, None, None, 1.0).guidance == NoGuidanceConfig()
 
 
 @pytest.mark.parametrize(
@@ -128,4 +135,4 @@ def test_scale_1_is_no_guidance():
 )
 def test_bad_choices_are_told(choices, message):
     with pytest.raises(MdtError, match=message):
-        with_choices(Sampling(), *choices)
+        with_choices(SamplingConfig(), *choices)

@@ -11,7 +11,7 @@ import pytest
 
 from mdt_cli.artifacts.checkpoint import checkpoints
 from mdt_cli.config.load import load
-from mdt_cli.config.training import Training
+from mdt_cli.config.training import TrainingConfig
 from mdt_cli.errors import MdtError
 from mdt_cli.services.events import Note, Validated, Warned
 from mdt_cli.services.model import find_weights
@@ -205,9 +205,9 @@ def test_what_saves_a_diverging_run_may_be_set_on_the_way(cache: Path, tmp_path:
 def test_the_sizes_advised_share_out_evenly(
     batch: int, size: int, processes: int, asked: str
 ) -> None:
-    before = Training(batch_size=batch, micro_batch_size=size)
+    before = TrainingConfig(batch_size=batch, micro_batch_size=size)
     advice = even_shares(before, processes)
     assert advice.startswith(asked)
     keys = {k: int(v) for k, v in re.findall(r"training\.(\w+)=(\d+)", advice)}
-    after = Training(**{"batch_size": batch, **keys})
+    after = TrainingConfig(**{"batch_size": batch, **keys})
     assert after.num_micro_batches % processes == 0

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mdt_cli.config.training import Log
+from mdt_cli.config.training import LogConfig
 from mdt_cli.services.events import TrainingDone, Warned
 from mdt_cli.services.train.trackers import Trackers
 from tests.services.training_kit import log_of, make_cache, make_images, run, small
@@ -43,7 +43,7 @@ def test_a_missing_tracker_is_a_warning(
 
 def test_a_tracker_that_breaks_later_is_dropped(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
-    trackers = Trackers(Log(tensorboard=True), tmp_path, "id", {})
+    trackers = Trackers(LogConfig(tensorboard=True), tmp_path, "id", {})
     trackers.log(1, {"loss": 1.0})
     trackers.log(2, {"loss": "not a number"})  # type: ignore[dict-item]
     trackers.log(3, {"loss": 1.0})

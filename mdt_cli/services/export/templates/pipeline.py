@@ -13,11 +13,11 @@ from PIL import Image
 from torch import Tensor
 
 from mdt_cli.config.sampling import (
-    ConstantGuidance,
-    IntervalGuidance,
-    NoGuidance,
-    PowerCosineGuidance,
-    Sampling,
+    ConstantGuidanceConfig,
+    IntervalGuidanceConfig,
+    NoGuidanceConfig,
+    PowerCosineGuidanceConfig,
+    SamplingConfig,
 )
 from mdt_cli.core.objectives.base import Objective
 from mdt_cli.core.objectives.edm import Edm
@@ -210,22 +210,22 @@ def _objective(table: Mapping[str, Any]) -> Objective:
             raise ValueError(f"no such objective: {kind}")
 
 
-def _settings(table: Mapping[str, Any], steps: int | None, scale: float | None) -> Sampling:
+def _settings(table: Mapping[str, Any], steps: int | None, scale: float | None) -> SamplingConfig:
     """The saved settings with what a call changes."""
     variants = {
-        "none": NoGuidance,
-        "constant": ConstantGuidance,
-        "power_cosine": PowerCosineGuidance,
-        "interval": IntervalGuidance,
+        "none": NoGuidanceConfig,
+        "constant": ConstantGuidanceConfig,
+        "power_cosine": PowerCosineGuidanceConfig,
+        "interval": IntervalGuidanceConfig,
     }
     saved = table["guidance"]
     guidance = variants[saved["kind"]](**saved)
     if scale == 1:
-        guidance = NoGuidance()
-    elif scale is not None and isinstance(guidance, NoGuidance):
-        guidance = ConstantGuidance(scale=scale)
+        guidance = NoGuidanceConfig()
+    elif scale is not None and isinstance(guidance, NoGuidanceConfig):
+        guidance = ConstantGuidanceConfig(scale=scale)
     elif scale is not None:
         guidance = replace(guidance, scale=scale)
-    settings = Sampling(**{**table, "guidance": guidance})
+    settings = SamplingConfig(**{**table, "guidance": guidance})
     # A dataclass in the exported file, where this runs; a pydantic table here.
     return settings if steps is None else replace(settings, steps=steps)  # type: ignore[type-var]
