@@ -162,8 +162,8 @@ def caution(study: Study) -> str:
     ]
     named = ", ".join(larger) if larger else "none"
     return (
-        f"Other seeds alone move DiT's mean by {null:.1f}. Gains larger than that: {named}. Three "
-        "seeds make a weak test: read every line below as a hint, not as a finding."
+        f"Changing only the seeds moves DiT's mean by {null:.1f}. Gains larger than that: {named}. "
+        "Three seeds make a weak test: read every line below as a hint, not as a finding."
     )
 
 
@@ -198,26 +198,26 @@ def main() -> None:
     lines = [
         "# Masked recipes compared",
         "",
-        f"{datetime.now(UTC):%Y-%m-%d}, {cpu_name()}, one core a run. Made by "
+        f"{datetime.now(UTC):%Y-%m-%d}, {cpu_name()}, one core per run. Made by "
         f"`python benchmarks/compare.py --minutes {study.minutes:g}`; the protocol is in its first "
         "lines.",
         "",
-        f"The 1,797 embedded digits (89 held out), 8 x 8 pixels, one token a pixel. Budget: "
+        f"The 1,797 embedded digits (89 held out), 8 x 8 pixels, one token per pixel. Budget: "
         f"{60 * study.minutes:g} seconds of one core for each run, or the FLOP that DiT counts in "
-        f"that time. Seeds {', '.join(map(str, SEEDS))}, rows and noise alike for all. FD is "
-        f"the Fréchet distance in efficientnet-lite0 features of {SAMPLES} samples to all real "
-        "digits (6 Heun steps, EMA weights, all tokens); it is not FID, and at this count it is "
-        "biased upwards, for all alike. ± is one standard error over three seeds. "
+        f"that time. Seeds {', '.join(map(str, SEEDS))}, rows and noise the same for all. "
+        f"FD is the Fréchet distance between efficientnet-lite0 features of {SAMPLES} samples and "
+        "of all real digits (6 Heun steps, EMA weights, all tokens); it is not FID, and at this "
+        "count it is biased upwards, equally for all. ± is one standard error over three seeds. "
         f"Learning rate: the best of {', '.join(f'{lr:g}' for lr in LEARNING_RATES)} by held-out "
         "loss after a quarter of the time. Guidance: the best of one shared grid, "
         f"{', '.join(f'{s:g}' for s in SCALES)}.",
         "",
-        "A word of warning: this is a toy, far from converged and of eight blocks. It rewards many "
-        "cheap updates, and the second stage begins with a fresh optimizer at the full rate, which "
-        "hurts short runs. It says which recipe learns digits fastest in minutes on a CPU, and "
-        "nothing about ImageNet.",
+        "Limits: this is a toy with eight blocks, far from converged. It rewards many cheap "
+        "updates, and the second stage starts with a fresh optimizer at the full learning rate, "
+        "which hurts short runs. It shows which recipe learns digits fastest in minutes on a CPU, "
+        "and nothing about ImageNet.",
         "",
-        f"Equal for all: `{' '.join(EQUAL)}`. To fit eight blocks and 64 tokens, {own}.",
+        f"The same for all: `{' '.join(EQUAL)}`. To fit eight blocks and 64 tokens, {own}.",
         "",
         "## Equal time",
         "",
@@ -227,12 +227,13 @@ def main() -> None:
         "",
         *table(study, "flop"),
         "",
-        f"How far equal things differ: DiT with seeds {', '.join(map(str, NULL_SEEDS))} minus DiT "
-        f"with seeds {', '.join(map(str, SEEDS))}, equal time: {pm(null, 1)}.",
+        f"Difference between identical recipes: DiT with seeds {', '.join(map(str, NULL_SEEDS))} "
+        f"minus DiT with seeds {', '.join(map(str, SEEDS))}, equal time: {pm(null, 1)}.",
         "",
-        "## What may be claimed",
+        "## What can be concluded",
         "",
-        "A gain counts beyond two standard errors of paired differences; a tie is anything less.",
+        "A difference counts if it exceeds two standard errors of the paired differences; anything "
+        "less is a tie.",
         "",
         caution(study),
         "",
@@ -242,8 +243,8 @@ def main() -> None:
         "",
         "## Cost of a step",
         "",
-        "One core, medians of three rounds; what turned time into steps. The last column was "
-        "measured when all runs were done and nothing else was running.",
+        "One core, medians of three rounds; these times converted the time budget into steps. The "
+        "last column was measured after all runs, with nothing else running.",
         "",
         *cost_table(study),
     ]

@@ -93,30 +93,30 @@ def counted() -> Iterator[tuple[str, int, int]]:
 def lines() -> Iterator[str]:
     yield "# Fidelity\n"
     yield (
-        "Every number stands here three times: **ours / plain / official**. Ours is the one code "
-        "path that trains and samples: the modulation of all blocks from one matrix product, the "
+        "Every number is given three times: **ours / plain / official**. Ours is the code path "
+        "that trains and samples: the modulation of all blocks from one matrix product, the "
         "relative bias gathered once and given to a fused attention kernel, kept tokens in sorted "
         "order, losses on pooled error maps, guidance on clean estimates. Plain is a restatement "
-        "that shares no line with it (`tests/reference/transformers.py`, `diffusion.py`): a "
-        "product per block, softmax attention written out, tokens in the order they were drawn, "
-        "losses patch by patch, guidance on what the network says. Official was printed by the "
-        "official code (torch 2.13, CPU) on the same synthetic weights and inputs, which one "
-        "formula makes (`tests/golden/synthetic.py`).\n"
+        "that shares no line with it (`tests/reference/transformers.py`, `diffusion.py`): one "
+        "product per block, attention as an explicit softmax, tokens in the order in which they "
+        "were sampled, losses patch by patch, guidance on the network output. Official was "
+        "printed by the official code (torch 2.13, CPU) on the same synthetic weights and inputs, "
+        "which one formula generates (`tests/golden/synthetic.py`).\n"
     )
     yield (
-        "The two last columns are the largest difference from the official numbers, relative to "
-        "the number (or to 0.1 where that is smaller; official numbers have five digits after the "
-        "point, so 5e-5 is what their rounding allows). All are tests as well "
+        "The last two columns are the largest difference from the official numbers, relative to "
+        "the number (or to 0.1 where it is smaller; official numbers have five digits after the "
+        "point, so 5e-5 is the limit of their rounding). All rows are tests as well "
         "(`tests/core/model/test_golden.py`). Made by `python benchmarks/fidelity.py`.\n\n"
-        "The synthetic weights are small: in U-ViT, MaskDM and LMD a token hardly sees the others "
-        "with them, and a fault in attention could hide behind five digits. So ours and plain are "
-        "compared once more with large random weights in double precision, to 1e-6 of the largest "
-        "value (`tests/core/model/test_plain.py`).\n"
+        "The synthetic weights are small: with them a token in U-ViT, MaskDM and LMD hardly "
+        "attends to the others, and a fault in attention could hide below five digits. So ours "
+        "and plain are compared once more with large random weights in double precision, to 1e-6 "
+        "of the largest value (`tests/core/model/test_plain.py`).\n"
     )
     yield (
-        "MC-DiT and TREAD have no published numbers to compare with: no official code of the first "
-        "is public, and the second adds no parameter and no arithmetic to DiT. Their terms and "
-        "routes are tested against restatements of the papers instead.\n"
+        "MC-DiT and TREAD have no published numbers to compare with: no official code of the "
+        "first is public, and the second adds no parameter and no arithmetic to DiT. Their loss "
+        "terms and routes are tested against restatements of the papers instead.\n"
     )
     yield "## Outputs\n"
     columns = ("mean", "std", "first", "second", "third", "last")
@@ -125,17 +125,17 @@ def lines() -> Iterator[str]:
     yield "\n## Losses\n"
     yield (
         "mse at t = 0, 60, 900, then the variational bound at the same times; DSM at sigma = 0.3 "
-        "and 5, then MAE before its weight of 0.1; LMD's batch with and without normalised "
-        "patches.\n"
+        "and 5, then MAE before its weight of 0.1; LMD's loss of a batch with and without "
+        "normalised patches.\n"
     )
     yield from head("case", *("1", "2", "3", "4", "5", "6"), "ours, worst", "plain, worst")
     yield from rows(numbers.LOSSES, loss, 6)
     yield "\n## Parameters\n"
     yield (
-        "1,000 classes and 4 x 32 x 32 latents where nothing else is said; MaskDM has pixels and "
-        "no classes, LMD 4 x 28 x 28 latents. Official DiT, MaskDiT and LMD count fixed position "
-        "tables as frozen parameters; ours are not stored, so they are added to ours unless the "
-        "row says trainable.\n"
+        "1,000 classes and 4 x 32 x 32 latents unless the row says otherwise; MaskDM has pixels "
+        "and no classes, LMD 4 x 28 x 28 latents. Official DiT, MaskDiT and LMD count fixed "
+        "position tables as frozen parameters; ours are not stored, so they are added to ours "
+        "unless the row says trainable.\n"
     )
     yield from head("network", "ours", "official", "same")
     for name, ours, official in counted():

@@ -206,13 +206,13 @@ def table(
         "",
         f"{datetime.now(UTC):%Y-%m-%d}, {hardware}, torch {any_entry['torch']}, {what}, patch 2, "
         f"latents 4 x 32 x 32, batch {batch}. Medians of {rounds} rounds of {steps} steps, each "
-        "recipe in a process of its own, nothing else running: "
+        "recipe in its own process, nothing else running: "
         f"`python benchmarks/step_cost.py{'' if device == 'cpu' else ' --device cuda'}`.",
         "",
-        "`ceiling` is the share of the fastest square matrix product measured in the same process; "
-        "`x DiT` is the time of a step over that of DiT in the same round, `by FLOP` the ratio "
-        "that counting says (`mdt pretrain --dry-run` counts alike), `published` that of the "
-        "official networks.",
+        "`ceiling` is the FLOP rate as a share of the fastest square matrix product measured in "
+        "the same process; `x DiT` is the time of a step over that of DiT in the same round, `by "
+        "FLOP` the ratio of counted FLOPs (counted as `mdt pretrain --dry-run` does), `published` "
+        "that of the official networks.",
         "",
         "| size | recipe | images/s | GFLOP/image | ceiling | x DiT | by FLOP | published "
         "| peak memory |" + (" graphs |" if device == "cuda" else ""),
