@@ -171,15 +171,15 @@ def leave_processes() -> None:
     """
     if not (dist.is_available() and dist.is_initialized()):
         return
-    # Threads end with the last reference to their group. The network has one, and it is part of
-    # reference cycles and in the frames of an exception.
-    error = sys.exception()
-    while error is not None:
-        traceback.clear_frames(error.__traceback__)
-        error = error.__context__
-    gc.collect()
     # A launcher sends SIGTERM once another process has failed: this one is about to end anyway.
     with deferred_signals():
+        # Threads end with the last reference to their group. The network has one, and it is part of
+        # reference cycles and in the frames of an exception.
+        error = sys.exception()
+        while error is not None:
+            traceback.clear_frames(error.__traceback__)
+            error = error.__context__
+        gc.collect()
         # In a thread, because the communicator of a GPU may wait for processes that never answer.
         leaving = threading.Thread(target=dist.destroy_process_group, daemon=True)
         leaving.start()
