@@ -117,12 +117,12 @@ def step_time(recipe: str, work: Path) -> dict[str, float]:
     """Seconds of a step of either stage on one core, and its FLOP, measured alone."""
     import torch
 
+    from mdt_cli.artifacts.latent_cache.read import open_cache
     from mdt_cli.config.load import load
-    from mdt_cli.core.data.latents import open_cache
-    from mdt_cli.services.build import build_network
-    from mdt_cli.services.plan import train_flops
+    from mdt_cli.services.build.network import build_network
     from mdt_cli.services.runtime import make_accelerator
-    from mdt_cli.services.trainer import Trainer
+    from mdt_cli.services.train.cost import train_flops
+    from mdt_cli.services.train.trainer import Trainer
 
     cache = open_cache(work / "cache")
     shape, classes = cache.facts.latent_shape, cache.facts.num_classes
@@ -156,8 +156,7 @@ def steps_for(costs: dict[str, float], budget: float, what: str) -> int:
 def do(job: Job, work: Path) -> dict[str, Any]:
     """Both stages to each end; held-out losses on all tokens, and distances of samples."""
     from mdt_cli.config.load import load
-    from mdt_cli.services.finetune import finetune, starting_config
-    from mdt_cli.services.pretrain import pretrain
+    from mdt_cli.services.train.start import finetune, pretrain, starting_config
 
     first = work / "runs" / job.name
     every = max(1, round(CURVE_SHARE * job.ends[0][1]))
@@ -206,8 +205,8 @@ def held_out(run: Path) -> list[tuple[int, float]]:
 
 def distance(weights: Path, name: str, seed: int, scale: float, work: Path) -> float:
     """Fréchet distance of SAMPLES pictures, the classes in turn, to all the real ones."""
-    from mdt_cli.services.evaluate import score
-    from mdt_cli.services.sample import SampleRequest, sample
+    from mdt_cli.services.evaluate.evaluate import score
+    from mdt_cli.services.sample.sample import SampleRequest, sample
 
     out = work / "samples" / name
     first = 10_000 * seed
@@ -235,8 +234,9 @@ def distance(weights: Path, name: str, seed: int, scale: float, work: Path) -> f
 
 def prepare(work: Path) -> None:
     """The cache of the digits and the statistics of the reference."""
-    from mdt_cli.services.encode_latents import EncodeRequest, encode_latents
-    from mdt_cli.services.evaluate import EvaluateRequest, evaluate
+    from mdt_cli.services.encode.encode import encode_latents
+    from mdt_cli.services.encode.request import EncodeRequest
+    from mdt_cli.services.evaluate.evaluate import EvaluateRequest, evaluate
     from mdt_cli.services.quickstart import digits
 
     for name in ("runs", "samples", "scores", "results"):

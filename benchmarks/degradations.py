@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFilter
 
-from mdt_cli.services.evaluate import EvaluateRequest, evaluate
+from mdt_cli.services.evaluate.evaluate import EvaluateRequest, evaluate
 from mdt_cli.services.events import EvaluationDone, Progress
 
 METRICS = (

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from mdt_cli.services.quickstart import digits  # noqa: E402 - the root of the checkout comes first
-from mdt_cli.services.sample import SampleRequest, sample  # noqa: E402
+from mdt_cli.services.sample.sample import SampleRequest, sample  # noqa: E402
 
 FIRST_SEED, COUNT = 500_000, 1_000
 

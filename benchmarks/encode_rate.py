@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mdt_cli.services.encode_latents import EncodeRequest, encode_latents
+from mdt_cli.services.encode.encode import encode_latents
+from mdt_cli.services.encode.request import EncodeRequest
 
 
 def decode_all(path: str, names: list[str]) -> int:

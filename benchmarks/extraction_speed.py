@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mdt_cli.core.metrics.extraction import feature_batches
-from mdt_cli.core.metrics.extractor import extract_batch
-from mdt_cli.core.metrics.features import build_extractor
-from mdt_cli.core.metrics.images import open_images
-from mdt_cli.core.metrics.sets import decode, read_raw
-from mdt_cli.services.evaluate import CPU_BATCH, GPU_BATCH
+from mdt_cli.metrics.extract import feature_batches
+from mdt_cli.metrics.extractors.build import build_extractor
+from mdt_cli.metrics.extractors.extractor import extract_batch
+from mdt_cli.metrics.images.containers import open_images
+from mdt_cli.metrics.images.image_set import decode, read_raw
+from mdt_cli.services.evaluate.evaluate import CPU_BATCH, GPU_BATCH
 from mdt_cli.services.runtime import pick_device
 
 

@@ -44,9 +44,9 @@ def features(rows: int, dimensions: int, seed: int) -> Tensor:
 
 
 def measure(name: str, options: argparse.Namespace) -> dict[str, float | str]:
-    from mdt_cli.core.metrics import frechet, kernel, memorisation, precision_recall
-    from mdt_cli.core.metrics.inception_score import inception_score
-    from mdt_cli.core.metrics.moments import Moments
+    from mdt_cli.metrics import frechet, kernel, memorisation, precision_recall
+    from mdt_cli.metrics.inception_score import inception_score
+    from mdt_cli.metrics.statistics import Moments
 
     device, memory = torch.device(options.device), options.memory << 20
     both = name in ("kid", "kid_blocks", "cmmd")

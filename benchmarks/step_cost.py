@@ -36,7 +36,7 @@ class NoiseCache:
     """What a trainer asks of a cache, with noise for latents: the cost does not depend on them."""
 
     def __init__(self) -> None:
-        from mdt_cli.core.data.latents import CacheFacts
+        from mdt_cli.artifacts.latent_cache.read import CacheFacts
 
         self.facts = CacheFacts(
             codec={"name": "noise"},
@@ -57,7 +57,7 @@ class NoiseCache:
     def read(self, rows: Any, flip: Any = None) -> Any:
         import torch
 
-        from mdt_cli.core.data.latents import Rows
+        from mdt_cli.artifacts.latent_cache.read import Rows
 
         return Rows(torch.randn(len(rows), *LATENT), None, rows % 1000)
 
@@ -83,10 +83,10 @@ def one(recipe: str, size: str, batch: int, device: str, steps: int) -> dict[str
     import numpy as np
     import torch
 
-    from mdt_cli.services.build import build_network
-    from mdt_cli.services.plan import train_flops
+    from mdt_cli.services.build.network import build_network
     from mdt_cli.services.runtime import make_accelerator
-    from mdt_cli.services.trainer import Trainer
+    from mdt_cli.services.train.cost import train_flops
+    from mdt_cli.services.train.trainer import Trainer
 
     torch.manual_seed(0)
     config = config_of(recipe, size, batch, device)

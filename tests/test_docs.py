@@ -11,9 +11,9 @@ import pytest
 import typer
 from safetensors import safe_open
 
-from mdt_cli.cli.aliases import translated
 from mdt_cli.cli.app import app
 from mdt_cli.cli.app import run as mdt
+from mdt_cli.cli.hints import translated
 from mdt_cli.config import presets
 from mdt_cli.config.load import load
 from tests.autoencoders import save_autoencoder

@@ -5,7 +5,9 @@ import torch
 
 from mdt_cli.config import presets
 from mdt_cli.config.load import load
-from mdt_cli.services.build import build_network, build_objective, build_views
+from mdt_cli.services.build.masking import build_views
+from mdt_cli.services.build.network import build_network
+from mdt_cli.services.build.objective import build_objective
 
 NAMES = presets.names()
 SIZES = [name for name in NAMES if name.startswith("size/")]

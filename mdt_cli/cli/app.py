@@ -22,7 +22,7 @@ from mdt_cli.cli import (
     quickstart,
     sample,
 )
-from mdt_cli.cli.aliases import advice, translated
+from mdt_cli.cli.hints import advice, translated
 from mdt_cli.cli.output import emit, fail, print_any_name, talk
 from mdt_cli.errors import MdtError, Stopped
 
@@ -81,6 +81,16 @@ def run(arguments: Sequence[str]) -> int:
     if found is not None:
         fail(*found)
         return 2
+    try:
+        return _exit_code(words)
+    finally:
+        # Out here no exception is being handled any more, whose frames would hold the network.
+        runtime = sys.modules.get("mdt_cli.services.runtime")
+        if runtime is not None:
+            runtime.leave_processes()
+
+
+def _exit_code(words: Sequence[str]) -> int:
     try:
         app(words)
     except MdtError as error:

@@ -72,8 +72,8 @@ def encode_latents(
 
     Example: mdt encode-latents photos cache --codec stabilityai/sd-vae-ft-ema --size 256 --flip
     """
-    from mdt_cli.services.encode_latents import EncodeRequest
-    from mdt_cli.services.encode_latents import encode_latents as service
+    from mdt_cli.services.encode.encode import encode_latents as service
+    from mdt_cli.services.encode.request import EncodeRequest
     from mdt_cli.services.events import CacheDone
 
     request = EncodeRequest(

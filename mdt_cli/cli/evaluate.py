@@ -127,7 +127,7 @@ def evaluate(
 
     *samples, reference = paths
     if reconstruction:
-        from mdt_cli.services.reconstruction import ReconstructionRequest, reconstruct
+        from mdt_cli.services.evaluate.codec_quality import ReconstructionRequest, reconstruct
 
         what = ReconstructionRequest(
             images=Path(samples[0]),
@@ -142,8 +142,8 @@ def evaluate(
         )
         _tell(reconstruct(what), "reconstructing", as_json)
         return
-    from mdt_cli.services.evaluate import EvaluateRequest
-    from mdt_cli.services.evaluate import evaluate as run
+    from mdt_cli.services.evaluate.evaluate import EvaluateRequest
+    from mdt_cli.services.evaluate.evaluate import evaluate as run
 
     request = EvaluateRequest(
         samples=Path(samples[0]),

@@ -50,8 +50,8 @@ def export(
 
     Example: mdt export run model --license apache-2.0
     """
-    from mdt_cli.services.export import ExportRequest
-    from mdt_cli.services.export import export as service
+    from mdt_cli.services.export.export import ExportRequest
+    from mdt_cli.services.export.export import export as service
 
     request = ExportRequest(
         source=run_or_weights,

@@ -34,13 +34,13 @@ def finetune(
     """
     from mdt_cli.cli.training import follow, show_plan
     from mdt_cli.config.write import to_toml
-    from mdt_cli.services.finetune import finetune as service
-    from mdt_cli.services.finetune import starting_config
+    from mdt_cli.services.train.start import finetune as service
+    from mdt_cli.services.train.start import starting_config
 
     begun = None if fresh else run
     loaded = starting_config(source, ema, preset or [], assign or [], begun)
     if dry_run:
-        from mdt_cli.services.plan import plan
+        from mdt_cli.services.train.cost import plan
 
         show_plan(plan(cache, loaded.config), to_toml(loaded), json)
         return

@@ -60,8 +60,8 @@ def import_checkpoint(
 
     mdt import mdt_xl2_v1_ckpt.pt mdt-xl --family mdt --decoder-depth 2
     """
-    from mdt_cli.services.import_checkpoint import ImportRequest
-    from mdt_cli.services.import_checkpoint import import_checkpoint as service
+    from mdt_cli.services.importing.import_checkpoint import ImportRequest
+    from mdt_cli.services.importing.import_checkpoint import import_checkpoint as service
 
     request = ImportRequest(
         source=checkpoint,

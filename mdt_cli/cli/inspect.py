@@ -30,7 +30,7 @@ def inspect(
 
     Example: mdt inspect run --as-config
     """
-    from mdt_cli.services.inspect import inspect as service
+    from mdt_cli.services.inspection.inspect import inspect as service
 
     found = service(path)
     if as_config:

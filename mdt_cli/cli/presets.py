@@ -11,7 +11,7 @@ from mdt_cli.cli.options import Json
 from mdt_cli.cli.output import draws_blocks, emit, emit_json, table
 
 if TYPE_CHECKING:
-    from mdt_cli.services.mask_ratio import RatioCurve
+    from mdt_cli.services.build.ratio import RatioCurve
 
 Name = Annotated[str | None, typer.Argument(help="Preset to explain.", show_default=False)]
 Plot = Annotated[
@@ -31,8 +31,7 @@ def presets(name: Name = None, json: Json = False, plot: Plot = None) -> None:
     from mdt_cli.config.load import load
     from mdt_cli.config.write import to_toml
     from mdt_cli.errors import MdtError
-    from mdt_cli.services.mask_ratio import preset_curve
-    from mdt_cli.services.ratio_plot import plot_ratio
+    from mdt_cli.services.build.ratio import plot_ratio, preset_curve
 
     if name is None:
         if plot is not None:

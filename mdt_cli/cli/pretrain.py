@@ -42,10 +42,10 @@ def pretrain(
         )
     loaded = load(preset or [], assign or [])
     if dry_run:
-        from mdt_cli.services.plan import plan
+        from mdt_cli.services.train.cost import plan
 
         show_plan(plan(cache, loaded.config), to_toml(loaded), json)
         return
-    from mdt_cli.services.pretrain import pretrain as service
+    from mdt_cli.services.train.start import pretrain as service
 
     follow(service(cache, run, loaded, fresh, device), json)

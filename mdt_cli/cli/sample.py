@@ -98,8 +98,8 @@ def sample(
             "--precision": precision,
         }
         _draws_nothing([name for name, value in given.items() if value is not None], format)
-        from mdt_cli.services.reconstruct import ReconstructRequest
-        from mdt_cli.services.reconstruct import reconstruct as restore
+        from mdt_cli.services.sample.reconstruct import ReconstructRequest
+        from mdt_cli.services.sample.reconstruct import reconstruct as restore
 
         ratio = RATIO if mask_ratio is None else mask_ratio
         paths = (run_or_weights, out, reconstruct)
@@ -108,8 +108,8 @@ def sample(
         return
     if mask_ratio is not None:
         raise MdtError("--mask-ratio belongs to --reconstruct IMAGES", "samples hide nothing")
-    from mdt_cli.services.sample import SampleRequest
-    from mdt_cli.services.sample import sample as service
+    from mdt_cli.services.sample.sample import SampleRequest
+    from mdt_cli.services.sample.sample import sample as service
 
     _follow(
         service(

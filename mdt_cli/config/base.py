@@ -28,3 +28,14 @@ class Table(BaseModel):
                 kind = type(default).model_fields.get("kind")
                 filled[name] = {**value, "kind": kind.default} if kind else value
         return filled
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables as dotted keys."""
+    result: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            result |= flat(value, f"{prefix}{key}.")
+        else:
+            result[prefix + key] = value
+    return result

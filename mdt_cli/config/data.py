@@ -7,7 +7,7 @@ from pydantic import Field
 from mdt_cli.config.base import CountOrZero, Table
 
 
-class Data(Table):
+class DataConfig(Table):
     # False: labels are ignored and the network has no classes.
     conditional: bool = True
     # Share of labels replaced by the null class (= num_classes), per sample.

@@ -9,21 +9,21 @@ from mdt_cli.config.base import Count, Fraction, Positive, Table
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class RandomTokens(Table):
+class RandomTokensConfig(Table):
     """Random tokens (MAE and most recipes); the count is rounded up to a multiple of `bucket`."""
 
     kind: Literal["random"] = "random"
     bucket: Count = 1
 
 
-class RandomBlocks(Table):
+class RandomBlocksConfig(Table):
     """Random blocks of size x size tokens are dropped (MaskDM); the size must divide the grid."""
 
     kind: Literal["block"] = "block"
     size: Count = 4
 
 
-class CropWindow(Table):
+class CropWindowConfig(Table):
     """One random window of size x size tokens is kept (MaskDM); the ratio has no say."""
 
     kind: Literal["crop"] = "crop"
@@ -35,19 +35,19 @@ def _kind_alone(value: object) -> object:
     return {"kind": value} if isinstance(value, str) else value
 
 
-Selector = Annotated[
-    RandomTokens | RandomBlocks | CropWindow,
+SelectorConfig = Annotated[
+    RandomTokensConfig | RandomBlocksConfig | CropWindowConfig,
     Field(discriminator="kind"),
     BeforeValidator(_kind_alone),
 ]
 
 
-class ConstantRatio(Table):
+class ConstantRatioConfig(Table):
     kind: Literal["constant"] = "constant"
     value: Fraction = 0.5
 
 
-class UniformRatio(Table):
+class UniformRatioConfig(Table):
     """One draw per step from [low, high), shared by the whole batch (MDT v2)."""
 
     kind: Literal["uniform"] = "uniform"
@@ -61,7 +61,7 @@ class UniformRatio(Table):
         return self
 
 
-class LinearRatio(Table):
+class LinearRatioConfig(Table):
     """A straight line over all steps."""
 
     kind: Literal["linear"] = "linear"
@@ -69,7 +69,7 @@ class LinearRatio(Table):
     end: Fraction = 0.0
 
 
-class PiecewiseRatio(Table):
+class PiecewiseRatioConfig(Table):
     """Straight lines through points (share of the steps, ratio); the default is that of LMD.
 
     Two points with the same share are a jump.
@@ -93,7 +93,7 @@ class PiecewiseRatio(Table):
         return self
 
 
-class CosineGrowthRatio(Table):
+class CosineGrowthRatioConfig(Table):
     """From `start` to `end` over two thirds of the steps along a noise schedule's cosine (LMD)."""
 
     kind: Literal["cosine_growth"] = "cosine_growth"
@@ -101,7 +101,7 @@ class CosineGrowthRatio(Table):
     end: Fraction = 0.75
 
 
-class CosineDecayRatio(Table):
+class CosineDecayRatioConfig(Table):
     """From `start` to `end` along cos(pi/2 x)^power (MaskDiT's last stage with power 4)."""
 
     kind: Literal["cosine_decay"] = "cosine_decay"
@@ -110,18 +110,18 @@ class CosineDecayRatio(Table):
     power: Positive = 4.0
 
 
-Ratio = Annotated[
-    ConstantRatio
-    | UniformRatio
-    | LinearRatio
-    | PiecewiseRatio
-    | CosineGrowthRatio
-    | CosineDecayRatio,
+RatioConfig = Annotated[
+    ConstantRatioConfig
+    | UniformRatioConfig
+    | LinearRatioConfig
+    | PiecewiseRatioConfig
+    | CosineGrowthRatioConfig
+    | CosineDecayRatioConfig,
     Field(discriminator="kind"),
 ]
 
 
-class LossTerm(Table):
+class LossTermConfig(Table):
     """One mean: over a region, of the distance to a target.
 
     objective: the objective's own error, with its weight over time. clean, noisy: plain squares
@@ -144,11 +144,11 @@ class LossTerm(Table):
         return self
 
 
-class View(Table):
+class ViewConfig(Table):
     """One pass of a training step, on all tokens or on the kept ones, and its loss terms."""
 
     tokens: Literal["all", "kept"] = "all"
-    terms: Annotated[tuple[LossTerm, ...], Field(min_length=1)] = (LossTerm(),)
+    terms: Annotated[tuple[LossTermConfig, ...], Field(min_length=1)] = (LossTermConfig(),)
 
     @model_validator(mode="after")
     def _regions_exist(self) -> Self:
@@ -160,12 +160,12 @@ class View(Table):
         return self
 
 
-class Masking(Table):
+class MaskingConfig(Table):
     """Defaults: one pass on all tokens, which is plain training."""
 
-    views: Annotated[tuple[View, ...], Field(min_length=1)] = (View(),)
-    selector: Selector = RandomTokens()
-    ratio: Ratio = ConstantRatio()
+    views: Annotated[tuple[ViewConfig, ...], Field(min_length=1)] = (ViewConfig(),)
+    selector: SelectorConfig = RandomTokensConfig()
+    ratio: RatioConfig = ConstantRatioConfig()
     # Tokens leave before block `leave_at` and return before block `restore_at`; negative counts
     # from the end, 0 for `restore_at` means after the last block.
     leave_at: int = 0

@@ -7,7 +7,7 @@ from pydantic import model_validator
 from mdt_cli.config.base import Count, CountOrZero, Positive, Table
 
 
-class NarrowDecoder(Table):
+class NarrowDecoderConfig(Table):
     """A smaller transformer behind the blocks; dropped tokens return in front of it (MaskDiT)."""
 
     # 0: there is none.
@@ -27,7 +27,7 @@ class NarrowDecoder(Table):
         return self
 
 
-class Model(Table):
+class ModelConfig(Table):
     patch_size: Count = 2
     hidden_size: Count = 384
     depth: Count = 12
@@ -48,7 +48,7 @@ class Model(Table):
     long_skips: bool = False
     # Every decoder block also sees the embedded input of all tokens (MDT v2).
     input_skip: bool = False
-    narrow_decoder: NarrowDecoder = NarrowDecoder()
+    narrow_decoder: NarrowDecoderConfig = NarrowDecoderConfig()
     # A 3x3 convolution on the whole output (U-ViT).
     output_conv: bool = False
 

@@ -7,7 +7,7 @@ from pydantic import Field
 from mdt_cli.config.base import Fraction, Positive, Table
 
 
-class Epsilon(Table):
+class EpsilonConfig(Table):
     """DDPM, learned variance (DiT, MDT) or fixed; `min_snr` weighs the mse (MDT v2)."""
 
     kind: Literal["epsilon"] = "epsilon"
@@ -22,7 +22,7 @@ class Epsilon(Table):
     min_snr_gamma: Positive = 5.0
 
 
-class Edm(Table):
+class EdmConfig(Table):
     """Karras et al. 2022, table 1: preconditioned denoiser, log-normal sigma."""
 
     kind: Literal["edm"] = "edm"
@@ -31,7 +31,7 @@ class Edm(Table):
     sigma_data: Positive = 0.5
 
 
-class Flow(Table):
+class FlowConfig(Table):
     """Rectified flow: straight path x_t = (1-t) x_0 + t noise, velocity prediction."""
 
     kind: Literal["flow"] = "flow"
@@ -40,13 +40,13 @@ class Flow(Table):
     time_std: Positive = 1.0
 
 
-class Reconstruction(Table):
+class ReconstructionConfig(Table):
     """No noise and no time: hidden latents from visible ones (LMD). There is nothing to sample."""
 
     kind: Literal["reconstruction"] = "reconstruction"
 
 
-class Classification(Table):
+class ClassificationConfig(Table):
     """Cross-entropy of the class of an image; held-out top-1 and top-5. Nothing to sample."""
 
     kind: Literal["classification"] = "classification"
@@ -56,6 +56,7 @@ class Classification(Table):
     encoder: Literal["tuned", "frozen"] = "tuned"
 
 
-Objective = Annotated[
-    Epsilon | Edm | Flow | Reconstruction | Classification, Field(discriminator="kind")
+ObjectiveConfig = Annotated[
+    EpsilonConfig | EdmConfig | FlowConfig | ReconstructionConfig | ClassificationConfig,
+    Field(discriminator="kind"),
 ]

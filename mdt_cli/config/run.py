@@ -5,40 +5,40 @@ from typing import Self
 from pydantic import model_validator
 
 from mdt_cli.config.base import Table
-from mdt_cli.config.data import Data
-from mdt_cli.config.masking import Masking, View
-from mdt_cli.config.model import Model
-from mdt_cli.config.objective import Epsilon, Objective
-from mdt_cli.config.sampling import Sampling
-from mdt_cli.config.scoring import Evaluation
+from mdt_cli.config.data import DataConfig
+from mdt_cli.config.masking import MaskingConfig, ViewConfig
+from mdt_cli.config.model import ModelConfig
+from mdt_cli.config.objective import EpsilonConfig, ObjectiveConfig
+from mdt_cli.config.sampling import SamplingConfig
+from mdt_cli.config.scoring import EvaluationConfig
 from mdt_cli.config.training import (
-    AdamW,
-    Checkpoint,
-    Ema,
-    Log,
-    LrSchedule,
-    Optimizer,
-    Preview,
-    Training,
-    Validation,
+    AdamWConfig,
+    CheckpointConfig,
+    EmaConfig,
+    LogConfig,
+    LrScheduleConfig,
+    OptimizerConfig,
+    PreviewConfig,
+    TrainingConfig,
+    ValidationConfig,
 )
 
 
 class RunConfig(Table):
-    model: Model = Model()
-    objective: Objective = Epsilon()
-    masking: Masking = Masking()
-    data: Data = Data()
-    training: Training = Training()
-    optimizer: Optimizer = AdamW()
-    lr_schedule: LrSchedule = LrSchedule()
-    ema: Ema = Ema()
-    checkpoint: Checkpoint = Checkpoint()
-    log: Log = Log()
-    validation: Validation = Validation()
-    preview: Preview = Preview()
-    evaluation: Evaluation = Evaluation()
-    sampling: Sampling = Sampling()
+    model: ModelConfig = ModelConfig()
+    objective: ObjectiveConfig = EpsilonConfig()
+    masking: MaskingConfig = MaskingConfig()
+    data: DataConfig = DataConfig()
+    training: TrainingConfig = TrainingConfig()
+    optimizer: OptimizerConfig = AdamWConfig()
+    lr_schedule: LrScheduleConfig = LrScheduleConfig()
+    ema: EmaConfig = EmaConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    log: LogConfig = LogConfig()
+    validation: ValidationConfig = ValidationConfig()
+    preview: PreviewConfig = PreviewConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    sampling: SamplingConfig = SamplingConfig()
 
     @property
     def route(self) -> tuple[int, int]:
@@ -141,7 +141,10 @@ class RunConfig(Table):
                 ('model.condition must be "none"', model.condition != "none"),
                 ("model.narrow_decoder.depth must be 0", model.narrow_decoder.depth > 0),
                 ("model.output_conv must be false", model.output_conv),
-                ('masking.views must be [{ tokens = "all" }]', self.masking.views != (View(),)),
+                (
+                    'masking.views must be [{ tokens = "all" }]',
+                    self.masking.views != (ViewConfig(),),
+                ),
                 ("data.conditional must be true", not data.conditional),
                 ("data.class_dropout must be 0", data.class_dropout > 0),
             )
@@ -164,7 +167,7 @@ class RunConfig(Table):
                 'set sampling.solver to "heun" or "euler"'
             )
         if (
-            isinstance(self.objective, Epsilon)
+            isinstance(self.objective, EpsilonConfig)
             and self.sampling.steps > self.objective.num_timesteps
         ):
             raise ValueError(

@@ -11,11 +11,11 @@ Channels = Literal["all", "first3"]
 Precision = Literal["float32", "tf32", "bf16"]
 
 
-class NoGuidance(Table):
+class NoGuidanceConfig(Table):
     kind: Literal["none"] = "none"
 
 
-class ConstantGuidance(Table):
+class ConstantGuidanceConfig(Table):
     """Classifier-free guidance (Ho & Salimans 2022); `first3` is what DiT and MDT publish."""
 
     kind: Literal["constant"] = "constant"
@@ -23,7 +23,7 @@ class ConstantGuidance(Table):
     channels: Channels = "all"
 
 
-class PowerCosineGuidance(Table):
+class PowerCosineGuidanceConfig(Table):
     """MDT's code: 1 + (scale-1) (1 - cos(pi (1-t)^power)) / 2, t from 1 (noise) to 0."""
 
     kind: Literal["power_cosine"] = "power_cosine"
@@ -32,7 +32,7 @@ class PowerCosineGuidance(Table):
     channels: Channels = "first3"
 
 
-class IntervalGuidance(Table):
+class IntervalGuidanceConfig(Table):
     """Constant, but only while the noise-to-signal ratio is in [low, high] (2404.07724).
 
     A `high` of 1e9 or more, such as inf, is no limit.
@@ -52,13 +52,13 @@ class IntervalGuidance(Table):
         return self
 
 
-Guidance = Annotated[
-    NoGuidance | ConstantGuidance | PowerCosineGuidance | IntervalGuidance,
+GuidanceConfig = Annotated[
+    NoGuidanceConfig | ConstantGuidanceConfig | PowerCosineGuidanceConfig | IntervalGuidanceConfig,
     Field(discriminator="kind"),
 ]
 
 
-class Sampling(Table):
+class SamplingConfig(Table):
     # ddpm: ancestral with respacing and learned variance. ddim, dpm++: epsilon, edm or flow by
     # diffusers where it is exact. heun, euler: probability-flow ODE.
     solver: Literal["ddpm", "ddim", "euler", "heun", "dpm++"] = "ddpm"
@@ -71,7 +71,7 @@ class Sampling(Table):
     # Keep every clean estimate within [-1, 1]; for pixels. ddim then puts back the noise that the
     # network named, not the one that the kept estimate implies, as MaskDM publishes it.
     clip: bool = False
-    guidance: Guidance = NoGuidance()
+    guidance: GuidanceConfig = NoGuidanceConfig()
     # round: 127.5 x + 128, cut (DiT). truncate: (x+1) 127.5, cut (MDT, MaskDiT).
     uint8: Literal["round", "truncate"] = "round"
     # Arithmetic of `mdt sample` on a GPU. tf32: products and convolutions of the network and the

@@ -10,7 +10,7 @@ from mdt_cli.config.evaluation import ExtractorName, MetricName
 AtLeastTwo = Annotated[int, Field(ge=2)]
 
 
-class Evaluation(Table):
+class EvaluationConfig(Table):
     """Samples of the first average against images of the cache, with seeds of their own.
 
     Few samples make a number that ranks the checkpoints of one run, not one for a table.

@@ -9,7 +9,7 @@ from mdt_cli.config.base import Count, CountOrZero, NonNegative, Positive, Table
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
-class Training(Table):
+class TrainingConfig(Table):
     steps: Count = 400_000
     # Images per optimizer step, over all processes.
     batch_size: Count = 256
@@ -50,7 +50,7 @@ class Training(Table):
 LayerDecay = Annotated[float, Field(gt=0, le=1)]
 
 
-class AdamW(Table):
+class AdamWConfig(Table):
     kind: Literal["adamw"] = "adamw"
     lr: Positive = 1e-4
     betas: tuple[Beta, Beta] = (0.9, 0.999)
@@ -61,7 +61,7 @@ class AdamW(Table):
     layer_decay: LayerDecay = 1.0
 
 
-class Adan(Table):
+class AdanConfig(Table):
     """Xie et al. 2022; MDT v2's optimizer. `betas` multiply the old state, as in its code."""
 
     kind: Literal["adan"] = "adan"
@@ -74,10 +74,10 @@ class Adan(Table):
     layer_decay: LayerDecay = 1.0
 
 
-Optimizer = Annotated[AdamW | Adan, Field(discriminator="kind")]
+OptimizerConfig = Annotated[AdamWConfig | AdanConfig, Field(discriminator="kind")]
 
 
-class LrSchedule(Table):
+class LrScheduleConfig(Table):
     """Linear from 0 over `warmup` steps, then constant, or half a cosine down to `final` x lr."""
 
     kind: Literal["constant", "cosine"] = "constant"
@@ -91,7 +91,7 @@ def _ramp_or_none(value: object) -> object:
     return {True: "ramp", False: "none"}[value] if isinstance(value, bool) else value
 
 
-class Ema(Table):
+class EmaConfig(Table):
     # Several averages at once; each gets its own file. The first is the default elsewhere.
     decays: Annotated[tuple[Beta, ...], Field(min_length=1)] = (0.9999,)
     # Decays of the first steps, so that short runs have a usable average. ramp: at most
@@ -109,27 +109,27 @@ class Ema(Table):
         return self
 
 
-class Checkpoint(Table):
+class CheckpointConfig(Table):
     every: Count = 10_000
     keep_last: Count = 3
     # Checkpoints at multiples of this step are kept for good; 0: none are.
     keep_every: CountOrZero = 0
 
 
-class Log(Table):
+class LogConfig(Table):
     every: Count = 100
     tensorboard: bool = False
     wandb: bool = False
 
 
-class Validation(Table):
+class ValidationConfig(Table):
     """Held-out loss at fixed times and noise. 0: never."""
 
     every: CountOrZero = 2_500
     batch_size: Count = 64
 
 
-class Preview(Table):
+class PreviewConfig(Table):
     """A small grid from EMA weights with fixed seeds. 0: never."""
 
     every: CountOrZero = 10_000

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from mdt_cli.config.load import load
 from mdt_cli.errors import MdtError
-from mdt_cli.services.encode_latents import EncodeRequest, encode_latents
-from mdt_cli.services.evaluate import evaluate
-from mdt_cli.services.evaluation_inputs import EvaluateRequest
+from mdt_cli.services.encode.encode import encode_latents
+from mdt_cli.services.encode.request import EncodeRequest
+from mdt_cli.services.evaluate.evaluate import evaluate
+from mdt_cli.services.evaluate.request import EvaluateRequest
 from mdt_cli.services.events import (
     CacheDone,
     EvaluationDone,
@@ -25,10 +26,9 @@ from mdt_cli.services.events import (
     TrainingDone,
     Warned,
 )
-from mdt_cli.services.export import ExportRequest, export
-from mdt_cli.services.finetune import finetune, starting_config
-from mdt_cli.services.pretrain import pretrain
-from mdt_cli.services.sample import SampleRequest, sample
+from mdt_cli.services.export.export import ExportRequest, export
+from mdt_cli.services.sample.sample import SampleRequest, sample
+from mdt_cli.services.train.start import finetune, pretrain, starting_config
 
 NUM_SAMPLES = 500
 

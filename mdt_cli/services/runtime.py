@@ -1,8 +1,12 @@
 """Signals that wait for a safe moment, and the device and processes the work runs on."""
 
+import gc
 import os
 import re
 import signal
+import sys
+import threading
+import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,14 +16,22 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+
+# Its functions have the default process group as a default argument: where it is imported later, by
+# DistributedDataParallel, it refers to the group to the end of Python.
+import torch.distributed.nn.functional
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
+from torch import Tensor, nn
 
+from mdt_cli.config.sampling import Precision
 from mdt_cli.errors import MdtError, Stopped
 
 # What the first process may take for previews, held-out losses and checkpoints of a large network
 # while the others wait for it; the default of NCCL, ten minutes, ends runs.
 LONGEST_ALONE = timedelta(hours=3)
+# Seconds to wait for the process groups to be destroyed; gloo takes milliseconds.
+LONGEST_LEAVE = 10
 # Blocks with a skip, without, and the first with one, in training and in evaluation.
 GRAPHS_PER_LENGTH = 6
 
@@ -144,7 +156,34 @@ def make_deterministic(on: bool) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(on)
     # The filling of fresh memory finds reads of what was never written, and costs time.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def leave_processes() -> None:
+    """Destroy the process groups, if there are any, and wait until their threads have ended.
+
+    To be called once, last, with no reference left to the network that was trained: another group
+    cannot be made in this process. An exception on its way out loses the locals of its frames.
+
+    A thread of gloo releases the tensors of a collective after it woke whoever waits for it, and
+    needs the interpreter for that. Once Python is ending, it ends a thread that asks for it, here
+    within a C++ destructor, which aborts the process: all is done and saved, and the exit code -6.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return
+    # A launcher sends SIGTERM once another process has failed: this one is about to end anyway.
+    with deferred_signals():
+        # Threads end with the last reference to their group. The network has one, and it is part of
+        # reference cycles and in the frames of an exception.
+        error = sys.exception()
+        while error is not None:
+            traceback.clear_frames(error.__traceback__)
+            error = error.__context__
+        gc.collect()
+        # In a thread, because the communicator of a GPU may wait for processes that never answer.
+        leaving = threading.Thread(target=dist.destroy_process_group, daemon=True)
+        leaving.start()
+        leaving.join(LONGEST_LEAVE)
 
 
 def compile_blocks(blocks: Iterable[torch.nn.Module], num_lengths: int) -> None:
@@ -155,3 +194,41 @@ def compile_blocks(blocks: Iterable[torch.nn.Module], num_lengths: int) -> None:
     limits.accumulated_recompile_limit = max(limits.accumulated_recompile_limit, graphs)
     for block in blocks:
         block.compile(dynamic=False)
+
+
+def own_cores() -> int:
+    """This machine's cores that the job may run on, shared among its processes here; at least 1."""
+    # macOS has no affinity: every core is allowed.
+    allowed = getattr(os, "sched_getaffinity", None)
+    cores = len(allowed(0)) if allowed is not None else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def computed(precision: Precision, device: torch.device) -> Precision:
+    """What the device computes when asked for `precision`: a CPU has no TF32.
+
+    MdtError where bf16 would be slower than float32.
+    """
+    if precision == "bf16":
+        try:
+            check_precision(precision, device.type)
+        except MdtError as error:
+            raise MdtError(
+                "sampling.precision bf16 on this CPU would be 8 to 100 times slower than float32: "
+                "it has no instructions for it",
+                "leave it at float32, or sample on a GPU",
+            ) from error
+    return "float32" if precision == "tf32" and device.type == "cpu" else precision
+
+
+class Autocast(nn.Module):
+    """A network under bf16 autocast that answers in float32, so that no solver meets bf16."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self._network = network
+
+    def forward(self, x: Tensor, t_B: Tensor, y_B: Tensor | None) -> Tensor:
+        with torch.autocast(x.device.type, torch.bfloat16):
+            output: Tensor = self._network(x, t_B, y_B)
+        return output.float()

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from mdt_cli.config.run import RunConfig
 from mdt_cli.core.codecs.codec import Codec, decoded
+from mdt_cli.core.masking.tokens import Selector, TokenSubset
 from mdt_cli.core.model.transformer import Transformer
 from mdt_cli.core.objectives.reconstruction import hidden_places, restored
 from mdt_cli.core.rng import stream
-from mdt_cli.core.sampling.pixels import to_uint8
-from mdt_cli.core.tokens import Selector, TokenSubset
+from mdt_cli.core.sampling.to_uint8 import to_uint8
 from mdt_cli.errors import MdtError
-from mdt_cli.services.grids import Pixels, save_grid
+from mdt_cli.images.contact_sheet import Pixels, save_grid
 
 PICTURES = 3
 GREY = 0.0  # of -1..1

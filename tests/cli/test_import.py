@@ -13,9 +13,9 @@ from PIL import Image
 
 from mdt_cli.cli.app import run
 from tests.autoencoders import save_autoencoder
-from tests.core.test_foreign import write_malicious
 from tests.reference import official_layouts as official
 from tests.services.training_kit import make_images
+from tests.test_untrusted import write_malicious
 
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = ("class0", "class1", "class2")

@@ -7,14 +7,16 @@ import torch
 from torch import Tensor
 
 from mdt_cli.config.load import load
+from mdt_cli.core.masking.tokens import TokenSubset
 from mdt_cli.core.objectives.epsilon import Epsilon
-from mdt_cli.core.objectives.step import View, ViewDraw, term_losses, view_loss
+from mdt_cli.core.objectives.training_step import View, ViewDraw, term_losses, view_loss
+from mdt_cli.core.sampling.ddpm import Chain
 from mdt_cli.core.sampling.guidance import constant, guided, power_cosine
-from mdt_cli.core.sampling.noise_levels import Denoise, edm_levels
+from mdt_cli.core.sampling.levels import Denoise, edm_levels
 from mdt_cli.core.sampling.ode import heun
-from mdt_cli.core.sampling.sde import Chain
-from mdt_cli.core.tokens import TokenSubset
-from mdt_cli.services.build import build_network, build_objective, build_views
+from mdt_cli.services.build.masking import build_views
+from mdt_cli.services.build.network import build_network
+from mdt_cli.services.build.objective import build_objective
 from tests.golden.networks import Net, config_of
 from tests.golden.numbers import SIZES
 from tests.golden.synthetic import blocks, latents, subset, values

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from mdt_cli.config.run import RunConfig
-from mdt_cli.core.model.official import to_official
-from mdt_cli.core.model.official_tokens import MASKDM, UVIT
+from mdt_cli.core.masking.tokens import TokenSubset
+from mdt_cli.core.model.adapters.dit import to_official
+from mdt_cli.core.model.adapters.uvit import MASKDM, UVIT
 from mdt_cli.core.model.transformer import Transformer
-from mdt_cli.core.tokens import TokenSubset
-from mdt_cli.services.build import build_network
+from mdt_cli.services.build.network import build_network
 from tests.golden.numbers import CONFIGS
 from tests.golden.synthetic import fill_synthetically
 from tests.reference import transformers

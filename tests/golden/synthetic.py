@@ -3,10 +3,10 @@
 import numpy as np
 import torch
 
-from mdt_cli.core.model.official import from_official, to_official
-from mdt_cli.core.model.official_tokens import UVIT, TokenNames
+from mdt_cli.core.masking.tokens import TokenSubset
+from mdt_cli.core.model.adapters.dit import from_official, to_official
+from mdt_cli.core.model.adapters.uvit import UVIT, TokenNames
 from mdt_cli.core.model.transformer import Transformer
-from mdt_cli.core.tokens import TokenSubset
 
 
 def values(shape: tuple[int, ...], seed: int, scale: float) -> torch.Tensor:

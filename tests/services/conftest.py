@@ -2,9 +2,9 @@
 
 import pytest
 
-from mdt_cli.core.metrics import weights as weight_files
-from mdt_cli.services.sample import SampleRequest
-from tests.core.metrics.stand_in import write_stand_in
+from mdt_cli.metrics.extractors import weights as weight_files
+from mdt_cli.services.sample.sample import SampleRequest
+from tests.metrics.stand_in import write_stand_in
 from tests.pictures import png, write_folder
 from tests.services.tiny_weights import write_weights
 

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from mdt_cli.services.events import SamplesDone
-from mdt_cli.services.sample import sample
+from mdt_cli.services.sample.sample import sample
 
 
 def run(request):

@@ -5,17 +5,11 @@ from typing import Any
 
 import torch
 
+from mdt_cli.artifacts.checkpoint import CheckpointState, write_checkpoint
+from mdt_cli.artifacts.weights import Header, read_header, read_tensors, save_weights
 from mdt_cli.config.load import load
 from mdt_cli.config.write import to_toml
-from mdt_cli.core.checkpoint import (
-    CheckpointState,
-    Header,
-    read_header,
-    read_tensors,
-    save_weights,
-    write_checkpoint,
-)
-from mdt_cli.services.build import build_network
+from mdt_cli.services.build.network import build_network
 
 TINY = ("model.hidden_size=32", "model.num_heads=2")
 PIXELS = {"name": "pixels"}

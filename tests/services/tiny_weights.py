@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
+from mdt_cli.artifacts.weights import Header, save_weights
 from mdt_cli.config.run import RunConfig
-from mdt_cli.core.checkpoint import Header, save_weights
-from mdt_cli.services.build import build_network
+from mdt_cli.services.build.network import build_network
 
 NAMES = ("ant", "bee", "cat", "dog")
 SIDE = 8

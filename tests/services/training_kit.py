@@ -10,9 +10,10 @@ import numpy as np
 from PIL import Image
 
 from mdt_cli.config.load import Loaded, load
-from mdt_cli.core.files import sha256_of
-from mdt_cli.services.encode_latents import EncodeRequest, encode_latents
-from mdt_cli.services.pretrain import pretrain
+from mdt_cli.files import sha256_of
+from mdt_cli.services.encode.encode import encode_latents
+from mdt_cli.services.encode.request import EncodeRequest
+from mdt_cli.services.train.start import pretrain
 
 ROOT = Path(__file__).resolve().parents[2]
 # A masked and a full view, a learned fill, skips, Adan, two averages: everything that has state.

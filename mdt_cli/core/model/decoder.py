@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from mdt_cli.core.model.blocks import Block, Modulation, PlainBlock
 from mdt_cli.core.model.heads import Head, PatchEmbedding, PlainHead, unpatchify
-from mdt_cli.core.model.layers import Block, Modulation, PlainBlock
 from mdt_cli.core.model.positions import sincos_table
 
 

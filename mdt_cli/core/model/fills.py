@@ -7,9 +7,9 @@ the dropped ones left. Interpolation, where there is any, comes after positions 
 import torch
 from torch import Tensor, nn
 
+from mdt_cli.core.masking.tokens import TokenSubset
+from mdt_cli.core.model.blocks import Block, Modulation
 from mdt_cli.core.model.heads import PatchEmbedding
-from mdt_cli.core.model.layers import Block, Modulation
-from mdt_cli.core.tokens import TokenSubset
 
 
 class ZerosFill(nn.Module):

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from mdt_cli.core.model.layers import Modulation, modulate, normalise
+from mdt_cli.core.model.blocks import Modulation, modulate, normalise
 
 
 class PatchEmbedding(nn.Module):

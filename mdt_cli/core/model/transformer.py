@@ -7,13 +7,13 @@ class), D hidden size, V values of a patch.
 import torch
 from torch import Tensor, nn
 
+from mdt_cli.core.masking.tokens import TokenSubset
+from mdt_cli.core.model.blocks import Block, Modulation, PlainBlock, init_linears
 from mdt_cli.core.model.conditioning import ExtraTokens, LabelEmbedding, TimeEmbedding
 from mdt_cli.core.model.decoder import NarrowDecoder, PatchDecoder
 from mdt_cli.core.model.fills import Fill, Interpolator, PatchesFill
 from mdt_cli.core.model.heads import Head, PatchEmbedding, PlainHead, PoolHead, unpatchify
-from mdt_cli.core.model.layers import Block, Modulation, PlainBlock, init_linears
 from mdt_cli.core.model.positions import num_offsets, offset_index, sincos_table
-from mdt_cli.core.tokens import TokenSubset
 
 # Norms of plain blocks and whether their queries, keys and values have a bias: U-ViT's and MAE's.
 TOKENS_EPS, NO_CONDITION_EPS = 1e-5, 1e-6

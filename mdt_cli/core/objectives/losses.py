@@ -6,7 +6,7 @@ Axes: B batch, C channels, H W latent size, N tokens.
 import torch.nn.functional as F
 from torch import Tensor
 
-from mdt_cli.core.tokens import TokenSubset
+from mdt_cli.core.masking.tokens import TokenSubset
 
 
 def region_mean(

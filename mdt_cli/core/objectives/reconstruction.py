@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mdt_cli.core.masking.tokens import TokenSubset
 from mdt_cli.core.objectives.base import NoiseFree
 from mdt_cli.core.objectives.losses import denormalised_patches
-from mdt_cli.core.tokens import TokenSubset
 
 
 class Reconstruction(NoiseFree):

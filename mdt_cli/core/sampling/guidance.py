@@ -12,8 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mdt_cli.core.sampling.noise_levels import Denoise
-from mdt_cli.core.sampling.sde import Estimate
+from mdt_cli.core.sampling.ddpm import Estimate
+from mdt_cli.core.sampling.levels import Denoise
 
 Channels = Literal["all", "first3"]
 # The guidance scale at one of the sampler's times; exactly 1 means none.

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mdt_cli.core.tokens import TokenSubset
+from mdt_cli.core.masking.tokens import TokenSubset
 from tests.core.model.test_transformer import SUBSET, T, X, Y, network_of
 
 DROPPED = SUBSET.dropped_BN

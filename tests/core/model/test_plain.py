@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from mdt_cli.config.load import load
-from mdt_cli.core.model.official import to_official
-from mdt_cli.core.model.official_tokens import MASKDM, UVIT
+from mdt_cli.core.masking.tokens import RandomTokens, TokenSubset
+from mdt_cli.core.model.adapters.dit import to_official
+from mdt_cli.core.model.adapters.uvit import MASKDM, UVIT
 from mdt_cli.core.model.transformer import Transformer
 from mdt_cli.core.rng import stream
-from mdt_cli.core.tokens import RandomTokens, TokenSubset
-from mdt_cli.services.build import build_network
+from mdt_cli.services.build.network import build_network
 from tests.reference import transformers as plain
 
 T, Y = torch.tensor([3, 700]), torch.tensor([1, 5])

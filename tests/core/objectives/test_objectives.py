@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 
+from mdt_cli.core.masking.tokens import TokenSubset
 from mdt_cli.core.objectives.edm import Edm
 from mdt_cli.core.objectives.epsilon import Epsilon
 from mdt_cli.core.objectives.flow import Flow
 from mdt_cli.core.objectives.losses import region_mean
 from mdt_cli.core.rng import stream
-from mdt_cli.core.tokens import TokenSubset
 
 CLEAN, NOISE = torch.randn(2, 3, 4, 4, 4, generator=stream("images")).unbind(0)
 

@@ -1,0 +1,124 @@
+"""The plan of a cache: everything that decides its bytes, and how large it gets."""
+
+import importlib.metadata
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mdt_cli.artifacts.latent_cache.write import DTYPES, FORMAT, PIXELS, VERSION
+from mdt_cli.errors import MdtError
+
+# Part of the free space that a cache may fill by estimate: compression of file systems and other
+# writers are not known.
+SPACE_TO_SPARE = 0.98
+
+
+def make_plan(
+    *,
+    codec: dict[str, Any],
+    image_size: int,
+    latent_shape: tuple[int, int, int],
+    stochastic: bool,
+    flip: bool,
+    dtype: str,
+    classes: Sequence[str] | None,
+    kind: str,
+    items: int,
+    digest: str,
+    shard_rows: int | None,
+    crop: str | None,
+) -> dict[str, Any]:
+    """Everything that decides the bytes of a cache, as JSON."""
+    pixels = codec["name"] == PIXELS
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "codec": codec,
+        "image_size": image_size,
+        "crop": crop,
+        "latent_shape": list(latent_shape),
+        "stochastic": stochastic,
+        "flip": flip,
+        "dtype": "uint8" if pixels else dtype,
+        "labelled": classes is None or len(classes) > 0,
+        "source": {"kind": kind, "items": items, "digest": digest},
+        "shard_rows": shard_rows or _shard_rows(_row_bytes(latent_shape, stochastic, flip, dtype)),
+    }
+
+
+def refuse_other_plan(folder: Path, before: dict[str, Any], plan: dict[str, Any]) -> None:
+    if before.get("version") != plan["version"]:
+        raise MdtError(
+            f"{folder} is a cache of format number {before.get('version')}, "
+            f"this version of mdt writes {plan['version']}",
+            "choose a new folder",
+        )
+    for key, value in plan.items():
+        old = before.get(key)
+        if old == value:
+            continue
+        if key == "source":
+            counts = f"{(old or {}).get('items')} then, {value['items']} now"
+            raise MdtError(
+                f"{folder} was made from other images ({counts})",
+                "added, removed or changed images are a new cache: choose a new folder",
+            )
+        if key == "codec":
+            old, value = _codec_name(old or {}), _codec_name(value)
+        raise MdtError(
+            f"{folder} was begun with {key} {old}, not {value}",
+            "choose a new folder, or run the command that it was begun with",
+        )
+
+
+def _codec_name(facts: dict[str, Any]) -> str:
+    weights = facts.get("weights_sha256")
+    return str(facts.get("id") or facts.get("name")) + (f" ({weights[:12]})" if weights else "")
+
+
+def refuse_little_space(folder: Path, plan: dict[str, Any], todo: Sequence[range]) -> None:
+    row = _row_bytes(plan["latent_shape"], plan["stochastic"], plan["flip"], plan["dtype"])
+    needed = row * sum(len(span) for span in todo)
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if needed > free * SPACE_TO_SPARE:
+        raise MdtError(
+            f"the cache needs {needed / 2**30:.2f} GiB and {place} has {free / 2**30:.2f} GiB free",
+            "choose another disk, a smaller --size, no --flip, or --limit",
+        )
+
+
+def _row_bytes(shape: Sequence[int], stochastic: bool, flip: bool, dtype: str) -> int:
+    channels, height, width = shape
+    values = channels * height * width
+    if dtype == "uint8":
+        return values + 8
+    copies = (1 + stochastic) * (1 + flip)
+    return values * copies * DTYPES[dtype].itemsize + 8
+
+
+def estimate(plan: dict[str, Any]) -> int:
+    """Bytes on disk of the whole cache."""
+    row = _row_bytes(plan["latent_shape"], plan["stochastic"], plan["flip"], plan["dtype"])
+    return row * int(plan["source"]["items"])
+
+
+def _shard_rows(row_bytes: int) -> int:
+    """A power of two from 16 to 2048, so that a shard is at most 128 MiB where that is possible.
+
+    It cannot depend on the number of processes: the same images give the same files.
+    """
+    rows = 2048
+    while rows > 16 and rows * row_bytes > 128 << 20:
+        rows //= 2
+    return rows
+
+
+def versions(plan: dict[str, Any]) -> dict[str, str]:
+    names = ["torch", "numpy", "pillow", "safetensors"]
+    if plan["codec"]["name"] != PIXELS:
+        names.append("diffusers")
+    return {name: importlib.metadata.version(name) for name in names}

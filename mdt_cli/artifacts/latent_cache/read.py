@@ -1,0 +1,314 @@
+"""A latent cache as training sees it: facts, and the rows of a batch read from the shards.
+
+Rows are read at their place in the file. Mapping the shards into memory would be as fast, but
+Linux maps whole folios around each row, and the resident memory of a run would grow to the size of
+its cache.
+"""
+
+import hashlib
+import json
+import weakref
+from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from mdt_cli.artifacts.latent_cache.write import (
+    FLIP,
+    FORMAT,
+    MANIFEST,
+    MEAN,
+    PIXELS,
+    PLAN,
+    STD,
+    VERSION,
+)
+from mdt_cli.errors import MdtError
+from mdt_cli.files import sha256_of
+
+# Shards open at the same time: a cache may have more of them than a process may open files.
+MAX_OPEN = 128
+
+# safetensors' names -> numpy types (bfloat16 travels as its bits) and torch types.
+_STORED: dict[str, tuple[Any, torch.dtype]] = {
+    "F16": (np.float16, torch.float16),
+    "BF16": (np.int16, torch.bfloat16),
+    "F32": (np.float32, torch.float32),
+    "U8": (np.uint8, torch.uint8),
+}
+
+
+@dataclass(frozen=True)
+class CacheFacts:
+    """What the next stages need to know; input size, channels and classes come from here."""
+
+    codec: dict[str, Any]
+    latent_shape: tuple[int, int, int]
+    image_size: int
+    num_classes: int
+    class_names: tuple[str, ...]
+    class_counts: tuple[int, ...]
+    count: int
+    flip: bool
+    stochastic: bool
+    dtype: str
+    latent_mean: tuple[float, ...]
+    latent_std: tuple[float, ...]
+    digest: str
+
+    def header(self) -> dict[str, Any]:
+        """The part that travels in the header of weights, as JSON."""
+        return {
+            "codec": self.codec,
+            "latent_shape": list(self.latent_shape),
+            "image_size": self.image_size,
+            "num_classes": self.num_classes,
+            "class_names": list(self.class_names),
+            "count": self.count,
+            "digest": self.digest,
+            "latent_mean": list(self.latent_mean),
+            "latent_std": list(self.latent_std),
+        }
+
+
+@dataclass(frozen=True)
+class Rows:
+    """`mean` float32 [B,C,H,W], `std` the same or None (deterministic), `label` int64 [B]."""
+
+    mean: Tensor
+    std: Tensor | None
+    label: Tensor
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where one tensor of a shard lies in its file."""
+
+    offset: int
+    shape: tuple[int, ...]
+    kind: str
+
+
+@dataclass(frozen=True)
+class _ShardFile:
+    path: Path
+    rows: int
+    places: dict[str, _Place]
+    labels: npt.NDArray[np.int64]
+
+
+class LatentCache:
+    """Rows of a cache; made by `open_cache`. Several threads may read."""
+
+    def __init__(self, facts: CacheFacts, shards: list[_ShardFile]) -> None:
+        self.facts = facts
+        self._shards = shards
+        # All labels, int64 [count]: eight bytes a row are kept, the latents never.
+        self.labels = torch.from_numpy(np.concatenate([shard.labels for shard in shards]))
+        self._starts = [0]
+        for shard in shards:
+            self._starts.append(self._starts[-1] + shard.rows)
+        self._files: OrderedDict[int, FileIO] = OrderedDict()
+        self._lock = Lock()
+        # Whoever drops the cache need not close it.
+        weakref.finalize(self, _close_all, self._files)
+
+    def __len__(self) -> int:
+        return self.facts.count
+
+    def read(self, rows: Tensor, flip: Tensor | None = None) -> Rows:
+        """The rows [B] (int64), mirrored where `flip` [B] (bool) says so; no other row is read.
+
+        Pixels come as x/127.5-1. Raises ValueError for a row outside the cache, or for flips of a
+        cache that was encoded without them.
+        """
+        if flip is not None and not self.facts.flip and bool(flip.any()):
+            raise ValueError("flipped rows of a cache that was encoded without --flip")
+        if rows.numel() and (int(rows.min()) < 0 or int(rows.max()) >= len(self)):
+            raise ValueError(f"rows outside 0..{len(self) - 1}")
+        pixels = self.facts.codec["name"] == PIXELS
+        mean = torch.empty(len(rows), *self.facts.latent_shape)
+        std = torch.empty_like(mean) if self.facts.stochastic else None
+        numbers = rows.numpy()
+        mirrored = np.zeros(len(rows), bool) if flip is None else flip.numpy()
+        shard_of = np.searchsorted(self._starts, numbers, side="right") - 1
+        for shard in np.unique(shard_of).tolist():
+            slots = np.flatnonzero(shard_of == shard)
+            if pixels:
+                values = self._copy(shard, PIXELS, numbers[slots]).float().div_(127.5).sub_(1)
+                turned = torch.from_numpy(mirrored[slots])[:, None, None, None]
+                mean[slots] = torch.where(turned, values.flip(-1), values)
+                continue
+            for suffix, wanted in (("", slots[~mirrored[slots]]), (FLIP, slots[mirrored[slots]])):
+                if not len(wanted):
+                    continue
+                mean[wanted] = self._copy(shard, MEAN + suffix, numbers[wanted]).float()
+                if std is not None:
+                    std[wanted] = self._copy(shard, STD + suffix, numbers[wanted]).float()
+        return Rows(mean, std, self.labels[rows])
+
+    def _copy(self, shard: int, name: str, numbers: npt.NDArray[np.int64]) -> Tensor:
+        place = self._shards[shard].places[name]
+        kind, torch_kind = _STORED[place.kind]
+        rows = np.empty((len(numbers), *place.shape[1:]), kind)
+        bytes_ = rows.reshape(len(rows), -1).view(np.uint8)
+        with self._lock:
+            file = self._file(shard)
+            for row, number in zip(bytes_, numbers - self._starts[shard], strict=True):
+                file.seek(place.offset + int(number) * row.nbytes)
+                if file.readinto(row.data) != row.nbytes:
+                    raise _damaged(self._shards[shard].path, "it has become shorter")
+        return torch.from_numpy(rows).view(torch_kind)
+
+    def _file(self, shard: int) -> FileIO:
+        if shard not in self._files:
+            if len(self._files) >= MAX_OPEN:
+                self._files.popitem(last=False)[1].close()
+            self._files[shard] = FileIO(self._shards[shard].path)
+        self._files.move_to_end(shard)
+        return self._files[shard]
+
+    def close(self) -> None:
+        """Close the files; reading again opens them again."""
+        with self._lock:
+            _close_all(self._files)
+
+
+def _close_all(files: OrderedDict[int, FileIO]) -> None:
+    while files:
+        files.popitem()[1].close()
+
+
+def open_cache(path: Path, verify: bool = False) -> LatentCache:
+    """Open a finished cache; sizes, shapes and row counts are checked, with `verify` the checksums.
+
+    Raises MdtError with what to do for anything that is not a whole cache of this format.
+    """
+    manifest, digest = _manifest(path)
+    try:
+        facts = _facts(manifest, digest)
+        listed = [entry for entry in manifest["shards"] if entry["rows"]]
+        shards = [_shard(path, entry, facts) for entry in listed]
+        sums = [entry["sha256"] for entry in listed]
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise MdtError(
+            f"{path / MANIFEST} is damaged: {type(error).__name__}: {error}", _AGAIN
+        ) from error
+    if sum(shard.rows for shard in shards) != facts.count:
+        raise MdtError(f"{path / MANIFEST} is damaged: its shards hold another count", _AGAIN)
+    if verify:
+        with ThreadPoolExecutor(8) as threads:
+            found = threads.map(lambda shard: sha256_of(shard.path), shards)
+            for shard, expected, actual in zip(shards, sums, found, strict=True):
+                if actual != expected:
+                    raise _damaged(shard.path, "its checksum does not match the manifest")
+    return LatentCache(facts, shards)
+
+
+_AGAIN = "run the same `mdt encode-latents` again: it keeps what is whole and makes the rest anew"
+
+
+def _manifest(path: Path) -> tuple[dict[str, Any], str]:
+    try:
+        data = (path / MANIFEST).read_bytes()
+    except FileNotFoundError as error:
+        if (path / PLAN).exists():
+            raise MdtError(f"the cache {path} is not finished", _AGAIN) from error
+        if not path.exists():
+            raise MdtError(
+                f"no such latent cache: {path}", "make it with `mdt encode-latents IMAGES CACHE`"
+            ) from error
+        raise MdtError(
+            f"{path} is no latent cache: it has no {MANIFEST}",
+            "make one with `mdt encode-latents IMAGES CACHE`",
+        ) from error
+    except OSError as error:
+        raise MdtError(f"cannot read {path / MANIFEST}: {error.strerror}") from error
+    try:
+        manifest = json.loads(data)
+    except ValueError as error:
+        raise MdtError(f"{path / MANIFEST} is damaged: {error}", _AGAIN) from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise MdtError(
+            f"{path / MANIFEST} is not the manifest of a latent cache",
+            "make one with `mdt encode-latents IMAGES CACHE`",
+        )
+    if manifest.get("version") != VERSION:
+        raise MdtError(
+            f"the cache {path} has format number {manifest.get('version')}; "
+            f"this version of mdt reads {VERSION}",
+            "encode the images again, or use the version of mdt that made the cache",
+        )
+    return manifest, hashlib.sha256(data).hexdigest()
+
+
+def _facts(manifest: dict[str, Any], digest: str) -> CacheFacts:
+    channels, height, width = (int(n) for n in manifest["latent_shape"])
+    return CacheFacts(
+        codec=dict(manifest["codec"]),
+        latent_shape=(channels, height, width),
+        image_size=int(manifest["image_size"]),
+        num_classes=int(manifest["num_classes"]),
+        class_names=tuple(str(entry["name"]) for entry in manifest["classes"]),
+        class_counts=tuple(int(entry["count"]) for entry in manifest["classes"]),
+        count=int(manifest["count"]),
+        flip=bool(manifest["flip"]),
+        stochastic=bool(manifest["stochastic"]),
+        dtype=str(manifest["dtype"]),
+        latent_mean=tuple(float(value) for value in manifest["latent_mean"]),
+        latent_std=tuple(float(value) for value in manifest["latent_std"]),
+        digest=digest,
+    )
+
+
+def _shard(folder: Path, entry: dict[str, Any], facts: CacheFacts) -> _ShardFile:
+    path, rows = folder / entry["file"], int(entry["rows"])
+    try:
+        size = path.stat().st_size
+        if size != entry["bytes"]:
+            raise _damaged(path, f"it has {size} bytes, not {entry['bytes']}")
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(min(length, size)))
+            places = _places(path, header, 8 + length, rows, facts)
+            file.seek(places.pop("label").offset)
+            labels = np.frombuffer(file.read(8 * rows), np.int64).copy()
+    except OSError as error:
+        raise _damaged(path, error.strerror or str(error)) from error
+    except ValueError as error:
+        raise _damaged(path, "its header cannot be read") from error
+    return _ShardFile(path, rows, places, labels)
+
+
+def _places(
+    path: Path, header: dict[str, Any], start: int, rows: int, facts: CacheFacts
+) -> dict[str, _Place]:
+    """Where the tensors lie that the manifest promises; MdtError if they are not these."""
+    names = [PIXELS] if facts.codec["name"] == PIXELS else [MEAN]
+    names += [STD] if facts.stochastic else []
+    if facts.flip and PIXELS not in names:
+        names += [name + FLIP for name in names]
+    kind = (
+        "U8" if PIXELS in names else {"float16": "F16", "bfloat16": "BF16"}.get(facts.dtype, "F32")
+    )
+    expected: dict[str, tuple[str, tuple[int, ...]]] = {"label": ("I64", (rows,))}
+    expected |= dict.fromkeys(names, (kind, (rows, *facts.latent_shape)))
+    places = {}
+    for name, (kind, shape) in expected.items():
+        found = header.get(name)
+        if found is None or (found["dtype"], tuple(found["shape"])) != (kind, shape):
+            raise _damaged(path, f"{name} should be {kind} {list(shape)}, the manifest says")
+        places[name] = _Place(start + found["data_offsets"][0], shape, kind)
+    return places
+
+
+def _damaged(path: Path, why: str) -> MdtError:
+    return MdtError(f"the cache is damaged: {path}: {why}", _AGAIN)

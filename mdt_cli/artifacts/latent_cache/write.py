@@ -1,0 +1,263 @@
+"""How a latent cache comes to be: a plan, shards with a record each, and the manifest last.
+
+The plan fixes every byte that follows: the images, the codec, the size, the rows per shard. Shard k
+holds the readable ones of the items k*R .. k*R+R-1, so no shard depends on another, and any process
+may write any of them.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mdt_cli.artifacts.weights import save_tensors
+from mdt_cli.errors import MdtError
+from mdt_cli.files import TEMPORARY, atomic_path, sha256_of, write_json
+
+FORMAT, VERSION = "mdt-latents", 1
+MANIFEST, PLAN = "manifest.json", "plan.json"
+# Tensors of a shard besides `label`: these for autoencoders, `pixels` for the codec of that name.
+PIXELS, MEAN, STD, FLIP = "pixels", "mean", "std", "_flip"
+DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+
+Plan = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What is known of one finished shard; `file` is None where no image of it was readable."""
+
+    index: int
+    file: str | None
+    rows: int
+    bytes: int
+    sha256: str
+    class_counts: dict[str, int]
+    # Per channel, over the rows: sum of the latents, and of their squares (variance included).
+    sums: list[float]
+    squares: list[float]
+    modes: dict[str, int]
+    enlarged: int
+    skipped: list[dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Content:
+    """Rows of a shard to be: `tensors` share their first axis with `labels`."""
+
+    tensors: dict[str, Tensor]
+    labels: Tensor
+    modes: dict[str, int]
+    enlarged: int
+    skipped: list[dict[str, str]]
+
+
+def spans(plan: Plan) -> list[range]:
+    """The items of each shard."""
+    items, rows = plan["source"]["items"], plan["shard_rows"]
+    return [range(start, min(start + rows, items)) for start in range(0, items, rows)]
+
+
+def write_shard(folder: Path, index: int, content: Content) -> Shard:
+    """Write the shard and then its record, each whole or not at all."""
+    rows = len(content.labels)
+    name, digest, size = None, "", 0
+    if rows:
+        name = f"shard-{index:05d}.safetensors"
+        with atomic_path(folder / name) as temporary:
+            save_tensors(
+                temporary,
+                {**content.tensors, "label": content.labels},
+                {"mdt.format": f"{FORMAT} {VERSION}"},
+            )
+            digest, size = sha256_of(temporary), temporary.stat().st_size
+    numbers, counts = torch.unique(content.labels, return_counts=True)
+    sums, squares = _moments(content.tensors)
+    shard = Shard(
+        index=index,
+        file=name,
+        rows=rows,
+        bytes=size,
+        sha256=digest,
+        class_counts={str(k): n for k, n in zip(numbers.tolist(), counts.tolist(), strict=True)},
+        sums=sums,
+        squares=squares,
+        modes=dict(sorted(content.modes.items())),
+        enlarged=content.enlarged,
+        skipped=content.skipped,
+    )
+    write_json(_record_path(folder, index), asdict(shard))
+    return shard
+
+
+def finished_shard(folder: Path, index: int) -> Shard | None:
+    """The record of a shard that was written earlier and still has its checksum, else None."""
+    shard = _record(folder, index)
+    if shard is None or shard.file is None:
+        return shard
+    path = folder / shard.file
+    try:
+        intact = path.stat().st_size == shard.bytes and sha256_of(path) == shard.sha256
+    except OSError:
+        return None
+    return shard if intact else None
+
+
+def finished_shards(folder: Path, indices: Iterable[int]) -> dict[int, Shard]:
+    """Those of the shards that need not be written again."""
+    with ThreadPoolExecutor(8) as threads:
+        found = threads.map(lambda index: finished_shard(folder, index), indices)
+        return {shard.index: shard for shard in found if shard is not None}
+
+
+def begun(folder: Path) -> dict[str, Any] | None:
+    """The plan that a cache at `folder` was begun or finished with; None for a free place."""
+    for name in (MANIFEST, PLAN):
+        try:
+            return _read(folder / name)
+        except FileNotFoundError:
+            continue
+    if folder.exists() and not folder.is_dir():
+        raise MdtError(f"{folder} is a file, not a folder for a cache", "choose another place")
+    if folder.is_dir() and any(not e.name.startswith(TEMPORARY) for e in folder.iterdir()):
+        raise MdtError(
+            f"{folder} is not empty and holds no latent cache", "choose a new or empty folder"
+        )
+    return None
+
+
+def write_manifest(
+    folder: Path,
+    plan: Plan,
+    shards: Iterable[Shard],
+    classes: tuple[str, ...] | None,
+    versions: Mapping[str, str],
+) -> None:
+    """Write the manifest, then drop the plan and the records, which it now holds.
+
+    `classes` None: as many as the labels need, named by number.
+    """
+    shards = sorted(shards, key=lambda shard: shard.index)
+    counts: dict[int, int] = {}
+    modes: dict[str, int] = {}
+    for shard in shards:
+        for label, number in shard.class_counts.items():
+            counts[int(label)] = counts.get(int(label), 0) + number
+        for mode, number in shard.modes.items():
+            modes[mode] = modes.get(mode, 0) + number
+    if classes is None:
+        classes = tuple(str(k) for k in range(max(counts) + 1))
+    mean, std = _statistics(shards, plan)
+    manifest = {
+        **plan,
+        "num_classes": len(classes),
+        "classes": [{"name": name, "count": counts.get(k, 0)} for k, name in enumerate(classes)],
+        "count": sum(shard.rows for shard in shards),
+        "latent_mean": mean,
+        "latent_std": std,
+        "modes": dict(sorted(modes.items())),
+        "enlarged": sum(shard.enlarged for shard in shards),
+        "skipped": [{**entry, "shard": shard.index} for shard in shards for entry in shard.skipped],
+        "shards": [
+            {key: value for key, value in asdict(shard).items() if key != "skipped"}
+            for shard in shards
+        ],
+        "versions": dict(versions),
+    }
+    write_json(folder / MANIFEST, manifest)
+    remove_records(folder)
+
+
+def abandon(folder: Path) -> None:
+    """Remove a begun cache of which no shard came about, and its folder with it."""
+    remove_records(folder)
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def are_those_of(manifest: Plan, shards: Iterable[Shard]) -> bool:
+    """Whether a manifest, or a plan that has none of them yet, lists files of the same bytes."""
+    listed = [(entry["file"], entry["sha256"]) for entry in manifest.get("shards", ())]
+    found = sorted(shards, key=lambda shard: shard.index)
+    return listed == [(shard.file, shard.sha256) for shard in found]
+
+
+def remove_records(folder: Path) -> None:
+    """What is needed until there is a manifest."""
+    for leftover in [*folder.glob("shard-*.json"), *folder.glob(f"{TEMPORARY}*"), folder / PLAN]:
+        leftover.unlink(missing_ok=True)
+
+
+def _record_path(folder: Path, index: int) -> Path:
+    return folder / f"shard-{index:05d}.json"
+
+
+def _record(folder: Path, index: int) -> Shard | None:
+    try:
+        return Shard(**_read(_record_path(folder, index)))
+    except (FileNotFoundError, TypeError):
+        pass
+    try:
+        manifest = _read(folder / MANIFEST)
+        skipped = [
+            {"name": entry["name"], "reason": entry["reason"]}
+            for entry in manifest["skipped"]
+            if entry["shard"] == index
+        ]
+        return Shard(**manifest["shards"][index], skipped=skipped)
+    except (FileNotFoundError, LookupError, TypeError):
+        return None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise MdtError(
+            f"{path} is damaged: {error}", "delete the cache and encode it again"
+        ) from error
+    except NotADirectoryError as error:
+        raise FileNotFoundError(path) from error
+    if not isinstance(data, dict):
+        raise MdtError(f"{path} is damaged: not an object", "delete the cache and encode it again")
+    return data
+
+
+def _moments(tensors: Mapping[str, Tensor]) -> tuple[list[float], list[float]]:
+    """Sums over rows and positions per channel: of the latents, and of mean squared + variance.
+
+    In numpy, which adds in the same order whatever the number of threads; exact for pixels.
+    """
+    if PIXELS in tensors:
+        pixels = tensors[PIXELS].numpy()
+        # A square fits into 16 bits, and the sum of a shard's into 64.
+        squared = np.multiply(pixels, pixels, dtype=np.uint16)
+        return (
+            pixels.sum(axis=(0, 2, 3), dtype=np.int64).astype(float).tolist(),
+            squared.sum(axis=(0, 2, 3), dtype=np.int64).astype(float).tolist(),
+        )
+    mean = tensors[MEAN].double().numpy()
+    squares = np.square(mean)
+    if STD in tensors:
+        squares += np.square(tensors[STD].double().numpy())
+    return mean.sum(axis=(0, 2, 3)).tolist(), squares.sum(axis=(0, 2, 3)).tolist()
+
+
+def _statistics(shards: list[Shard], plan: Plan) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of the latents per channel, the posterior's spread included."""
+    _, height, width = plan["latent_shape"]
+    values = sum(shard.rows for shard in shards) * height * width
+    written = [shard for shard in shards if shard.rows]
+    mean = np.sum([shard.sums for shard in written], axis=0) / values
+    square = np.sum([shard.squares for shard in written], axis=0) / values
+    std = np.sqrt(np.maximum(square - mean**2, 0))
+    if plan["codec"]["name"] == PIXELS:
+        mean, std = mean / 127.5 - 1, std / 127.5
+    return mean.tolist(), std.tolist()

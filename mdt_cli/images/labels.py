@@ -1,0 +1,89 @@
+"""Classes from what a set of images says about itself: folders, numbers or names."""
+
+from collections.abc import Sequence
+
+from mdt_cli.errors import MdtError
+from mdt_cli.images.files import as_text
+
+# A class number this far above the number of images is a wrong column, not a class.
+MAX_CLASSES = 1_000_000
+SPLITS = {"train", "val", "valid", "validation", "test", "dev"}
+
+
+def from_folders(names: Sequence[str], where: str) -> tuple[list[int], tuple[str, ...]]:
+    """Labels and class names: the first folder of each relative path; none for a flat folder."""
+    tops = [as_text(name.partition("/")[0]) if "/" in name else "" for name in names]
+    classes = tuple(sorted(set(tops)))
+    if classes == ("",):
+        return [0] * len(names), ()
+    if "" in classes:
+        loose = [name for name in names if "/" not in name]
+        raise MdtError(
+            f"{where} holds images both in class folders ({_some(classes[1:])}) and beside them "
+            f"({_some(loose)})",
+            "put every image into a class folder, or all into one flat folder",
+        )
+    if set(classes) <= SPLITS and len(classes) > 1:
+        raise MdtError(
+            f"{where} holds splits ({', '.join(classes)}), not classes",
+            f"encode one of them: {where}/{'train' if 'train' in classes else classes[0]}",
+        )
+    index = {name: number for number, name in enumerate(classes)}
+    return [index[top] for top in tops], classes
+
+
+def inside_wrapper(names: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
+    """Relative paths below the one folder that holds all class folders, and a note of it.
+
+    Such a folder (`train` of ImageNet, the root of a zip) is no class. Without one: the paths.
+    """
+    top = names[0].partition("/")[0] + "/"
+    if any(name.count("/") < 2 or not name.startswith(top) for name in names):
+        return list(names), ()
+    note = f"everything lies in {top}: the folders inside it are the classes"
+    return [name.removeprefix(top) for name in names], (note,)
+
+
+def from_values(
+    values: Sequence[object], names: Sequence[str] | None, where: str
+) -> tuple[list[int], tuple[str, ...]]:
+    """Labels and class names from one value per image: class numbers, or class names.
+
+    Numbers are kept as they are and named by `names` or themselves; a class no image has stays a
+    class. Texts are sorted into numbers.
+    """
+    missing = sum(value is None for value in values)
+    if missing == len(values):
+        return [0] * len(values), ()
+    if missing:
+        raise MdtError(
+            f"{where} has labels for {len(values) - missing} of {len(values)} images",
+            "label all of them or none, or pass --unconditional",
+        )
+    numbers = [_number(value) for value in values]
+    if all(number is not None for number in numbers):
+        labels = [number for number in numbers if number is not None]
+        count = max(max(labels) + 1, len(names or ()))
+        if min(labels) < 0 or count > MAX_CLASSES:
+            raise MdtError(
+                f"{where} has class numbers from {min(labels)} to {max(labels)}",
+                "class numbers start at 0 and have no large gaps",
+            )
+        given = list(names or ())
+        return labels, tuple(given + [str(k) for k in range(len(given), count)])
+    texts = [str(value) for value in values]
+    classes = tuple(sorted(set(texts)))
+    index = {name: number for number, name in enumerate(classes)}
+    return [index[text] for text in texts], classes
+
+
+def _number(value: object) -> int | None:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.lstrip("-").isdigit():
+        return int(value)
+    return None
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

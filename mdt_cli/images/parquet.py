@@ -1,0 +1,123 @@
+"""Hugging Face data set folders: parquet files with a column of images and one of classes."""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mdt_cli.errors import MdtError
+from mdt_cli.images import labels
+from mdt_cli.images.archives import ParquetReader
+from mdt_cli.images.image_set import Found, Source, make_source
+
+IMAGE_COLUMNS = ("image", "img", "jpg", "png", "picture")
+LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "cls", "target")
+
+
+def from_parquet(paths: Sequence[Path], root: Path, labelled: bool) -> Source:
+    """List the rows of all files; row 5 of `a.parquet` is named `a.parquet/00000005`.
+
+    Where the files are several splits, `train` is taken and the rest is told. Raises MdtError for
+    files without an image column.
+    """
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise MdtError(
+            "reading parquet needs pyarrow, which is not installed",
+            'pip install "mdt-cli[parquet]"',
+        ) from error
+    paths, notes = _one_split(paths, root)
+    found: list[Found] = []
+    values: list[object] = []
+    names: Sequence[str] | None = None
+    image = ""
+    for number, path in enumerate(paths):
+        try:
+            with pyarrow.parquet.ParquetFile(path) as table:
+                schema, features = table.schema_arrow, _features(table.schema_arrow)
+                columns = _columns(schema, features, path)
+                if number and columns[0] != image:
+                    raise MdtError(
+                        f"{path} keeps its images in {columns[0]}, the others in {image}",
+                        "give one data set",
+                    )
+                image, label = columns
+                found.extend(_rows(table.metadata, number, path, root))
+                if labelled and label is not None:
+                    values.extend(table.read(columns=[label]).column(0).to_pylist())
+                    names = features.get(label, {}).get("names") or names
+        except (pyarrow.ArrowException, OSError) as error:
+            raise MdtError(f"cannot read {path}: {error}", "download it again") from error
+    if not found:
+        raise MdtError(f"{root} holds no images: its parquet files have no rows")
+    if values and len(values) != len(found):
+        raise MdtError(
+            f"only some of the parquet files of {root} have labels", "pass --unconditional"
+        )
+    found_labels = labels.from_values(values, names, str(root)) if values else None
+    reader = ParquetReader(tuple(paths), image)
+    return make_source("parquet", reader, found, found_labels, {}, notes)
+
+
+def _rows(metadata: Any, number: int, path: Path, root: Path) -> list[Found]:
+    name, size = path.relative_to(root).as_posix(), path.stat().st_size
+    rows: list[Found] = []
+    for group in range(metadata.num_row_groups):
+        for row in range(metadata.row_group(group).num_rows):
+            place = (number, group, row)
+            rows.append(Found(f"{name}/{len(rows):08d}", place, str(size)))
+    return rows
+
+
+def _one_split(paths: Sequence[Path], root: Path) -> tuple[list[Path], tuple[str, ...]]:
+    """The files of one split: `train-00000-of-00002.parquet`, or `train/0000.parquet`."""
+    splits: dict[str, list[Path]] = {}
+    for path in paths:
+        stem = re.sub(r"([-_.]?\d+)?(-of-\d+)?(-[0-9a-f]{16})?$", "", path.stem)
+        split = stem or path.relative_to(root).parent.name
+        splits.setdefault(split, []).append(path)
+    if len(splits) == 1:
+        return list(paths), ()
+    listed = ", ".join(f"{name} ({len(files)} files)" for name, files in sorted(splits.items()))
+    if "train" not in splits:
+        raise MdtError(
+            f"{root} holds several splits: {listed}", "give a folder with one, or one file"
+        )
+    return splits["train"], (f"{root} holds several splits: {listed}; train is taken",)
+
+
+def _features(schema: Any) -> dict[str, dict[str, Any]]:
+    """What the `datasets` library wrote about the columns, {} where it wrote nothing."""
+    try:
+        told = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        features = told["info"]["features"]
+    except (ValueError, LookupError, TypeError):
+        return {}
+    return {k: v for k, v in features.items() if isinstance(v, dict)}
+
+
+def _columns(
+    schema: Any, features: dict[str, dict[str, Any]], path: Path
+) -> tuple[str, str | None]:
+    """(image column, label column or None)."""
+    import pyarrow
+
+    images = [name for name, feature in features.items() if feature.get("_type") == "Image"]
+    for field in schema:
+        kind = field.type
+        has_bytes = pyarrow.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
+        binary = pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind)
+        if has_bytes or (binary and field.name in IMAGE_COLUMNS):
+            images.append(field.name)
+    if not images:
+        raise MdtError(
+            f"{path} has no image column (columns: {', '.join(schema.names)})",
+            "expected a struct with bytes, as the `datasets` library writes it",
+        )
+    classes = [name for name, feature in features.items() if feature.get("_type") == "ClassLabel"]
+    classes.sort(key=lambda name: name != "label")
+    classes += [name for name in LABEL_COLUMNS if name in schema.names]
+    return images[0], next(iter(classes), None)

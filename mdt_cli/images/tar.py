@@ -1,0 +1,89 @@
+"""WebDataset tars: samples are files with one key; `.cls` or `.json` beside an image labels it."""
+
+import json
+import tarfile
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from mdt_cli.errors import MdtError
+from mdt_cli.images import labels
+from mdt_cli.images.archives import ArchiveReader, Extent
+from mdt_cli.images.image_set import Found, Source, kept, make_source, no_images
+
+# A label file is a number or a line of JSON; anything longer is not read.
+MAX_LABEL_BYTES = 1 << 20
+JSON_KEYS = ("label", "cls", "class_label", "class")
+
+
+def from_tars(paths: Sequence[Path], root: Path, labelled: bool) -> Source:
+    """List the images of all tars; an item is named `shard.tar/member`.
+
+    Without label files, folders inside the tars are the classes. Raises MdtError for a damaged or
+    packed tar.
+    """
+    found: list[Found] = []
+    told: dict[str, object] = {}
+    for number, path in enumerate(paths):
+        shard = path.relative_to(root).as_posix()
+        try:
+            _list(path, number, shard, found, told)
+        except (tarfile.TarError, OSError, EOFError) as error:
+            raise MdtError(
+                f"cannot read {path}: {error}",
+                "copy or download it again; packed tars (.tar.gz) must be unpacked to .tar",
+            ) from error
+    ignored: Counter[str] = Counter()
+    images = sorted(kept(found, ignored), key=lambda item: item.name)
+    if not images:
+        raise no_images(paths[0] if len(paths) == 1 else root, ignored)
+    reader, where = ArchiveReader(tuple(paths)), str(root)
+    if not labelled:
+        return make_source("webdataset", reader, images, None, ignored)
+    for label_file in (".cls", ".json"):
+        ignored.pop(label_file, None)
+    notes: tuple[str, ...] = ()
+    if told:
+        values = [told.get(_key(item.name)) for item in images]
+        found_labels = labels.from_values(values, None, where)
+    else:
+        shards = [f"{path.relative_to(root).as_posix()}/" for path in paths]
+        members = [item.name.removeprefix(shards[item.place.archive]) for item in images]
+        inner, notes = labels.inside_wrapper(members)
+        found_labels = labels.from_folders(inner, where)
+    return make_source("webdataset", reader, images, found_labels, ignored, notes)
+
+
+def _list(path: Path, number: int, shard: str, found: list[Found], told: dict[str, object]) -> None:
+    # "r:" reads plain tars only: a packed one cannot be entered in the middle.
+    with tarfile.open(path, "r:") as tar:
+        for member in tar:
+            if not member.isfile():
+                continue
+            name = f"{shard}/{member.name.removeprefix('./')}"
+            size = member.size
+            found.append(Found(name, Extent(number, member.offset_data, size, size), str(size)))
+            if member.name.endswith((".cls", ".json")) and size <= MAX_LABEL_BYTES:
+                file = tar.extractfile(member)
+                label = _label(name, file.read() if file is not None else b"")
+                if label is not None:
+                    told[_key(name)] = label
+
+
+def _label(name: str, data: bytes) -> object:
+    text = data.decode("utf-8", "replace").strip()
+    if name.endswith(".cls"):
+        return text
+    try:
+        entry = json.loads(text)
+    except ValueError:
+        return None
+    if not isinstance(entry, dict):
+        return None
+    return next((entry[key] for key in JSON_KEYS if key in entry), None)
+
+
+def _key(name: str) -> str:
+    """The path up to the first dot of the file name: what joins an image and its label."""
+    folder, _, file = name.rpartition("/")
+    return f"{folder}/{file.partition('.')[0]}"

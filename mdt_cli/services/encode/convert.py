@@ -1,0 +1,116 @@
+"""Features that fast-DiT or LightningDiT wrote become our latent cache; nothing is encoded."""
+
+from collections.abc import Generator, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from mdt_cli.artifacts.latent_cache.format import make_plan
+from mdt_cli.artifacts.latent_cache.write import FLIP, MEAN, PIXELS, Content
+from mdt_cli.core.codecs.codec import open_codec
+from mdt_cli.errors import MdtError
+from mdt_cli.services.encode.fill import Counted, fill, stored
+from mdt_cli.services.encode.other_caches import Features
+from mdt_cli.services.events import Event, Note, Warned
+from mdt_cli.services.work import Share
+
+if TYPE_CHECKING:
+    from mdt_cli.services.encode.request import EncodeRequest
+
+ROWS_AT_ONCE = 256
+# What fast-DiT encodes with unless told otherwise.
+FAST_DIT_CODEC = "stabilityai/sd-vae-ft-ema"
+
+
+def convert(request: "EncodeRequest", features: Features) -> Iterator[Event]:
+    """Write the rows of `features` as a cache; the last event is CacheDone."""
+    if request.flip and not features.flip:
+        raise MdtError(
+            f"{request.images} has no mirrored latents, and they cannot be made from latents",
+            "leave out --flip, or encode the images",
+        )
+    yield Note(f"{features.rows} latents of {features.kind}; nothing is encoded again")
+    codec, told = _codec(request, features)
+    yield from told
+    rows = range(features.rows)
+    if request.limit is not None and request.limit < features.rows:
+        picked: Sequence[int] = [k * features.rows // request.limit for k in range(request.limit)]
+    else:
+        picked = rows
+    plan = make_plan(
+        codec=codec,
+        image_size=request.size or features.shape[1] * codec["downsampling"],
+        latent_shape=features.shape,
+        stochastic=False,
+        flip=features.flip,
+        dtype=request.dtype,
+        classes=() if request.unconditional else None,
+        kind=features.kind,
+        items=len(picked),
+        digest=features.digest,
+        shard_rows=request.shard_size,
+        crop=None,
+    )
+
+    def produce(spans: Sequence[range]) -> Generator[Counted, None, None]:
+        for span in spans:
+            parts = []
+            for start in range(span.start, span.stop, ROWS_AT_ONCE):
+                stop = min(start + ROWS_AT_ONCE, span.stop)
+                parts.append(_part(features, picked[start:stop], request))
+                yield Counted(stop - start)
+            labels = torch.cat([label for _, label in parts])
+            tensors = {name: torch.cat([part[name] for part, _ in parts]) for name in parts[0][0]}
+            yield Counted(0, Content(tensors, labels, {}, 0, []))
+
+    classes = () if request.unconditional else None
+    share = Share.from_environment()
+    yield from fill(request.cache, plan, classes, produce, share, request.strict)
+
+
+def _part(
+    features: Features, rows: Sequence[int], request: "EncodeRequest"
+) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    latents, mirrored, labels, names = features.read(rows)
+    if int(labels.min()) < 0:
+        raise MdtError(f"{request.images} has a class number below 0", "pass --unconditional")
+    tensors = {MEAN: stored(latents, request.dtype, names)}
+    if mirrored is not None:
+        tensors[MEAN + FLIP] = stored(mirrored, request.dtype, names)
+    return tensors, torch.zeros_like(labels) if request.unconditional else labels
+
+
+def _codec(request: "EncodeRequest", features: Features) -> tuple[dict[str, Any], list[Event]]:
+    """What made the latents, as far as anyone says, with the scale that they have here."""
+    channels, side, _ = features.shape
+    facts: dict[str, Any] = {
+        "name": "autoencoder",
+        "kind": None,
+        "id": None,
+        "weights_sha256": None,
+        "shift": features.shift,
+        "scale": features.scale,
+        "downsampling": 8 if channels == 4 else 16,
+        "stochastic": False,
+    }
+    if request.codec == PIXELS:
+        raise MdtError(
+            f"{request.images} holds latents, not pixels", "name their autoencoder with --codec"
+        )
+    if request.codec is not None:
+        codec = open_codec(request.codec, torch.device("cpu"))
+        named = codec.facts()
+        size = request.size or side * named["downsampling"]
+        if codec.latent_shape(size) != features.shape:
+            raise MdtError(
+                f"{request.codec} makes latents of {list(codec.latent_shape(size))} from images "
+                f"of {size} pixels; {request.images} holds {list(features.shape)}",
+                "name the autoencoder that they were made with",
+            )
+        return facts | {k: named[k] for k in ("kind", "id", "weights_sha256", "downsampling")}, []
+    if features.kind == "fast-dit" and channels == 4:
+        facts |= {"kind": "AutoencoderKL", "id": FAST_DIT_CODEC}
+        text = f"taken to be latents of {FAST_DIT_CODEC}, fast-DiT's default"
+        return facts, [Warned(f"{text}; name another autoencoder with --codec")]
+    text = "nothing says which autoencoder made these latents: `mdt sample` will need --codec"
+    return facts, [Warned(text)]

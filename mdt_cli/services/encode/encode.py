@@ -1,0 +1,182 @@
+"""The first stage: images of any layout to a latent cache."""
+
+import os
+from collections.abc import Generator, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mdt_cli.artifacts.latent_cache.format import estimate, make_plan
+from mdt_cli.artifacts.latent_cache.write import DTYPES, FLIP, MEAN, PIXELS, STD, Content, begun
+from mdt_cli.core.codecs.codec import Codec, open_codec
+from mdt_cli.errors import MdtError
+from mdt_cli.images.containers import open_source
+from mdt_cli.images.decode import CROP
+from mdt_cli.images.image_set import Source, limited
+from mdt_cli.images.workers import Decoded, Decoders, picture_sizes
+from mdt_cli.services.encode.convert import convert
+from mdt_cli.services.encode.fill import Counted, fill, printable, stored, unreadable, verify
+from mdt_cli.services.encode.other_caches import find_features
+from mdt_cli.services.encode.request import EncodeRequest
+from mdt_cli.services.events import Event, Note, Warned
+from mdt_cli.services.runtime import own_cores, pick_device
+from mdt_cli.services.work import Share
+
+DEFAULT_SIZE = 256
+LOOKED_AT = 8
+
+
+def encode_latents(request: EncodeRequest) -> Generator[Event, None, None]:
+    """Encode, or go on encoding; the last event is CacheDone."""
+    _check(request)
+    share = Share.from_environment()
+    if request.verify:
+        yield from verify(request.cache)
+        return
+    begun(request.cache)
+    features = find_features(request.images)
+    if features is not None:
+        yield from convert(request, features)
+        return
+    source = limited(open_source(request.images, labelled=not request.unconditional), request.limit)
+    if len(source.classes) == 1:
+        raise MdtError(
+            f"{request.images} has one class only ({source.classes[0]}): "
+            "there is nothing to condition on",
+            "pass --unconditional to leave the class out, or add a second class",
+        )
+    size = request.size or DEFAULT_SIZE
+    yield from _tell(source)
+    yield from _tell_small(source, size)
+    codec = open_codec(request.codec or PIXELS, _device(request.device))
+    facts, shape = codec.facts(), codec.latent_shape(size)
+    plan = make_plan(
+        codec=facts,
+        image_size=size,
+        latent_shape=shape,
+        stochastic=facts.get("stochastic", False),
+        flip=request.flip,
+        dtype=request.dtype,
+        classes=source.classes,
+        kind=source.kind,
+        items=len(source),
+        digest=source.digest,
+        shard_rows=request.shard_size,
+        crop=CROP,
+    )
+    total = estimate(plan)
+    yield Note(f"the cache will take about {total / 2**20:.1f} MiB in {request.cache}")
+    workers = own_cores() if request.workers is None else request.workers
+
+    def produce(spans: Sequence[range]) -> Generator[Counted, None, None]:
+        with Decoders(source.reader, size, workers if spans else 0) as decoders:
+            pictures = decoders.decode(source.places, spans)
+            for span in spans:
+                yield from _encode(request, source, codec, span, pictures)
+
+    yield from fill(request.cache, plan, source.classes, produce, share, request.strict)
+
+
+def _encode(
+    request: EncodeRequest, source: Source, codec: Codec, span: range, pictures: Iterator[Decoded]
+) -> Iterator[Counted]:
+    """One shard: batches never reach across its ends, so its bytes depend on nothing else."""
+    kept: list[int] = []
+    skipped: list[dict[str, str]] = []
+    modes: dict[str, int] = {}
+    enlarged, seen = 0, 0
+    waiting: list[np.ndarray[Any, np.dtype[np.uint8]]] = []
+    encoded: list[dict[str, Tensor]] = []
+    pixels = codec.facts()["name"] == PIXELS
+    while seen < len(span):
+        part = next(pictures)
+        seen += len(part.kept) + len(part.skipped)
+        for index, reason in part.skipped:
+            if request.strict:
+                raise unreadable(printable(source.names[index]), reason)
+            skipped.append({"name": printable(source.names[index]), "reason": printable(reason)})
+        for mode, number in part.modes.items():
+            modes[mode] = modes.get(mode, 0) + number
+        enlarged += part.enlarged
+        kept.extend(part.kept)
+        waiting.append(part.pixels)
+        yield Counted(len(part.skipped) + (len(part.kept) if pixels else 0))
+        if pixels:
+            continue
+        ready = np.concatenate(waiting)
+        last = seen == len(span)
+        stop = len(ready) if last else len(ready) - len(ready) % request.batch_size
+        for start in range(0, stop, request.batch_size):
+            batch = torch.from_numpy(ready[start : min(start + request.batch_size, stop)])
+            first = sum(len(done[MEAN]) for done in encoded)
+            names = [source.names[k] for k in kept[first : first + len(batch)]]
+            encoded.append(_latents(codec, batch, request, names))
+            yield Counted(len(batch))
+        waiting = [ready[stop:]]
+    labels = torch.tensor([source.labels[k] for k in kept], dtype=torch.int64)
+    if pixels:
+        tensors = {PIXELS: torch.from_numpy(np.concatenate(waiting))}
+    elif encoded:
+        tensors = {name: torch.cat([done[name] for done in encoded]) for name in encoded[0]}
+    else:
+        tensors = {MEAN: torch.empty(0, *codec.latent_shape(request.size or DEFAULT_SIZE))}
+    yield Counted(0, Content(tensors, labels, modes, enlarged, skipped))
+
+
+def _latents(
+    codec: Codec, pixels: Tensor, request: EncodeRequest, names: Sequence[str]
+) -> dict[str, Tensor]:
+    images = pixels.float().div_(127.5).sub_(1)
+    out = {}
+    for suffix in ("", FLIP) if request.flip else ("",):
+        mean, std = codec.encode(images.flip(-1) if suffix else images)
+        out[MEAN + suffix] = stored(mean, request.dtype, names)
+        if std is not None:
+            out[STD + suffix] = stored(std, request.dtype, names)
+    return out
+
+
+def _check(request: EncodeRequest) -> None:
+    for name, value, least in (
+        ("--size", request.size, 1),
+        ("--workers", request.workers, 0),
+        ("--limit", request.limit, 1),
+        ("--batch-size", request.batch_size, 1),
+        ("--shard-size", request.shard_size, 1),
+    ):
+        if value is not None and value < least:
+            raise MdtError(f"{name} {value} is too small", f"give a number from {least}")
+    if request.dtype not in DTYPES:
+        raise MdtError(f"no such --dtype: {request.dtype}", f"use one of {', '.join(DTYPES)}")
+
+
+def _tell(source: Source) -> Iterator[Event]:
+    for note in source.notes:
+        yield Warned(note)
+    ignored = ", ".join(f"{number} {what}" for what, number in sorted(source.ignored.items()))
+    yield Note(
+        f"{len(source)} images ({source.kind}), "
+        + (f"{len(source.classes)} classes" if source.classes else "no classes")
+        + (f"; ignored: {ignored}" if ignored else "")
+    )
+
+
+def _tell_small(source: Source, size: int) -> Iterator[Event]:
+    """A warning before hours of work, if a few of the images say that `size` is a mistake."""
+    few = source.places[:: max(1, len(source) // LOOKED_AT)]
+    sizes = picture_sizes(source.reader, few)
+    if sizes and all(min(side) < size for side in sizes):
+        width, height = sizes[0]
+        yield Warned(
+            f"the images are small ({width}x{height} and the like); --size {size} enlarges them"
+        )
+
+
+def _device(asked: str | None) -> torch.device:
+    """The device of this process: with several GPUs and processes, one each."""
+    device = pick_device(asked)
+    if device.type == "cuda" and device.index is None and "LOCAL_RANK" in os.environ:
+        return torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+    return device

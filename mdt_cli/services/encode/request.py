@@ -1,0 +1,25 @@
+"""What `mdt encode-latents` is asked for."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class EncodeRequest:
+    """`codec` None is pixels, `size` None is 256, `workers` None one per core of this process."""
+
+    images: Path
+    cache: Path
+    codec: str | None = None
+    size: int | None = None
+    flip: bool = False
+    dtype: str = "float16"
+    workers: int | None = None
+    limit: int | None = None
+    batch_size: int = 32
+    strict: bool = False
+    unconditional: bool = False
+    shard_size: int | None = None
+    device: str | None = None
+    # Only compare the checksums of a finished cache; `images` is not looked at.
+    verify: bool = False

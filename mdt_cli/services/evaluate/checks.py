@@ -1,0 +1,230 @@
+"""What is refused or said before the first image is decoded: no number, or one to beware of."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from mdt_cli.config.evaluation import (
+    FRECHET,
+    RESIZES,
+    MetricName,
+)
+from mdt_cli.errors import MdtError
+from mdt_cli.metrics.extractors.build import Extractor
+from mdt_cli.metrics.frechet import ENOUGH_PER_DIMENSION, fewest_for_limit
+from mdt_cli.metrics.images.containers import ImageSet
+from mdt_cli.metrics.registry import DENSITY_NEIGHBOURS, NEIGHBOURS
+from mdt_cli.metrics.statistics import (
+    RULES_OF_OTHERS,
+)
+from mdt_cli.services.evaluate.compute import REFERENCE_LIMIT
+from mdt_cli.services.evaluate.report_files import check_statistics_place
+from mdt_cli.services.evaluate.request import EvaluateRequest, Reference, times
+from mdt_cli.services.events import Event, Note, Warned
+
+# Below this the estimated covariance of 2,048 features is singular, and FID mostly bias.
+FEW_IMAGES = 2048
+
+
+def usable_statistics(
+    reference: Reference,
+    extractor: str,
+    resize: str,
+    metrics: tuple[MetricName, ...],
+    request: EvaluateRequest,
+) -> Reference:
+    """The reference with its statistics checked, or without them where its images serve."""
+    held = reference.statistics
+    if held is None:
+        return reference
+    without = replace(reference, statistics=None, spatial=None)
+    if reference.images is not None and extractor != "inception":
+        # Stored beside images are always Inception's; another extractor sees the images itself.
+        return without
+    if request.save_reference is not None:
+        raise MdtError(
+            f"{reference.path} already holds statistics: there is nothing to save",
+            "--save-reference takes a reference of images alone",
+        )
+    made_with = "legacy_tensorflow" if held.adm else held.resize
+    if not FRECHET & set(metrics):
+        if held.adm and request.resize is None:
+            raise MdtError(
+                f"{reference.path} has the arrays of ADM's files, whose tables resize by "
+                f"{made_with}, but samples would be resized by {resize}",
+                f"use --resize {made_with}, or say --resize {resize}",
+            )
+        return reference if reference.images is None else without
+    if held.extractor is not None and held.extractor != extractor:
+        raise MdtError(
+            f"{reference.path} was made with {held.extractor}, but the extractor is {extractor}",
+            f"use --extractor {held.extractor}, or give the reference images",
+        )
+    if held.extractor is None and extractor != "inception":
+        raise MdtError(
+            f"{reference.path} does not say how it was made, so it can only be Inception's",
+            "use --extractor inception, or give the reference images",
+        )
+    if made_with is None and extractor == "inception" and request.resize is None:
+        raise MdtError(
+            f"{reference.path} does not say which resizing made it, and each gives another FID",
+            RULES_OF_OTHERS,
+        )
+    if made_with is not None and made_with != resize:
+        raise MdtError(
+            f"{reference.path} was made with {made_with} resizing, but samples would be "
+            f"resized by {resize}",
+            f"use --resize {made_with}"
+            if made_with in RESIZES and extractor == "inception"
+            else "make it again with --save-reference",
+        )
+    return reference
+
+
+def same_size(sets: Sequence[ImageSet], reference: Reference) -> None:
+    """All sets have the size of the reference; where that is not known, that of the first."""
+    size, of = sets[0].size, sets[0].path
+    if reference.images is not None:
+        size, of = reference.images.size, reference.path
+    elif reference.statistics is not None and reference.statistics.size is not None:
+        size, of = reference.statistics.size, reference.path
+    for samples in sets:
+        if samples.size != size:
+            side = min(*samples.size, *size)
+            hint = f"pass --size {side}: it crops every image as `mdt encode-latents` does"
+            fixed = _uncroppable([*sets, *filter(None, [reference.images])], reference)
+            if any(held != (side, side) for held in fixed):
+                hint = (
+                    "statistics and latent caches cannot be cropped: give the images behind them, "
+                    f"and --size {side}"
+                )
+            holds = "holds" if samples.crop is None else f"with --size {samples.crop} gives"
+            raise MdtError(
+                f"{samples.path} {holds} {times(samples.size)} images, but {of} is of "
+                f"{times(size)}; a score would measure the difference in resolution",
+                hint,
+            )
+
+
+def _uncroppable(sets: Sequence[ImageSet], reference: Reference) -> list[tuple[int, int]]:
+    """The sizes of what `--size` cannot change."""
+    held = [images.size for images in sets if images.kind == "latent cache"]
+    if reference.stored is not None and reference.stored.size is not None:
+        held.append(reference.stored.size)
+    elif reference.stored is not None and reference.images is not None:
+        held.append(reference.images.size)
+    return held
+
+
+def check_sets(
+    samples: ImageSet,
+    reference: Reference,
+    metrics: tuple[MetricName, ...],
+    request: EvaluateRequest,
+) -> None:
+    for images in (samples, reference.images):
+        if images is None:
+            continue
+        if images.count < 2:
+            raise MdtError(
+                f"{images.path} holds {images.count} image; no metric is defined below 2",
+                "give more images",
+            )
+        for names, fewest in (
+            (("precision", "recall"), NEIGHBOURS + 1),
+            (("density", "coverage"), DENSITY_NEIGHBOURS + 1),
+        ):
+            if set(names) & set(metrics) and images.count < fewest:
+                raise MdtError(
+                    f"{images.path} holds {images.count} images; {' and '.join(names)} need at "
+                    f"least {fewest}",
+                    "give more images, or ask for --metrics fid,is,kid",
+                )
+
+
+def check_dimensions(reference: Reference, extractor: Extractor) -> None:
+    """Stored statistics must be of the extractor's feature space."""
+    for held, expected, what in (
+        (reference.statistics, extractor.dimensions, "features"),
+        (reference.spatial if extractor.spatial else None, extractor.spatial, "spatial features"),
+    ):
+        if held is not None and len(held.mu_D) != expected:
+            raise MdtError(
+                f"{reference.path} has statistics of {len(held.mu_D)} {what}, "
+                f"but {extractor.name} gives {expected}",
+                "give statistics made with this extractor, or the reference images",
+            )
+
+
+def check_limit(sets: list[ImageSet], metrics: tuple[MetricName, ...], dimensions: int) -> None:
+    """Whether `fid_infinity` has samples enough for so many features."""
+    fewest = fewest_for_limit(dimensions)
+    for samples in sets:
+        if "fid_infinity" in metrics and samples.count < fewest:
+            raise MdtError(
+                f"{samples.path} holds {samples.count:,} images; fid_infinity over {dimensions:,} "
+                f"features needs {fewest:,}, better {ENOUGH_PER_DIMENSION * dimensions:,}",
+                "give more samples, or leave fid_infinity out of --metrics",
+            )
+
+
+def check_options(request: EvaluateRequest) -> None:
+    """Numbers above 0, and a file for statistics that replaces nothing else."""
+    if request.batch_size is not None and request.batch_size < 1:
+        raise MdtError(f"--batch-size is {request.batch_size}", "give 1 or more")
+    if request.memory is not None and request.memory < 1:
+        raise MdtError(f"--memory is {request.memory}", "give megabytes, 1 or more")
+    if request.save_reference is not None:
+        sets = (request.samples, *request.others)
+        check_statistics_place(request.save_reference, request.reference, sets)
+
+
+def first_words(
+    sets: list[ImageSet],
+    reference: Reference,
+    extractor: Extractor,
+    metrics: tuple[MetricName, ...],
+) -> Iterator[Event]:
+    """What the person should know before waiting."""
+    side = extractor.input_size
+    if side is not None and max(sets[0].size) < side:
+        yield Note(
+            f"{times(sets[0].size)} images are enlarged to {side}x{side} for {extractor.name}"
+        )
+    for samples in sets:
+        if samples.jpegs:
+            yield Warned(
+                f"{samples.jpegs:,} samples are JPEG or of another lossy format, whose artefacts "
+                "move every score; sample to PNG" + (f" ({samples.path})" if len(sets) > 1 else "")
+            )
+    for images in (*sets, *([reference.images] if reference.images else [])):
+        if images.enlarged:
+            yield Warned(
+                f"{images.enlarged:,} images of {images.path} are smaller than --size "
+                f"{images.crop}, which enlarges them"
+            )
+    held = reference.statistics
+    if held is not None and held.resize is None and not held.adm:
+        yield Warned(
+            f"{reference.path} does not say which resizing made it; --resize {extractor.resize} is "
+            "taken at its word"
+        )
+    counts = dict.fromkeys(samples.count for samples in sets if samples.count < FEW_IMAGES)
+    few = [f"{count:,} samples" for count in counts]
+    if reference.count is not None and reference.count < FEW_IMAGES:
+        few.append(f"{reference.count:,} reference images")
+    if FRECHET & set(metrics) and few:
+        yield Warned(
+            f"{' and '.join(few)} are few for a Fréchet distance, which is biased upwards below "
+            f"{FEW_IMAGES:,}: compare only with the same counts (published: 50,000)"
+        )
+    enough = ENOUGH_PER_DIMENSION * extractor.dimensions
+    if "fid_infinity" in metrics and min(samples.count for samples in sets) < enough:
+        yield Warned(
+            f"fid_infinity over {extractor.dimensions:,} features is too low below {enough:,} "
+            "samples, by more than its interval tells"
+        )
+    whole = reference.images
+    bounded = [m for m in ("precision", "recall", "density", "coverage") if m in metrics]
+    if bounded and whole and whole.count > REFERENCE_LIMIT:
+        uses = "use" if len(bounded) > 1 else "uses"
+        yield Note(f"{' and '.join(bounded)} {uses} {REFERENCE_LIMIT:,} of the reference images")

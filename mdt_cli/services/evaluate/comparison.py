@@ -1,0 +1,85 @@
+"""Reports of several sets side by side: who is best, and where nobody can tell."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mdt_cli.metrics.intervals import Score, is_tie
+
+FORMAT = 1
+# Of all other metrics more is better.
+LOWER_IS_BETTER = ("fid", "sfid", "fd", "kid", "cmmd", "memorisation", "rfid", "rfd", "lpips")
+# What these expect of the very same source changes with the number of samples: bias of the
+# distances and of the classifier's average, balls that shrink or that more samples fall into.
+MOVED_BY_COUNT = ("fid", "sfid", "fd", "cmmd", "is", "recall", "coverage")
+
+
+def side_by_side(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The reports themselves and, for each metric, the best and those that tie with it.
+
+    Where an error is not known nobody can tell a tie, and no best is named.
+    """
+    shared = [
+        name
+        for name in reports[0]["metrics"]
+        if all(name in report["metrics"] for report in reports)
+    ]
+    return {
+        "format": FORMAT,
+        "comparison": {
+            "sets": [report["samples"]["path"] for report in reports],
+            "metrics": {name: _compared(name, reports) for name in shared},
+            "cautions": cautions(reports),
+        },
+        "reports": list(reports),
+    }
+
+
+def lower_is_better(name: str) -> bool:
+    return _kind(name) in LOWER_IS_BETTER
+
+
+def _kind(name: str) -> str:
+    """`fd` of `fd_efficientnet_lite0`."""
+    return name.partition("_")[0]
+
+
+def cautions(reports: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What makes these numbers unfit to stand beside each other."""
+    found = []
+    counts = [report["samples"]["count"] for report in reports]
+    if len(set(counts)) > 1:
+        told = ", ".join(f"{count:,}" for count in counts)
+        found.append(
+            f"the sets hold {told} images: distances of fewer images are larger, and coverage is "
+            "smaller, for that reason alone; no best is named where the count decides"
+        )
+    jpegs = [report["samples"].get("jpegs", 0) > 0 for report in reports]
+    if any(jpegs) and not all(jpegs):
+        found.append("some of the sets are JPEG and some are not: its artefacts move every score")
+    return found
+
+
+def _compared(name: str, reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    metrics = [report["metrics"][name] for report in reports]
+    values = [float(metric["value"]) for metric in metrics]
+    # Extrapolated to no bias, as far as the samples sufficed for that.
+    free = "infinity" in name and not any("bias" in metric for metric in metrics)
+    moved = _kind(name) in MOVED_BY_COUNT and not free
+    unequal = len({metric["samples"] for metric in metrics}) > 1
+    if (moved and unequal) or any(_error(metric) is None for metric in metrics):
+        return {"values": values, "best": None, "ties_with_best": []}
+    lower = lower_is_better(name)
+    best = min(range(len(values)), key=lambda k: values[k] if lower else -values[k])
+    ties = [k for k in range(len(values)) if k != best and tied(metrics[k], metrics[best])]
+    return {"values": values, "best": best, "ties_with_best": ties}
+
+
+def tied(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two scores cannot be told apart, by the errors that they do not share."""
+    return is_tie(*(Score(metric["value"], _error(metric)) for metric in (one, other)))
+
+
+def _error(metric: Mapping[str, Any]) -> float | None:
+    """That of other samples before the same reference, where it is told apart."""
+    found: float | None = metric.get("standard_error_of_samples", metric.get("standard_error"))
+    return found

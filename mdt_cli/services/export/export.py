@@ -1,0 +1,234 @@
+"""From a run or weights to a model that others can load, checked before it is let out."""
+
+import difflib
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mdt_cli.artifacts.weights import read_header, save_weights
+from mdt_cli.core.codecs.codec import Codec, codec_from_facts
+from mdt_cli.core.objectives.reconstruction import Reconstruction
+from mdt_cli.errors import MdtError
+from mdt_cli.files import atomic_path
+from mdt_cli.services.build.sampler import check_fits
+from mdt_cli.services.events import Event, ExportDone, Note, Warned
+from mdt_cli.services.export import diffusers_dit, diffusers_folder
+from mdt_cli.services.export.model_card import (
+    Card,
+    is_of_other_weights,
+    read_report,
+    render,
+    run_report,
+    scored_weights,
+)
+from mdt_cli.services.export.program import require_onnx, write_onnx, write_torch_export
+from mdt_cli.services.model import (
+    IMAGES,
+    Trained,
+    fixed_inputs,
+    largest_difference,
+    load_trained,
+    require_parity,
+)
+
+FORMATS = ("diffusers", "safetensors", "diffusers-dit", "torch-export", "onnx")
+# Formats that are one file, and how its name ends.
+SUFFIXES = {"safetensors": ".safetensors", "torch-export": ".pt2"}
+# Formats without a card, and what they cannot hold.
+UNUSED = {
+    "safetensors": ("codec", "license", "report"),
+    "torch-export": ("license", "report"),
+    "onnx": ("license", "report"),
+}
+CARD = "README.md"
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """`ema` and `codec` as in sampling; `report` is shown in the card of a folder."""
+
+    source: Path
+    out: Path
+    format: str = "diffusers"
+    ema: str | None = None
+    codec: str | None = None
+    license: str | None = None
+    report: Path | None = None
+
+
+def export(request: ExportRequest) -> Iterator[Event]:
+    """Write the model, or nothing; ends with ExportDone. Raises MdtError."""
+    if request.format not in FORMATS:
+        near = difflib.get_close_matches(request.format, FORMATS, n=1)
+        meant = f"; did you mean {near[0]}?" if near else ""
+        raise MdtError(f"--format: no {request.format}{meant}", f"there are: {', '.join(FORMATS)}")
+    if request.out.exists():
+        raise MdtError(f"{request.out} exists already", "choose another name, or remove it first")
+    suffix = SUFFIXES.get(request.format, request.out.suffix)
+    if request.out.suffix != suffix:
+        raise MdtError(
+            f"--format {request.format} writes a file whose name ends in {suffix}",
+            f"such as {request.out}{suffix}",
+        )
+    idle = [f"--{name}" for name in UNUSED.get(request.format, ()) if getattr(request, name)]
+    if idle:
+        yield Warned(f"--format {request.format} holds nothing of {', '.join(idle)}")
+    if request.format == "onnx":
+        require_onnx()
+    trained = load_trained(request.source, request.ema, CPU)
+    if request.format != "safetensors":
+        check_fits(trained.config.sampling, trained.objective)
+    if request.codec is not None and request.format in ("torch-export", "onnx"):
+        trained = _decoded_by(_codec(request, trained), trained)
+    match request.format:
+        case "safetensors":
+            difference = _safetensors(request, trained)
+        case "diffusers":
+            difference = yield from _diffusers(request, trained)
+        case "torch-export":
+            with atomic_path(request.out) as temporary:
+                inputs = fixed_inputs(trained)
+                difference = write_torch_export(temporary, trained, inputs)
+                require_parity(difference, "the exported program")
+        case "onnx":
+            with atomic_path(request.out) as temporary:
+                temporary.mkdir()
+                inputs = fixed_inputs(trained)
+                difference = write_onnx(temporary, trained, inputs)
+                require_parity(difference, "the exported program")
+        case _:
+            difference = yield from _dit(request, trained)
+    files = [path for path in sorted(request.out.rglob("*")) if path.is_file()] or [request.out]
+    yield ExportDone(
+        path=str(request.out),
+        format=request.format,
+        parity=difference,
+        parameters=sum(p.numel() for p in trained.network.parameters()),
+        step=trained.step,
+        ema=trained.ema,
+        bytes=sum(path.stat().st_size for path in files),
+        files=tuple(path.relative_to(request.out).as_posix() for path in files),
+    )
+
+
+def _safetensors(request: ExportRequest, trained: Trained) -> float:
+    # A network that restores hidden patches is nothing without the parts for them.
+    masked = isinstance(trained.objective, Reconstruction)
+    if masked:
+        trained = load_trained(request.source, request.ema, CPU, masked)
+    with atomic_path(request.out) as temporary:
+        tensors = dict(trained.network.named_parameters())
+        save_weights(temporary, tensors, read_header(trained.path))
+        again = load_trained(temporary, None, CPU, masked)
+        difference = largest_difference(trained.network, again.network, fixed_inputs(trained))
+        require_parity(difference, "the written file")
+    return difference
+
+
+def _diffusers(request: ExportRequest, trained: Trained) -> Generator[Event, None, float]:
+    codec = _codec(request, trained)
+    trained = _decoded_by(codec, trained)
+    yield from _note_license(request)
+    report = yield from _report(request, trained)
+    with atomic_path(request.out) as temporary:
+        temporary.mkdir()
+        diffusers_folder.write_folder(temporary, trained, codec)
+        inputs = fixed_inputs(trained)
+        difference = diffusers_folder.difference(temporary, trained, inputs)
+        require_parity(difference, "the exported network")
+        card = Card(
+            title=_title(request),
+            usage=diffusers_folder.usage(trained),
+            parity=(
+                "The network of this folder was loaded with diffusers and compared with the "
+                f"trained one on {IMAGES} fixed inputs: largest difference "
+                f"{difference:.2g}. The same seed gives the same picture as `mdt sample`."
+            ),
+            license=request.license,
+            report=report,
+        )
+        (temporary / CARD).write_text(render(card, trained), "utf-8")
+    return difference
+
+
+def _dit(request: ExportRequest, trained: Trained) -> Generator[Event, None, float]:
+    diffusers_dit.require_plain_dit(trained)
+    codec = _codec(request, trained)
+    diffusers_dit.require_autoencoder_kl(codec)
+    trained = _decoded_by(codec, trained)
+    yield from _note_license(request)
+    report = yield from _report(request, trained)
+    with atomic_path(request.out) as temporary:
+        temporary.mkdir()
+        diffusers_dit.write_folder(temporary, trained, codec)
+        inputs = fixed_inputs(trained)
+        difference = diffusers_folder.difference(temporary, trained, inputs)
+        require_parity(difference, "the exported network")
+        plain = diffusers_dit.plain_difference(temporary, trained, inputs)
+        yield Note(
+            "diffusers' own DiTTransformer2DModel spaces the frequencies of its time embedding "
+            f"differently: loaded without the folder's code, answers differ by up to {plain:.2g}"
+        )
+        card = Card(
+            title=_title(request),
+            usage=diffusers_dit.usage(trained),
+            parity=(
+                "The network of this folder was loaded with diffusers and compared with the "
+                f"trained one on {IMAGES} fixed inputs: largest difference "
+                f"{difference:.2g}; without `trust_remote_code`, as diffusers' unchanged "
+                f"DiTTransformer2DModel: {plain:.2g}."
+            ),
+            caveats=diffusers_dit.caveats(trained),
+            license=request.license,
+            report=report,
+        )
+        (temporary / CARD).write_text(render(card, trained), "utf-8")
+    return difference
+
+
+def _codec(request: ExportRequest, trained: Trained) -> Codec:
+    return codec_from_facts(trained.facts["codec"], CPU, request.codec)
+
+
+def _decoded_by(codec: Codec, trained: Trained) -> Trained:
+    """With the facts of the codec that was opened: the weights may know another place or less."""
+    return replace(trained, facts={**trained.facts, "codec": codec.facts()})
+
+
+def _note_license(request: ExportRequest) -> Iterator[Event]:
+    if request.license is None:
+        yield Note('the card says "license: unknown"; give --license to name yours')
+
+
+def _report(
+    request: ExportRequest, trained: Trained
+) -> Generator[Event, None, Mapping[str, Any] | None]:
+    """The report for the card; one that merely lies there must be of these very weights."""
+    if request.report is not None:
+        report = read_report(request.report)
+        if is_of_other_weights(report, trained):
+            yield Warned(f"{request.report} is of other weights; the card says so")
+        return report
+    path = run_report(trained.path)
+    if path is None:
+        return None
+    try:
+        report = read_report(path)
+    except MdtError as error:
+        yield Note(f"no scores in the card: {error.message}")
+        return None
+    if scored_weights(report) != trained.digest:
+        yield Note(
+            "the report in the run folder does not say that it is of these weights, and is not "
+            "shown in the card; --report shows it all the same"
+        )
+        return None
+    return report
+
+
+def _title(request: ExportRequest) -> str:
+    return request.out.resolve().name

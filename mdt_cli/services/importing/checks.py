@@ -1,0 +1,155 @@
+"""Do imported tensors fit, are they whole, and do they come back as they were?"""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mdt_cli.core.model.adapters.dit import official_layout, to_official
+from mdt_cli.core.model.transformer import Transformer
+from mdt_cli.errors import MdtError
+from mdt_cli.services.importing.container import Contents
+from mdt_cli.services.importing.families import Family
+from mdt_cli.services.importing.shapes import is_table
+from mdt_cli.services.model import Trained, fixed_inputs
+
+# A table of indices that MDT keeps in every block; it follows from the grid.
+INDEX = "relative_position_index"
+SHOWN = 6
+
+
+def check_finite(tensors: Mapping[str, Tensor], source: Path) -> None:
+    for name, tensor in tensors.items():
+        if name.endswith(INDEX):
+            continue
+        if not tensor.is_floating_point():
+            raise MdtError(f"{source}: {name} holds {tensor.dtype}, not floating point numbers")
+        if not bool(tensor.isfinite().all()):
+            raise MdtError(f"{source}: {name} holds NaN or infinity", "use an earlier checkpoint")
+
+
+def under_layout_names(
+    contents: Contents, network: Transformer, family: Family, source: Path
+) -> dict[str, Tensor]:
+    """The tensors as the layout names them, without index buffers once these are seen to be ours.
+
+    Matrices that lie beside the network are given back as well: they fit nowhere.
+    """
+    found: dict[str, Tensor] = {}
+    for name, tensor in contents.tensors.items():
+        if not name.endswith(INDEX):
+            found[family.prefix + name] = tensor
+        elif not network.has_relative_bias or not _same(tensor, network.offset_index_NN):
+            raise MdtError(
+                f"{source}: {name} does not number offsets as MDT does, so the relative bias would "
+                "be read at wrong places"
+            )
+    matrices = {k: v for k, v in contents.beside.items() if isinstance(v, Tensor) and v.dim() > 1}
+    return found | matrices
+
+
+def _same(theirs: Tensor, ours: Tensor) -> bool:
+    return theirs.shape == ours.shape and torch.equal(theirs.long(), ours)
+
+
+def check_fits(
+    tensors: Mapping[str, Tensor], network: Transformer, family: Family, source: Path
+) -> None:
+    """MdtError with a diff where names or shapes are not those of the family."""
+    wanted = to_official(network, family.names)
+    missing = [name for name in wanted if name not in tensors]
+    unexpected = [name for name in tensors if name not in wanted]
+    misshapen = [
+        f"{name} has shape {list(tensors[name].shape)}, wanted {list(tensor.shape)}"
+        for name, tensor in wanted.items()
+        if name in tensors and tensors[name].shape != tensor.shape
+    ]
+    if not (missing or unexpected or misshapen):
+        return
+    lines = [
+        *_listed("missing", [_near(name, unexpected) for name in missing]),
+        *_listed("unexpected", unexpected),
+        *_listed("of another shape", misshapen),
+    ]
+    raise MdtError(
+        f"{source} does not fit {family.title}: of {len(wanted)} tensors {len(missing)} are "
+        f"missing and {len(misshapen)} of another shape, and {len(unexpected)} are unexpected\n  "
+        + "\n  ".join(lines)
+    )
+
+
+def _near(name: str, others: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, others, n=1, cutoff=0.8)
+    return f"{name} (there is {near[0]})" if near else name
+
+
+def _listed(what: str, names: Sequence[str]) -> list[str]:
+    more = [f"{what}: ... and {len(names) - SHOWN} more"] if len(names) > SHOWN else []
+    return [f"{what}: {name}" for name in names[:SHOWN]] + more
+
+
+def computed_positions(
+    network: Transformer, tensors: Mapping[str, Tensor], family: Family, source: Path
+) -> dict[str, float]:
+    """Tables that our network computes and does not keep, and how far the file's are from them.
+
+    Asked before the file's tensors are copied: copies would hide a table that was trained on.
+    """
+    trained, ours = dict(network.named_parameters()), to_official(network, family.names)
+    found = {
+        name: float((ours[name] - tensors[name].float()).abs().max())
+        for name, place in official_layout(network, family.names).items()
+        if place.slots[0].name not in trained
+    }
+    for name, difference in found.items():
+        if not is_table(tensors[name], ours[name]):
+            raise MdtError(
+                f"{source}: {name} is not the fixed table, but up to {difference:.2g} away from it",
+                f"{family.title} has fixed positions; these were changed and cannot be kept",
+            )
+    return found
+
+
+def round_trip(
+    network: Transformer,
+    tensors: Mapping[str, Tensor],
+    computed: Mapping[str, float],
+    family: Family,
+    source: Path,
+) -> dict[str, Any]:
+    """Our tensors under official names again, compared bit for bit with the file's."""
+    again = {k: v for k, v in to_official(network, family.names).items() if k not in computed}
+    for name, ours in again.items():
+        if not torch.equal(ours.to(tensors[name].dtype), tensors[name]):
+            raise MdtError(
+                f"{source}: {name} did not come back as it was",
+                "nothing was written; please report this",
+            )
+    return {
+        "tensors": len(again),
+        "values": sum(tensor.numel() for tensor in again.values()),
+        "bit_for_bit": True,
+        "computed": dict(computed),
+        "dtypes": sorted({str(tensors[name].dtype).removeprefix("torch.") for name in again}),
+    }
+
+
+@torch.no_grad()
+def forward_summary(trained: Trained, source: Path) -> dict[str, Any]:
+    """Numbers of one forward pass on fixed inputs; MdtError where the answer is not finite."""
+    inputs = fixed_inputs(trained)
+    answer = trained.network(inputs.x, inputs.t, inputs.y).double()
+    if not bool(answer.isfinite().all()):
+        raise MdtError(f"{source}: a forward pass answers NaN or infinity", "nothing was written")
+    flat = answer.flatten()
+    return {
+        "inputs": "noisy latents, times and classes from a fixed seed",
+        "shape": list(answer.shape),
+        "mean": flat.mean().item(),
+        "std": flat.std(correction=0).item(),
+        "first": flat[:3].tolist(),
+        "last": flat[-1].item(),
+    }

@@ -1,0 +1,226 @@
+"""What any artifact is, told from its own files. Loads torch only where tensors are looked at."""
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mdt_cli.artifacts.program import ABOUT, ONNX
+from mdt_cli.errors import MdtError
+from mdt_cli.services.inspection.inspected import Inspected, read, unknown
+
+CACHE_FORMAT = "mdt-latents"
+
+
+def inspect(path: Path) -> Inspected:
+    """Raises MdtError where `path` is missing, damaged, or nothing that we know."""
+    if path.is_dir():
+        return _folder(path)
+    if path.is_file():
+        return _file(path)
+    raise MdtError(f"no such file or folder: {path}")
+
+
+def _folder(path: Path) -> Inspected:
+    if (path / "model_index.json").is_file():
+        return _exported(path)
+    manifest = path / "manifest.json"
+    if manifest.is_file() and (found := read(manifest)).get("format") == CACHE_FORMAT:
+        return _cache(path, found)
+    if (path / "plan.json").is_file():
+        return _begun_cache(path, read(path / "plan.json"))
+    if (path / "state.json").is_file():
+        from mdt_cli.services.inspection.weights import checkpoint
+
+        return checkpoint(path)
+    if (path / "import.json").is_file():
+        from mdt_cli.services.inspection.weights import imported
+
+        return imported(path)
+    if (path / "config.toml").is_file():
+        from mdt_cli.services.inspection.weights import run
+
+        return run(path)
+    if (path / ABOUT).is_file() and (path / ONNX).is_file():
+        from mdt_cli.services.inspection.program import onnx_program
+
+        return onnx_program(path)
+    if (path / "samples.json").is_file():
+        return _samples(path, read(path / "samples.json"))
+    if (path / "config.json").is_file() and "_class_name" in read(path / "config.json"):
+        return _component(path)
+    from mdt_cli.services.inspection.images import images
+
+    return images(path)
+
+
+def _file(path: Path) -> Inspected:
+    match path.suffix.lower():
+        case ".safetensors":
+            from mdt_cli.services.inspection.weights import weights
+
+            return weights(path)
+        case ".pt2":
+            from mdt_cli.services.inspection.program import torch_program
+
+            return torch_program(path)
+        case ".onnx" if (path.parent / ABOUT).is_file() and path.name == ONNX:
+            return _folder(path.parent)
+        case ".npz":
+            return _npz(path)
+        case ".json":
+            return _json(path)
+        case ".toml":
+            return _toml(path)
+        case ".zip" | ".tar" | ".parquet":
+            from mdt_cli.services.inspection.images import images
+
+            return images(path)
+        case _:
+            from mdt_cli.services.inspection.images import picture
+
+            return picture(path)
+
+
+def _cache(path: Path, manifest: Mapping[str, Any]) -> Inspected:
+    damaged = [
+        entry["file"]
+        for entry in manifest["shards"]
+        if entry["file"] is not None and not _has_size(path / entry["file"], entry["bytes"])
+    ]
+    keys = ("version", "count", "image_size", "latent_shape", "dtype", "flip", "stochastic", "crop")
+    return Inspected(
+        path,
+        "latent cache",
+        {
+            **{key: manifest.get(key) for key in keys},
+            "codec": manifest["codec"],
+            "classes": {entry["name"]: entry["count"] for entry in manifest["classes"]},
+            "latent_mean": manifest["latent_mean"],
+            "latent_std": manifest["latent_std"],
+            "source": manifest["source"],
+            "modes": manifest["modes"],
+            "skipped": manifest["skipped"],
+            "shards": len(manifest["shards"]),
+            "bytes": sum(entry["bytes"] for entry in manifest["shards"]),
+            "missing or cut short": damaged,
+            "versions": manifest["versions"],
+        },
+    )
+
+
+def _has_size(path: Path, size: int) -> bool:
+    return path.is_file() and path.stat().st_size == size
+
+
+def _begun_cache(path: Path, plan: Mapping[str, Any]) -> Inspected:
+    items, rows = plan["source"]["items"], plan["shard_rows"]
+    return Inspected(
+        path,
+        "latent cache, unfinished",
+        {
+            **{key: plan.get(key) for key in ("image_size", "latent_shape", "dtype", "codec")},
+            "source": plan["source"],
+            "shards done": len(list(path.glob("shard-*.json"))),
+            "shards": -(-items // rows),
+            "to finish": "run the same mdt encode-latents again",
+        },
+    )
+
+
+def _samples(path: Path, samples: Mapping[str, Any]) -> Inspected:
+    pictures = sum(1 for _ in path.glob("[0-9]*.png"))
+    facts = {**samples, "png files": pictures, "npz files": [p.name for p in path.glob("*.npz")]}
+    if (path / "report.json").is_file():
+        facts["scores"] = _scores(read(path / "report.json"))
+    return Inspected(path, "sample folder", facts)
+
+
+def _scores(report: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: metric["value"] for name, metric in report["metrics"].items()}
+
+
+def _exported(path: Path) -> Inspected:
+    index = read(path / "model_index.json")
+    parts = {
+        name: f"{entry[0]}.{entry[1]}"
+        for name, entry in index.items()
+        if isinstance(entry, list) and not name.startswith("_") and entry[0] is not None
+    }
+    name = index.get("_class_name")
+    facts: dict[str, Any] = {
+        "pipeline": name[1] if isinstance(name, list) else name,
+        "parts": parts,
+        **{key: index[key] for key in ("objective", "sampling", "codec") if key in index},
+        "classes": list(index.get("id2label", {}).values()),
+        "bytes": sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
+    }
+    return Inspected(path, "diffusers folder", facts)
+
+
+def _component(path: Path) -> Inspected:
+    config = read(path / "config.json")
+    return Inspected(path, f"diffusers component, {config['_class_name']}", config)
+
+
+def _json(path: Path) -> Inspected:
+    found = read(path)
+    if {"metrics", "comparability"} <= found.keys():
+        facts = {
+            "scores": _scores(found),
+            "comparability": found["comparability"]["verdict"],
+            "samples": found["samples"]["path"],
+            "reference": found["reference"]["path"],
+            "extractor": found["extractor"]["id"],
+        }
+        return Inspected(path, "report", facts)
+    if {"reports", "comparison"} <= found.keys():
+        told = {single["samples"]["path"]: _scores(single) for single in found["reports"]}
+        facts = {"scores": told, "reference": found["reports"][0]["reference"]["path"]}
+        return Inspected(path, "comparison of reports", facts)
+    if {"family", "round_trip"} <= found.keys():
+        return Inspected(path, "import report", found)
+    for name in (
+        "manifest.json",
+        "plan.json",
+        "state.json",
+        "samples.json",
+        "model_index.json",
+        ABOUT,
+    ):
+        if path.name == name:
+            return _folder(path.parent)
+    raise unknown(path)
+
+
+def _toml(path: Path) -> Inspected:
+    text = path.read_text("utf-8", errors="replace")
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise MdtError(f"{path} is no TOML: {error}") from error
+    return Inspected(path, "configuration", tables, text)
+
+
+def _npz(path: Path) -> Inspected:
+    from mdt_cli.images.npz import RowFile, keys
+
+    arrays: dict[str, Any] = {}
+    for name in sorted(keys(path)):
+        try:
+            with RowFile(path, name) as rows:
+                arrays[name] = {"shape": list(rows.shape), "dtype": str(rows.dtype)}
+        except MdtError as error:
+            arrays[name] = {"shape": [], "fault": error.message}
+    has_images = "arr_0" in arrays and len(arrays["arr_0"]["shape"]) == 4
+    kinds = [
+        ("reference images and statistics", has_images and "mu" in arrays),
+        ("sample array", has_images),
+        ("reference statistics", {"mu", "sigma"} <= arrays.keys()),
+    ]
+    kind = next((kind for kind, fits in kinds if fits), "npz file")
+    beside = path.parent / "samples.json"
+    facts = {"arrays": arrays}
+    if kind == "sample array" and beside.is_file():
+        facts["samples.json"] = read(beside)
+    return Inspected(path, kind, facts)

@@ -1,0 +1,38 @@
+"""What `mdt inspect` answers, and how its parts read JSON."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mdt_cli.errors import MdtError
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """`facts` is JSON; `config` is the resolved configuration as TOML, where there is one."""
+
+    path: Path
+    kind: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    config: str | None = None
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A JSON object. MdtError where the file holds none."""
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise MdtError(f"{path} cannot be read: {error}") from error
+    if not isinstance(found, dict):
+        raise MdtError(f"{path} holds no JSON object")
+    return found
+
+
+def unknown(path: Path) -> MdtError:
+    return MdtError(
+        f"{path} is nothing that mdt knows",
+        "it reads caches, runs, checkpoints, weights, samples, reports, model folders, programs "
+        "and images",
+    )

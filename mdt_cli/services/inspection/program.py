@@ -1,0 +1,36 @@
+"""What a program of `mdt export` says of itself: a `.pt2` file, or a folder with `model.onnx`."""
+
+import json
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mdt_cli.artifacts.program import ABOUT
+from mdt_cli.config.load import load
+from mdt_cli.config.write import to_toml
+from mdt_cli.errors import MdtError
+from mdt_cli.services.inspection.inspected import Inspected, read
+
+
+def torch_program(path: Path) -> Inspected:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            named = [name for name in archive.namelist() if name.endswith(f"extra/{ABOUT}")]
+            about = json.loads(archive.read(named[0])) if named else None
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise MdtError(f"{path} is not a whole program of torch.export: {error}") from error
+    return _told(path, "torch.export program", about, path.stat().st_size)
+
+
+def onnx_program(folder: Path) -> Inspected:
+    size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
+    return _told(folder, "ONNX program", read(folder / ABOUT), size)
+
+
+def _told(path: Path, kind: str, about: Mapping[str, Any] | None, size: int) -> Inspected:
+    if about is None:
+        return Inspected(path, f"{kind}, not of mdt", {"bytes": size})
+    facts = {key: value for key, value in about.items() if key != "config"}
+    config = to_toml(load([], [], about["config"], path.name))
+    return Inspected(path, kind, {**facts, "bytes": size}, config)

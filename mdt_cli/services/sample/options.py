@@ -1,0 +1,136 @@
+"""What the words of a sampling command mean: seeds, classes, and keys of `[sampling]`."""
+
+import difflib
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, get_args
+
+from pydantic import ValidationError
+
+from mdt_cli.config.sampling import ConstantGuidanceConfig, NoGuidanceConfig, SamplingConfig
+from mdt_cli.core.sampling.seeds import LARGEST_SEED
+from mdt_cli.errors import MdtError
+
+MOST_SEEDS = 10_000_000
+SEEDS_HINT = 'seeds look like "0-63", "1,5,9" or "0-9,20"'
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Seeds in the order asked for. MdtError for anything but distinct numbers and ranges."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        found = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
+        if found is None:
+            raise MdtError(f'--seeds "{text}": "{part.strip()}" is not a seed', SEEDS_HINT)
+        first, last = int(found[1]), int(found[2] or found[1])
+        if last < first:
+            raise MdtError(f'--seeds "{text}": {part.strip()} runs backwards', SEEDS_HINT)
+        if last > LARGEST_SEED:
+            raise MdtError(f"--seeds: {last} is above the largest seed, {LARGEST_SEED}")
+        if len(seeds) + last - first >= MOST_SEEDS:
+            raise MdtError(
+                f'--seeds "{text}" are more than {MOST_SEEDS:,} images',
+                "sample them in several folders",
+            )
+        seeds += range(first, last + 1)
+    if len(set(seeds)) != len(seeds):
+        twice = Counter(seeds).most_common(1)[0][0]
+        raise MdtError(f'--seeds "{text}": {twice} is there twice', "give every seed once")
+    return seeds
+
+
+def parse_classes(text: str, names: Sequence[str]) -> list[int]:
+    """Class indices: `all`, or names, indices and index ranges between commas.
+
+    A whole text that is one name is that class, so names may hold commas. A number that is both
+    an index and the name of another class must be written #index or =name.
+    """
+    if not names:
+        raise MdtError(
+            f"--classes {text}: this network was trained without classes", "leave out --classes"
+        )
+    if text.strip() == "all" and "all" not in names:
+        return list(range(len(names)))
+    if text in names and not text.isdigit():
+        return [names.index(text)]
+    found: list[int] = []
+    for part in text.split(","):
+        found += _one_class(part.strip(), names)
+    return found
+
+
+def _one_class(word: str, names: Sequence[str]) -> list[int]:
+    if word.startswith("=") and word[1:] in names:
+        return [names.index(word[1:])]
+    if word.startswith("#") and word[1:].isdigit():
+        return [_index(int(word[1:]), names)]
+    if word.isdigit() and (word not in names or int(word) < len(names)):
+        if word in names and names.index(word) != int(word):
+            raise MdtError(
+                f"--classes: {word} is an index and also the name of class {names.index(word)}",
+                f"write #{word} for the index or ={word} for the name",
+            )
+        return [_index(int(word), names)]
+    if word in names:
+        return [names.index(word)]
+    ends = re.fullmatch(r"(\d+)\s*-\s*(\d+)", word)
+    if ends is not None and int(ends[1]) <= int(ends[2]):
+        _index(int(ends[2]), names)
+        return list(range(int(ends[1]), int(ends[2]) + 1))
+    near = difflib.get_close_matches(word, names, n=3, cutoff=0.5)
+    hint = "the nearest are " + ", ".join(near) if near else f"there are {_some(names)}"
+    raise MdtError(f'--classes: there is no class "{word}"', hint)
+
+
+def _index(index: int, names: Sequence[str]) -> int:
+    if index >= len(names):
+        raise MdtError(f"--classes: class {index} is out of range", f"there are {_some(names)}")
+    return index
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
+    return f"{len(names)} classes, 0 to {len(names) - 1}: {shown}"
+
+
+def with_choices(
+    sampling: SamplingConfig,
+    steps: int | None,
+    solver: str | None,
+    guidance: float | None,
+    precision: str | None = None,
+) -> SamplingConfig:
+    """The run's `[sampling]` with what the command asked for on top.
+
+    A guidance scale keeps the run's kind of guidance; 1 turns it off.
+    """
+    for key, given in (("solver", solver), ("precision", precision)):
+        known = get_args(SamplingConfig.model_fields[key].annotation)
+        if given is not None and given not in known:
+            near = difflib.get_close_matches(given, known, n=1)
+            raise MdtError(
+                f"--{key} {given}: no such {key}{f'; did you mean {near[0]}?' if near else ''}",
+                f"it is one of {', '.join(known)}",
+            )
+    changes: dict[str, Any] = {}
+    if steps is not None:
+        changes["steps"] = steps
+    if solver is not None:
+        changes["solver"] = solver
+    if precision is not None:
+        changes["precision"] = precision
+    if guidance is not None:
+        before = sampling.guidance.model_dump()
+        if guidance == 1:
+            changes["guidance"] = NoGuidanceConfig().model_dump()
+        elif isinstance(sampling.guidance, NoGuidanceConfig):
+            changes["guidance"] = {**ConstantGuidanceConfig().model_dump(), "scale": guidance}
+        else:
+            changes["guidance"] = {**before, "scale": guidance}
+    try:
+        return SamplingConfig.model_validate({**sampling.model_dump(), **changes})
+    except ValidationError as error:
+        fault = error.errors()[0]
+        name = "guidance" if "guidance" in fault["loc"] else str(fault["loc"][0])
+        raise MdtError(f"--{name} {fault['input']}: {fault['msg']}") from error

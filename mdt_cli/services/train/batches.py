@@ -1,0 +1,156 @@
+"""Micro-batches as a pure function of (seed, step, micro-batch): rows, flips, noise, masks."""
+
+import itertools
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from mdt_cli.artifacts.latent_cache.read import LatentCache, Rows
+from mdt_cli.config.run import RunConfig
+from mdt_cli.core.masking.ratio import MaskRatio
+from mdt_cli.core.masking.tokens import Selector
+from mdt_cli.core.objectives.base import Objective
+from mdt_cli.core.objectives.training_step import View, ViewDraw, draw_view
+from mdt_cli.core.rng import stream
+from mdt_cli.core.row_order import row_at
+from mdt_cli.services.runtime import own_cores
+
+# Never hold more than this share of a cache out of training.
+LARGEST_HELD_OUT = 1 / 20
+# More threads draw more noise than any GPU trains on, and each holds a micro-batch in memory.
+MOST_THREADS = 4
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Clean latents [B, C, H, W], times [B], and one draw per view."""
+
+    clean: Tensor
+    t_B: Tensor
+    draws: tuple[ViewDraw, ...]
+    ratio: float
+
+    def pin(self) -> "MicroBatch":
+        """In memory that a GPU fetches from without making the host wait."""
+        draws = tuple(draw.pin() for draw in self.draws)
+        return replace(self, clean=self.clean.pin_memory(), t_B=self.t_B.pin_memory(), draws=draws)
+
+    def to(self, device: torch.device) -> "MicroBatch":
+        """What all views share goes to the device; a draw follows when its view comes."""
+        clean = self.clean.to(device, non_blocking=True)
+        return replace(self, clean=clean, t_B=self.t_B.to(device, non_blocking=True))
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows of a cache for training and for the held-out loss; a function of count and seed."""
+
+    train: Tensor
+    held_out: Tensor
+
+
+def split_rows(count: int, held_out: int, seed: int) -> Split:
+    """A tiny cache holds nothing out: every image is needed."""
+    wanted = min(held_out, int(count * LARGEST_HELD_OUT))
+    order = torch.randperm(count, generator=stream(seed, "held-out"))
+    return Split(order[wanted:].sort().values, order[:wanted].sort().values)
+
+
+@dataclass(frozen=True)
+class TrainData:
+    """Everything that a step draws, from nothing but its numbers."""
+
+    config: RunConfig
+    cache: LatentCache
+    split: Split
+    objective: Objective
+    views: tuple[View, ...]
+    mask_ratio: MaskRatio
+    selector: Selector
+    grid: tuple[int, int]
+
+    @property
+    def null_class(self) -> int:
+        return self.cache.facts.num_classes
+
+    @property
+    def conditional(self) -> bool:
+        return self.config.data.conditional and self.cache.facts.num_classes > 0
+
+    def micro_batch(self, step: int, index: int) -> MicroBatch:
+        """Micro-batch `index` of optimizer step `step` (both from 0)."""
+        training, seed = self.config.training, self.config.training.seed
+        size = training.batch_size // training.num_micro_batches
+        positions = step * training.batch_size + index * size + torch.arange(size)
+        rows = self.split.train[row_at(seed, len(self.split.train), positions)]
+        generator = stream(seed, step, index, "images")
+        flip = torch.rand(size, generator=generator) < 0.5
+        use_flip = self.config.data.flip and self.cache.facts.flip
+        read = self.cache.read(rows, flip if use_flip else None)
+        clean = posterior_draw(read, generator)
+        t_B = self.objective.sample_time(size, generator)
+        # The ratio belongs to the step: every process then has the same shapes.
+        ratio = self.mask_ratio.at(step, training.steps, stream(seed, step, "mask ratio"))
+        draws = tuple(
+            draw_view(
+                view,
+                tuple(clean.shape),
+                read.label if self.conditional else None,
+                self.null_class,
+                self.config.data.class_dropout,
+                self.selector,
+                self.grid,
+                ratio,
+                stream(seed, step, index, "view", number),
+            )
+            for number, view in enumerate(self.views)
+        )
+        return MicroBatch(clean, t_B, draws, ratio)
+
+    def stream_of(
+        self, first_step: int, last_step: int, indices: range, device: torch.device
+    ) -> Iterator[list[MicroBatch]]:
+        """The micro-batches `indices` of each step, on `device`; for a GPU they are drawn ahead."""
+        steps = range(first_step, last_step)
+        if device.type == "cpu":
+            # Drawing would only take the cores that train.
+            yield from ([self.micro_batch(step, index) for index in indices] for step in steps)
+            return
+        drawn = self.drawn_ahead(steps, indices, min(MOST_THREADS, own_cores()), device)
+        for _ in steps:
+            yield [next(drawn).to(device) for _ in indices]
+
+    def drawn_ahead(
+        self, steps: range, indices: range, num_threads: int, device: torch.device
+    ) -> Iterator[MicroBatch]:
+        """The micro-batches `indices` of each step, drawn by threads, in order, in host memory.
+
+        At most a step's worth of them, and one a thread, wait or are being drawn.
+        """
+
+        def draw(place: tuple[int, int]) -> MicroBatch:
+            drawn = self.micro_batch(*place)
+            return drawn.pin() if device.type == "cuda" else drawn
+
+        threads = ThreadPoolExecutor(num_threads, "draw")
+        coming: deque[Future[MicroBatch]] = deque()
+        try:
+            for place in itertools.product(steps, indices):
+                coming.append(threads.submit(draw, place))
+                if len(coming) > max(len(indices), num_threads):
+                    yield coming.popleft().result()
+            while coming:
+                yield coming.popleft().result()
+        finally:
+            threads.shutdown(cancel_futures=True)
+
+
+def posterior_draw(rows: Rows, generator: torch.Generator) -> Tensor:
+    """A sample of the codec's posterior; the latents themselves where it is deterministic."""
+    if rows.std is None:
+        return rows.mean
+    return rows.mean + rows.std * torch.randn(rows.mean.shape, generator=generator)
