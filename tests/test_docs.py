@@ -109,6 +109,17 @@ def test_the_preset_that_is_walked_through_is_the_file() -> None:
     assert f"```toml\n{(ROOT / 'presets' / 'drop.toml').read_text('utf-8')}```" in page
 
 
+def test_modules_that_a_new_part_touches_exist() -> None:
+    page = (ROOT / "docs" / "adding-a-recipe.md").read_text("utf-8")
+    paths = re.findall(r"`((?:core|config|services|metrics|tests)/[\w/]+\.py)`", page)
+    assert len(paths) > 10
+    for path in paths:
+        root = ROOT if path.startswith("tests/") else ROOT / "mdt_cli"
+        assert (root / path).is_file() or (
+            path.endswith("NAME.py") and (root / path).parent.is_dir()
+        )
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One of every artifact, by the commands that make them."""
