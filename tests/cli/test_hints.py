@@ -18,7 +18,7 @@ def options(command: str) -> set[str]:
     return {option for parameter in parameters for option in parameter.opts}
 
 
-@pytest.mark.parametrize("command", ALIASES.keys() | HINTS.keys())
+@pytest.mark.parametrize("command", sorted(ALIASES.keys() | HINTS.keys()))
 def test_a_foreign_name_hides_no_option_and_leads_to_one(command: str) -> None:
     aliases, hints = ALIASES.get(command, {}), HINTS.get(command, {})
     assert not (aliases.keys() | hints.keys()) & options(command)

@@ -20,19 +20,22 @@ from tests.services.training_kit import digests, make_cache, make_images, run, s
 SETTINGS = (
     "model.patch_size=2",
     "training.batch_size=16",
-    "training.steps=2",
+    "training.steps=4",
     "optimizer.lr=1e-3",
     "lr_schedule.warmup=0",
-    "checkpoint.every=1",
+    "checkpoint.every=2",
     "validation.every=0",
     "preview.every=0",
     "data.held_out=0",
+    # As wide as the network, or two recipes take minutes.
+    "model.narrow_decoder.hidden_size=96",
+    "model.narrow_decoder.num_heads=3",
 )
 RECIPES = (
     *("dit", "mdt", "mdtv2", "maskdit", "mcdit", "maskdm", "lmd", "lmd lmd-classify", "uvit"),
     *("tread", "tread-mean", "drop", "deferred"),
 )
-LAST = 2
+LAST = 4
 
 
 @pytest.fixture(scope="module")
@@ -58,11 +61,11 @@ def test_a_run_and_a_resumed_run_repeat_to_the_bit(
     first, second, resumed = (tmp_path / name for name in ("first", "second", "resumed"))
     run(cache, first, loaded)
     run(cache, second, loaded)
-    # As a kill after step 1 leaves it: the log is ahead of the newest checkpoint.
+    # As a kill after step 2 leaves it: the log is ahead of the newest checkpoint.
     shutil.copytree(second, resumed)
     shutil.rmtree(resumed / "checkpoints" / f"step-{LAST:07d}")
     events = run(cache, resumed, loaded)
-    assert any(isinstance(e, Note) and "at step 1" in e.text for e in events)
+    assert any(isinstance(e, Note) and "at step 2" in e.text for e in events)
     expected = digests(first, LAST)
     assert len(expected) >= 2
     assert digests(second, LAST) == expected
