@@ -13,7 +13,7 @@ from safetensors import safe_open
 
 from mdt_cli.cli.app import app
 from mdt_cli.cli.app import run as mdt
-from mdt_cli.cli.hints import translated
+from mdt_cli.cli.hints import with_dashes
 from mdt_cli.config import presets
 from mdt_cli.config.load import load
 from tests.autoencoders import save_autoencoder
@@ -62,7 +62,7 @@ def test_pages_show_the_commands() -> None:
 
 @pytest.mark.parametrize(("line", "words"), RIGHT, ids=id_of)
 def test_commands_parse(line: Line, words: list[str]) -> None:
-    name, *rest = translated(words)
+    name, *rest = with_dashes(words)
     command = typer.main.get_command(app).commands[name]
     command.make_context(name, list(rest))
 

@@ -1,28 +1,10 @@
-"""Names that other tools give to our options, which hands type out of habit; no help shows them."""
+"""Options of other tools that users type out of habit, and what to write instead."""
 
 from collections.abc import Mapping, Sequence
 
-# Exactly the same meaning under another name.
-ALIASES: Mapping[str, Mapping[str, str]] = {
-    "encode-latents": {
-        "--image-size": "--size",
-        "--num-workers": "--workers",
-        "--vae-batch-size": "--batch-size",
-        "--flip-aug": "--flip",
-    },
-    "sample": {
-        "--cfg-scale": "--guidance",
-        "--num-sampling-steps": "--steps",
-        "--num-steps": "--steps",
-        "--class": "--classes",
-        "--batch": "--batch-size",
-        "--per-proc-batch-size": "--batch-size",
-    },
-}
-
-_CACHE = "the pictures are the first argument: mdt encode-latents IMAGES CACHE"
-_RUN = "the folder of the run is the second argument: mdt {command} CACHE RUN"
-_RESUME = "the same command again goes on from the newest checkpoint"
+_CACHE = "the images are the first argument: mdt encode-latents IMAGES CACHE"
+_RUN = "the run folder is the second argument: mdt {command} CACHE RUN"
+_RESUME = "rerun the same command: it resumes from the newest checkpoint"
 _TRAINING = {
     "--learning-rate": "--set optimizer.lr={value}",
     "--lr": "--set optimizer.lr={value}",
@@ -54,14 +36,18 @@ _TRAINING = {
     "--resume": _RESUME,
     "--resume-checkpoint": _RESUME,
     "--resume-from-checkpoint": _RESUME,
-    "--image-size": "the latent cache says it: mdt encode-latents --size {value}",
-    "--num-classes": "the latent cache says it",
+    "--image-size": "the size is chosen when encoding: mdt encode-latents --size {value}",
+    "--num-classes": "the number of classes is read from the latent cache",
 }
-_OUT = "the folder of the samples is the second argument: mdt sample RUN OUT"
-# Almost the same: what to write instead. What begins with a dash are words to use.
+_OUT = "the output folder is the second argument: mdt sample RUN OUT"
+# What to write instead; a hint that begins with a dash is text to type.
 HINTS: Mapping[str, Mapping[str, str]] = {
     "encode-latents": {
         "--data-path": _CACHE,
+        "--image-size": "--size {value}",
+        "--num-workers": "--workers {value}",
+        "--vae-batch-size": "--batch-size {value}",
+        "--flip-aug": "--flip",
         "--vae": "--codec stabilityai/sd-vae-ft-{value}",
     },
     "pretrain": _TRAINING,
@@ -73,9 +59,15 @@ HINTS: Mapping[str, Mapping[str, str]] = {
         "--sample-dir": _OUT,
         "--ckpt": "the weights are the first argument: mdt sample RUN OUT",
         "--model-path": "the weights are the first argument: mdt sample RUN OUT",
+        "--cfg-scale": "--guidance {value}",
+        "--num-sampling-steps": "--steps {value}",
+        "--num-steps": "--steps {value}",
+        "--class": "--classes {value}",
+        "--batch": "--batch-size {value}",
+        "--per-proc-batch-size": "--batch-size {value}",
         "--seed": "--seeds {value}",
-        "--num-samples": "one image per seed: --seeds 0-63 draws 64",
-        "--num-fid-samples": "one image per seed: --seeds 0-49999 draws 50,000",
+        "--num-samples": "one image per seed: --seeds 0-63 generates 64",
+        "--num-fid-samples": "one image per seed: --seeds 0-49999 generates 50,000",
         "--use-ddim": "--solver ddim",
         "--heun": "--solver heun",
         "--tf32": "--precision tf32",
@@ -84,18 +76,16 @@ HINTS: Mapping[str, Mapping[str, str]] = {
 }
 
 
-def translated(arguments: Sequence[str]) -> list[str]:
-    """The arguments in our names; `_` in the name of an option is `-`."""
-    names = ALIASES.get(arguments[0], {}) if arguments else {}
-    return [_in_our_names(argument, names) for argument in arguments]
+def with_dashes(arguments: Sequence[str]) -> list[str]:
+    """The arguments with `-` for `_` in the names of options, as both are in use elsewhere."""
+    return [_with_dashes(argument) for argument in arguments]
 
 
-def _in_our_names(argument: str, names: Mapping[str, str]) -> str:
+def _with_dashes(argument: str) -> str:
     if not argument.startswith("--"):
         return argument
     name, equals, value = argument.partition("=")
-    name = name.replace("_", "-")
-    return names.get(name, name) + equals + value
+    return name.replace("_", "-") + equals + value
 
 
 def advice(arguments: Sequence[str]) -> tuple[str, str] | None:

@@ -46,14 +46,6 @@ def emit_json(data: Mapping[str, Any]) -> None:
     emit(json.dumps(data, indent=2, ensure_ascii=False))
 
 
-def draws_blocks() -> bool:
-    """Whether stdout is a terminal that shows more than ASCII."""
-    from rich.console import Console
-
-    console = Console()
-    return console.is_terminal and not console.options.ascii_only
-
-
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """A table on stdout, as wide as its widest cells."""
     if not is_first_process():
@@ -61,12 +53,14 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    shown = Table(title=title, title_justify="left", box=SIMPLE_HEAD, title_style="bold")
+    shown = Table(title=Text(title), title_justify="left", box=SIMPLE_HEAD, title_style="bold")
     for column in columns:
         shown.add_column(column, overflow="fold")
     for row in rows:
-        shown.add_row(*row)
+        # As text: what stands in brackets is no markup.
+        shown.add_row(*map(Text, row))
     console = Console()
     if not console.is_terminal:
         # Into a file or a pipe: never fold a path because the width is unknown.

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mdt_cli.cli.chart import COLUMNS, chart
 from mdt_cli.cli.options import Json
-from mdt_cli.cli.output import draws_blocks, emit, emit_json, table
+from mdt_cli.cli.output import emit, emit_json, table
 
 if TYPE_CHECKING:
     from mdt_cli.services.build.ratio import RatioCurve
@@ -20,9 +19,9 @@ Plot = Annotated[
         "--plot", help="Draw the preset's mask ratio into this PNG, SVG or PDF.", show_default=False
     ),
 ]
-# Where a curve is told in numbers, as shares of the run.
-TOLD = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
-FINE = 1001
+# Shares of the run at which the ratio is printed; points of a curve in JSON and in a plot.
+PRINTED = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
+COARSE, FINE = 60, 1001
 
 
 def presets(name: Name = None, json: Json = False, plot: Plot = None) -> None:
@@ -53,7 +52,7 @@ def presets(name: Name = None, json: Json = False, plot: Plot = None) -> None:
             raise MdtError(f"preset {name} has no mask ratio to draw")
         plot_ratio(fine, f"{name}: {fine.kind}", plot)
     if json:
-        curve = preset_curve(preset, COLUMNS)
+        curve = preset_curve(preset, COARSE)
         emit_json(
             {
                 "name": preset.name,
@@ -67,20 +66,16 @@ def presets(name: Name = None, json: Json = False, plot: Plot = None) -> None:
     emit(preset.about)
     emit(f"\nFile: {preset.path}\n")
     emit(to_toml(loaded))
-    coarse = preset_curve(preset, COLUMNS)
-    if coarse is not None and fine is not None:
-        _show_ratio(coarse, fine)
+    if fine is not None:
+        _show_ratio(fine)
 
 
-def _show_ratio(coarse: "RatioCurve", fine: "RatioCurve") -> None:
-    emit(f"Mask ratio: {coarse.kind}, on average {coarse.mean:.3f}\n")
-    for line in chart(coarse.low, coarse.high, fancy=draws_blocks()):
-        emit(line)
-    last = f"{coarse.steps[-1]:,}"
-    emit(f"{'':>7}0{last:>{max(1, len(coarse.steps) - 1)}}\n")
-    for place in dict.fromkeys(round(share * (len(fine.steps) - 1)) for share in TOLD):
-        step = f"{fine.steps[place]:,}"
-        emit(f"  step {step:>{len(last)}}  {_range(fine.low[place], fine.high[place])}")
+def _show_ratio(curve: "RatioCurve") -> None:
+    emit(f"Mask ratio: {curve.kind}, on average {curve.mean:.3f}\n")
+    width = len(f"{curve.steps[-1]:,}")
+    for index in dict.fromkeys(round(share * (len(curve.steps) - 1)) for share in PRINTED):
+        step = f"{curve.steps[index]:,}"
+        emit(f"  step {step:>{width}}  {_range(curve.low[index], curve.high[index])}")
 
 
 def _range(low: float, high: float) -> str:

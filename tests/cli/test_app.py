@@ -111,3 +111,13 @@ def test_dry_run_prints_what_follows(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "# preset size/s" in text
     assert "GFLOP" in text
     assert not (tmp_path / "run").exists()
+
+
+def test_brackets_in_a_table_are_text(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of an exported program: rich would take them for markup and drop them."""
+    from mdt_cli.cli.output import table
+
+    table("run[1]", ("fact", "value"), [("inputs.x", "float32 [batch, 3, 8, 8]")])
+    shown = capsys.readouterr().out
+    assert "float32 [batch, 3, 8, 8]" in shown
+    assert "run[1]" in shown

@@ -92,9 +92,12 @@ def plot_ratio(curve: RatioCurve, title: str, path: Path) -> None:
     """Write a line, or a band where the ratio is drawn; MdtError for another kind of file."""
     if path.suffix.lower() not in FORMATS:
         raise MdtError(
-            f"--plot {path}: no such kind of picture", f"the name may end in {', '.join(FORMATS)}"
+            f"--plot {path}: unknown image format", f"the name may end in {', '.join(FORMATS)}"
         )
-    from matplotlib.figure import Figure
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MdtError("--plot needs matplotlib", 'pip install "mdt-cli[plot]"') from error
 
     figure = Figure(figsize=(6, 3.2), layout="constrained")
     axes = figure.subplots()
