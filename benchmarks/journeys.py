@@ -14,7 +14,9 @@ of `mdt_cli` (torch, the standard library) is skipped: the caller is the nearest
 """
 
 import argparse
+import contextlib
 import dataclasses
+import io
 import json
 import os
 import subprocess
@@ -212,14 +214,12 @@ def trace(work: Path) -> dict[str, dict[str, Any]]:
             words = [*command]
             if words[0] == "pretrain":
                 words[2] = words[2] + ("" if journey.name == "shard to batch" else f"-{number}")
-            stdout, sys.stdout = sys.stdout, Path(os.devnull).open("w", encoding="utf-8")
-            sys.setprofile(tracer)
-            try:
-                code = run(words)
-            finally:
-                sys.setprofile(None)
-                sys.stdout.close()
-                sys.stdout = stdout
+            with contextlib.redirect_stdout(io.StringIO()):
+                sys.setprofile(tracer)
+                try:
+                    code = run(words)
+                finally:
+                    sys.setprofile(None)
             if code:
                 raise SystemExit(f"mdt {' '.join(words)} ended with {code}")
         found[journey.name] = {
@@ -232,7 +232,6 @@ def trace(work: Path) -> dict[str, dict[str, Any]]:
 
 def make_images(path: Path) -> None:
     """Sixteen noisy PNGs of two classes in a zip."""
-    import io
     import zipfile
 
     import numpy as np
