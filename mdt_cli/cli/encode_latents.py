@@ -8,7 +8,7 @@ import typer
 
 from mdt_cli.cli.options import Device, Json
 from mdt_cli.cli.output import emit, emit_json, human_bytes, talk, warn
-from mdt_cli.cli.progress import Bar, drawn
+from mdt_cli.cli.progress import Bar, shown_events
 
 SHOWN_SKIPPED, SHOWN_CLASSES = 10, 20
 
@@ -32,30 +32,30 @@ def encode_latents(
     size: Annotated[
         int | None,
         typer.Option(
-            help="Side of the square the images are cropped to, in pixels. Say 32 for CIFAR.",
+            help="Side of the square that images are cropped to, in pixels; 32 for CIFAR.",
             show_default="256",
         ),
     ] = None,
     flip: Annotated[
-        bool, typer.Option("--flip", help="Encode every image mirrored as well.")
+        bool, typer.Option("--flip", help="Also encode the mirror image of every image.")
     ] = False,
     dtype: Annotated[str, typer.Option(help="float16, bfloat16 or float32.")] = "float16",
     workers: Annotated[
         int | None,
         typer.Option(
-            help="Processes that decode; 0 decodes in the main one.", show_default="one per core"
+            help="Decoding processes; 0 decodes in the main process.", show_default="one per core"
         ),
     ] = None,
     limit: Annotated[
         int | None,
-        typer.Option(help="Only so many images, evenly spread.", show_default="all"),
+        typer.Option(help="Use only this many images, evenly spread.", show_default="all"),
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Images the codec sees at once.")] = 32,
+    batch_size: Annotated[int, typer.Option(help="Images per batch of the codec.")] = 32,
     strict: Annotated[
         bool, typer.Option("--strict", help="Fail at the first unreadable image.")
     ] = False,
     unconditional: Annotated[
-        bool, typer.Option("--unconditional", help="Leave all class labels out.")
+        bool, typer.Option("--unconditional", help="Ignore all class labels.")
     ] = False,
     shard_size: Annotated[
         int | None,
@@ -63,12 +63,12 @@ def encode_latents(
     ] = None,
     verify: Annotated[
         bool,
-        typer.Option("--verify", help="Only compare the checksums of a finished cache."),
+        typer.Option("--verify", help="Only check the checksums of a finished cache."),
     ] = False,
     device: Device = None,
     json: Json = False,
 ) -> None:
-    """Encode images into a latent cache; the same command again goes on where it stopped.
+    """Encode images into a latent cache. Rerun the same command to resume.
 
     Example: mdt encode-latents photos cache --codec stabilityai/sd-vae-ft-ema --size 256 --flip
     """
@@ -94,13 +94,13 @@ def encode_latents(
     )
     done = None
     with Bar("encoding", "images") as bar, closing(service(request)) as events:
-        for event in drawn(events, bar):
+        for event in shown_events(events, bar):
             if isinstance(event, CacheDone):
                 done = event
     if done is None:
         return
     if done.unchanged:
-        talk(f"{done.path} is whole, every checksum matches: nothing to do")
+        talk(f"{done.path} is complete and every checksum matches: nothing to do")
     for name, reason in done.skipped[:SHOWN_SKIPPED]:
         warn(f"skipped {name}: {reason}")
     if len(done.skipped) > SHOWN_SKIPPED:

@@ -8,7 +8,7 @@ import typer
 
 from mdt_cli.cli.options import Device, Json
 from mdt_cli.cli.output import emit, emit_json, table, talk
-from mdt_cli.cli.progress import Bar, drawn
+from mdt_cli.cli.progress import Bar, shown_events
 from mdt_cli.config.evaluation import (
     EXTRACTORS,
     METRICS,
@@ -42,7 +42,7 @@ def evaluate(
             "--extractor",
             help=f"{', '.join(EXTRACTORS)}, or any network in a FILE.pt (TorchScript) or FILE.pt2 "
             "(exported) that takes float images [B,3,H,W] in 0..255 and answers [B,D]; "
-            "default: inception where it is at hand.",
+            "default: inception if its weights are found.",
         ),
     ] = None,
     weights: Annotated[
@@ -168,7 +168,8 @@ def _tell(events: Iterator[Any], title: str, as_json: bool) -> None:
 
     with Bar(title, "images") as bar:
         done = next(
-            (event for event in drawn(events, bar) if isinstance(event, EvaluationDone)), None
+            (event for event in shown_events(events, bar) if isinstance(event, EvaluationDone)),
+            None,
         )
     if done is None:
         return  # one of several processes: the first one tells

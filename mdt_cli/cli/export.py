@@ -1,4 +1,4 @@
-"""`mdt export`: a run or weights as a model that others can load."""
+"""`mdt export`: a run or weights as a model that other programs load."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,7 +7,7 @@ import typer
 
 from mdt_cli.cli.options import Ema, Json
 from mdt_cli.cli.output import emit, emit_json, human_bytes
-from mdt_cli.cli.progress import drawn
+from mdt_cli.cli.progress import shown_events
 
 
 def export(
@@ -29,8 +29,8 @@ def export(
         str | None,
         typer.Option(
             "--codec",
-            help="Where the autoencoder is now: a folder or a Hugging Face id.",
-            show_default="where it was",
+            help="The autoencoder's weights: a folder or a Hugging Face id.",
+            show_default="as recorded in the weights",
         ),
     ] = None,
     license: Annotated[
@@ -46,7 +46,7 @@ def export(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Export a trained network, and check that it answers as ours does.
+    """Export a trained network and check its outputs against the original.
 
     Example: mdt export run model --license apache-2.0
     """
@@ -62,7 +62,7 @@ def export(
         license=license,
         report=report,
     )
-    done = next(drawn(service(request)))
+    done = next(shown_events(service(request)))
     if as_json:
         emit_json(
             {
@@ -77,9 +77,9 @@ def export(
             }
         )
         return
-    weights = "online weights" if done.ema == "online" else f"average {done.ema}"
+    weights = "online weights" if done.ema == "online" else f"EMA {done.ema}"
     emit(
         f"{done.path}: {done.format}, {done.parameters:,} parameters, step {done.step:,} "
         f"({weights}), {human_bytes(done.bytes)}"
     )
-    emit(f"parity with the trained network: largest difference {done.parity:.2g}")
+    emit(f"parity with the trained network: maximum difference {done.parity:.2g}")

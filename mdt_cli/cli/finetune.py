@@ -1,4 +1,4 @@
-"""`mdt finetune`: train on from the weights of an earlier stage."""
+"""`mdt finetune`: continue from the weights of an earlier stage."""
 
 from pathlib import Path
 from typing import Annotated
@@ -26,9 +26,9 @@ def finetune(
     device: Device = None,
     json: Json = False,
 ) -> None:
-    """Train on from earlier weights, with their configuration as the base of the new one.
+    """Continue training from earlier weights, with their configuration as the base.
 
-    The same command again goes on from the newest checkpoint. Example:
+    Rerun the same command to resume from the newest checkpoint. Example:
 
     mdt finetune cache runs/last --from runs/first -p unmasked --set training.steps=5000
     """

@@ -1,4 +1,4 @@
-"""`mdt import`: official weights as ours."""
+"""`mdt import`: official weights as weights of mdt."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,7 +7,7 @@ import typer
 
 from mdt_cli.cli.options import Json, Set
 from mdt_cli.cli.output import emit, emit_json
-from mdt_cli.cli.progress import drawn
+from mdt_cli.cli.progress import shown_events
 
 
 def import_checkpoint(
@@ -32,7 +32,7 @@ def import_checkpoint(
         int | None,
         typer.Option(
             "--decoder-depth",
-            help="How many of the last blocks are the decoder: for MDT v1, which does not say.",
+            help="Number of decoder blocks at the end; MDT v1 files do not store it.",
         ),
     ] = None,
     codec: Annotated[
@@ -56,7 +56,7 @@ def import_checkpoint(
 ) -> None:
     """Turn official weights into a model that mdt samples, trains on and exports.
 
-    Nothing in the file is run. Example:
+    No code in the file is executed. Example:
 
     mdt import mdt_xl2_v1_ckpt.pt mdt-xl --family mdt --decoder-depth 2
     """
@@ -73,19 +73,19 @@ def import_checkpoint(
         classes=classes,
         assignments=tuple(assign or ()),
     )
-    done = next(drawn(service(request)))
+    done = next(shown_events(service(request)))
     report = done.report
     if as_json:
         emit_json({"path": done.path, "report_path": done.report_path, **report})
         return
-    average = "online weights" if done.ema == "online" else f"average {done.ema}"
+    average = "online weights" if done.ema == "online" else f"EMA {done.ema}"
     known = report["source"]["step"] is not None
     step = f"step {done.step:,}" if known else "step not recorded"
     emit(f"{done.path}: {report['family']}, {report['parameters']:,} parameters, {average}, {step}")
     trip, forward = report["round_trip"], report["forward"]
     emit(f"round trip: {trip['tensors']} tensors, {trip['values']:,} values, bit for bit")
     for name, difference in trip["computed"].items():
-        emit(f"{name} is the fixed table: largest difference {difference:.2g}")
+        emit(f"{name} equals the fixed table: maximum difference {difference:.2g}")
     first = ", ".join(f"{value:.5f}" for value in forward["first"])
     emit(
         f"forward pass: mean {forward['mean']:.6f}, std {forward['std']:.6f}, first {first}, "

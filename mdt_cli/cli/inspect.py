@@ -1,4 +1,4 @@
-"""`mdt inspect`: what any artifact is."""
+"""`mdt inspect`: what a file or folder is."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -26,7 +26,7 @@ def inspect(
         bool, typer.Option("--as-config", help="Print the resolved configuration as TOML.")
     ] = False,
 ) -> None:
-    """Tell what PATH is and what it holds.
+    """Report what PATH is and what it holds.
 
     Example: mdt inspect run --as-config
     """

@@ -24,7 +24,7 @@ Set = Annotated[
 ]
 DryRun = Annotated[
     bool,
-    typer.Option("--dry-run", "-n", help="Print the resolved configuration and what it costs."),
+    typer.Option("--dry-run", "-n", help="Print the resolved configuration and its cost."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Device = Annotated[
@@ -35,7 +35,7 @@ Ema = Annotated[
     str | None,
     typer.Option(
         "--ema",
-        help='Which average to read from a run: a decay such as 0.9999, or "online".',
+        help='Which EMA weights to read from a run: a decay such as 0.9999, or "online".',
         show_default="the first of ema.decays",
     ),
 ]

@@ -1,4 +1,4 @@
-"""Stdout is data, stderr is talk, and only the first process says anything."""
+"""Data on stdout, messages on stderr, from the first process only."""
 
 import io
 import json

@@ -16,7 +16,9 @@ Name = Annotated[str | None, typer.Argument(help="Preset to explain.", show_defa
 Plot = Annotated[
     Path | None,
     typer.Option(
-        "--plot", help="Draw the preset's mask ratio into this PNG, SVG or PDF.", show_default=False
+        "--plot",
+        help="Plot the preset's mask ratio into this PNG, SVG or PDF file.",
+        show_default=False,
     ),
 ]
 # Shares of the run at which the ratio is printed; points of a curve in JSON and in a plot.
@@ -34,7 +36,7 @@ def presets(name: Name = None, json: Json = False, plot: Plot = None) -> None:
 
     if name is None:
         if plot is not None:
-            raise MdtError("--plot draws the mask ratio of one preset", "name the preset")
+            raise MdtError("--plot shows the mask ratio of one preset", "name the preset")
         all_of_them = [found.read(one) for one in found.names()]
         if json:
             emit_json({one.name: one.about for one in all_of_them})
@@ -49,7 +51,7 @@ def presets(name: Name = None, json: Json = False, plot: Plot = None) -> None:
     loaded, fine = load([name], []), preset_curve(preset, FINE)
     if plot is not None:
         if fine is None:
-            raise MdtError(f"preset {name} has no mask ratio to draw")
+            raise MdtError(f"preset {name} has no mask ratio to plot")
         plot_ratio(fine, f"{name}: {fine.kind}", plot)
     if json:
         curve = preset_curve(preset, COARSE)

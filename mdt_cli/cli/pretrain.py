@@ -8,10 +8,16 @@ import typer
 from mdt_cli.cli.options import Device, DryRun, Json, Preset, Set
 
 Cache = Annotated[Path, typer.Argument(help="Latent cache made by mdt encode-latents.")]
-Run = Annotated[Path, typer.Argument(help="Folder of the run; made, or gone on with.")]
+Run = Annotated[
+    Path, typer.Argument(help="Run folder. Created if missing; an existing run is resumed.")
+]
 Fresh = Annotated[
     int,
-    typer.Option("--fresh", count=True, help="Start over; give it twice to delete what is there."),
+    typer.Option(
+        "--fresh",
+        count=True,
+        help="Start over; the old run is moved aside. Given twice, it is deleted.",
+    ),
 ]
 
 
@@ -27,7 +33,7 @@ def pretrain(
 ) -> None:
     """Train a masked diffusion transformer on a latent cache.
 
-    The same command again goes on from the newest checkpoint. Example:
+    Rerun the same command to resume from the newest checkpoint. Example:
 
     mdt pretrain cache runs/first -p mdtv2 -p size/s --set training.steps=50000
     """

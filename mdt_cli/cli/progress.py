@@ -1,4 +1,4 @@
-"""A progress bar with rate and time left: drawn on a terminal, a line now and then elsewhere."""
+"""A progress bar with rate and time left on a terminal; elsewhere a line every 15 seconds."""
 
 import sys
 import time
@@ -63,7 +63,7 @@ class Bar:
             self._rich.stop()
 
 
-def drawn(events: Iterator[Any], bar: Bar | None = None) -> Iterator[Any]:
+def shown_events(events: Iterator[Any], bar: Bar | None = None) -> Iterator[Any]:
     """Show what every command shows alike (progress, notes, warnings); pass on the rest."""
     from mdt_cli.services.events import Note, Progress, Warned
 

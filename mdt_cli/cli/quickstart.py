@@ -1,4 +1,4 @@
-"""`mdt quickstart`: the whole chain on the embedded digits."""
+"""`mdt quickstart`: all stages on the embedded digits."""
 
 from contextlib import ExitStack
 from pathlib import Path
@@ -8,10 +8,10 @@ import typer
 
 from mdt_cli.cli.options import Device, Json
 from mdt_cli.cli.output import emit, emit_json, human_seconds, table, talk
-from mdt_cli.cli.progress import Bar, drawn
-from mdt_cli.cli.training import training_teller
+from mdt_cli.cli.progress import Bar, shown_events
+from mdt_cli.cli.training import training_display
 
-Out = Annotated[Path, typer.Argument(help="Folder for everything the chain makes.")]
+Out = Annotated[Path, typer.Argument(help="Folder for everything that the stages write.")]
 
 UNITS = {"pretrain": "steps", "finetune": "steps"}
 
@@ -34,11 +34,11 @@ def quickstart(
                 commands.append(event.command)
                 talk(f"\n[{len(commands)}/6] {event.command}")
                 bar = bars.enter_context(Bar(event.stage, UNITS.get(event.stage, "images")))
-                tell = training_teller(bar)
+                tell = training_display(bar)
             elif isinstance(event, QuickstartDone):
                 done = event
             else:
-                for rest in drawn(iter((event,)), bar):
+                for rest in shown_events(iter((event,)), bar):
                     tell(rest)
     if json:
         emit_json(
@@ -63,6 +63,6 @@ def _summary(done: Any, commands: list[str]) -> None:
     if done.scores:
         shown = [(name, f"{value:.4g}") for name, value in done.scores.items()]
         table("Scores of the samples against the digits", ("metric", "value"), shown)
-    emit("The same by hand; put your own pictures in the place of the zip:")
+    emit("To run the same steps on your own images, replace the zip:")
     for command in commands:
         emit(f"  {command}")

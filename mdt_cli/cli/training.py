@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from mdt_cli.cli.output import emit, emit_json, human_bytes, human_seconds, table, talk
-from mdt_cli.cli.progress import Bar, drawn
+from mdt_cli.cli.progress import Bar, shown_events
 
 
-def training_teller(bar: Bar) -> Callable[[Any], None]:
-    """A function that draws what a training run tells between its start and its end."""
+def training_display(bar: Bar) -> Callable[[Any], None]:
+    """A function that shows the events of a training run between its start and its end."""
     from mdt_cli.services.events import (
         CheckpointSaved,
         Classified,
@@ -38,18 +38,18 @@ def training_teller(bar: Bar) -> Callable[[Any], None]:
                 shown = ", ".join(f"{name} {value:.4g}" for name, value in event.scores.items())
                 talk(f"step {event.step}: {shown}")
             case PreviewSaved():
-                talk(f"step {event.step}: drew {event.path}")
+                talk(f"step {event.step}: saved {event.path}")
 
     return tell
 
 
 def follow(events: Iterator[Any], as_json: bool) -> None:
-    """Draw the events of a training run and end with its summary."""
+    """Show the events of a training run and end with its summary."""
     from mdt_cli.services.events import TrainingDone
 
     with Bar("training", "steps") as bar:
-        tell = training_teller(bar)
-        for event in drawn(events, bar):
+        tell = training_display(bar)
+        for event in shown_events(events, bar):
             tell(event)
             if isinstance(event, TrainingDone):
                 done = event

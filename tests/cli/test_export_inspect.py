@@ -20,7 +20,7 @@ def module_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_export_prints_its_parity(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = weights_file(tmp_path / "w.safetensors", DIGITS)
     assert app.run(["export", str(source), str(tmp_path / "model"), "--license", "mit"]) == 0
-    assert "parity with the trained network: largest difference 0" in capsys.readouterr().out
+    assert "parity with the trained network: maximum difference 0" in capsys.readouterr().out
     out = str(tmp_path / "again.safetensors")
     assert app.run(["export", str(source), out, "--format", "safetensors", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)

@@ -45,7 +45,7 @@ def test_import_sample_finetune_export_inspect(
     assert run([*words, "--codec", autoencoder, "--classes", str(names)]) == 0
     streams = capsys.readouterr()
     assert "MDT v2" in streams.out
-    assert "average 0.9999, step 300,000" in streams.out
+    assert "EMA 0.9999, step 300,000" in streams.out
     assert "bit for bit" in streams.out
     assert "guidance power_cosine 3.8, uint8 truncate" in streams.out
     assert "the file also has online (--weights online)" in streams.err

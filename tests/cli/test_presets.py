@@ -89,8 +89,8 @@ def test_a_picture(growing: str, tmp_path: Path, capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["presets", "--plot", "x.png"], "--plot draws the mask ratio of one preset"),
-        (["presets", "dit", "--plot", "x.png"], "preset dit has no mask ratio to draw"),
+        (["presets", "--plot", "x.png"], "--plot shows the mask ratio of one preset"),
+        (["presets", "dit", "--plot", "x.png"], "preset dit has no mask ratio to plot"),
         (["presets", "mdtv2", "--plot", "x.gif"], "--plot x.gif: unknown image format"),
         (["presets", "mdtv2", "--plot", "/dev/null/x.png"], "cannot write /dev/null/x.png"),
     ],

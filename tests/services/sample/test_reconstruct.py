@@ -304,7 +304,7 @@ def test_the_command(
     assert not (tmp_path / "out").exists()
     restore = [*words, "--reconstruct", str(made[0])]
     assert mdt([*restore, "--steps", "3", "--format", "npz"]) == 1
-    assert "--steps, --format cannot go with --reconstruct" in capsys.readouterr().err
+    assert "--steps, --format cannot be combined with --reconstruct" in capsys.readouterr().err
     assert mdt([*words, "--mask-ratio", "0.5"]) == 1
     assert "--mask-ratio belongs to --reconstruct" in capsys.readouterr().err
     assert mdt([*restore, "--mask-ratio", "0.5", "--json"]) == 0
@@ -313,7 +313,7 @@ def test_the_command(
     assert told["reconstruct"]["hidden"] == 8
     assert mdt([*restore, "--mask-ratio", "0.5"]) == 0
     text = capsys.readouterr().out
-    assert "6 images, none drawn, 6 were there" in text
+    assert "6 images, none generated, 6 existed" in text
     assert "8 of 16 patches hidden and restored" in text
 
 

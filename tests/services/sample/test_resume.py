@@ -54,7 +54,7 @@ def test_a_batch_is_drawn_again_whole(request_, monkeypatch):
     assert done.drawn == 1
 
 
-def test_a_finished_job_draws_nothing(request_):
+def test_a_finished_job_check_restoring(request_):
     run(request_)
     done, _ = run(request_)
     assert (done.count, done.drawn) == (10, 0)
