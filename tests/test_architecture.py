@@ -1,5 +1,6 @@
 """The shape of the code itself: layers, sizes, what starts fast."""
 
+import ast
 import os
 import re
 import subprocess
@@ -19,6 +20,61 @@ def test_files_stay_small_and_know_no_recipe(path: Path) -> None:
     assert len(text.splitlines()) <= 320
     # A recipe is a preset: code that asks which one it runs is code in the wrong place.
     assert not re.search(rf"recipe\s*==|== [\"']({'|'.join(RECIPES)})[\"']", text)
+
+
+LOSSES = ("Classification", "Reconstruction", "Epsilon", "Edm", "Flow", "NoiseFree", "Diffusion")
+# The name of a kind in a comparison, or the attribute or key that holds one.
+KIND = re.compile(
+    r"'(epsilon|edm|flow|reconstruction|classification)'"
+    r"|(objective|loss|diffusion)('\])?(\.kind|\['kind'\])"
+)
+SERVICES = [path for path in SOURCES if "services" in path.parts]
+
+
+def asked_types(text: str, losses: set[str]) -> list[str]:
+    """Lines that ask which of `losses` an object is: by class, or by the name of its kind."""
+    found = []
+    for node in ast.walk(ast.parse(text)):
+        match node:
+            case ast.Call(func=ast.Name(id="isinstance" | "issubclass"), args=[_, classes]):
+                names = {n.id for n in ast.walk(classes) if isinstance(n, ast.Name)}
+            case ast.MatchClass(cls=ast.Name(id=name)):
+                names = {name}
+            case ast.Compare() if KIND.search(ast.unparse(node)):
+                names = losses
+            case _:
+                continue
+        found += [f"line {node.lineno}: {ast.unparse(node)}"] if names & losses else []
+    return found
+
+
+@pytest.mark.parametrize("path", SERVICES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_services_ask_a_loss_what_it_can_do_and_not_what_it_is(path: Path) -> None:
+    # The builders turn configuration into losses, so they alone match its classes.
+    configs = () if "build" in path.parts else (f"{name}Config" for name in LOSSES)
+    assert asked_types(path.read_text("utf-8"), {*LOSSES, *configs}) == []
+
+
+def test_questions_about_the_class_of_a_loss_are_found() -> None:
+    for line in (
+        "isinstance(loss, Edm | Flow)",
+        "if config.objective.kind == 'edm': pass",
+        "before = header['objective']['kind'] == now",
+        "if name in ('edm', 'ddpm'): pass",
+        "match loss:\n    case Edm(): pass",
+    ):
+        assert len(asked_types(line, set(LOSSES))) == 1, line
+    assert asked_types("loss.diffusion is None or isinstance(x, Table)", set(LOSSES)) == []
+
+
+def test_every_loss_is_among_those_looked_for() -> None:
+    done = python(
+        "from mdt_cli.core.objectives import base, classification, edm, epsilon, flow, "
+        "reconstruction\n"
+        "def below(cls): return {cls.__name__}.union(*map(below, cls.__subclasses__()))\n"
+        "print(*sorted(below(base.Loss) - {'Loss'}))"
+    )
+    assert done.stdout.split() == sorted(LOSSES), done.stderr
 
 
 def python(code: str) -> subprocess.CompletedProcess[str]:

@@ -7,7 +7,7 @@ from mdt_cli.config import presets
 from mdt_cli.config.load import load
 from mdt_cli.services.build.masking import build_views
 from mdt_cli.services.build.network import build_network
-from mdt_cli.services.build.objective import build_objective
+from mdt_cli.services.build.objective import build_loss
 
 NAMES = presets.names()
 SIZES = [name for name in NAMES if name.startswith("size/")]
@@ -52,6 +52,6 @@ def test_every_recipe_builds_at_every_size(recipe: str, size: str, overlay: str 
         network = build_network(config, (4, 32, 32), 10)
     assert build_views(config.masking)
     learned = recipe in ("dit", "mdt", "mdtv2", "tread", "tread-mean", "drop")
-    assert build_objective(config.objective).out_multiplier == (2 if learned else 1)
+    assert build_loss(config.objective).out_multiplier == (2 if learned else 1)
     is_masked = overlay != "unmasked" and recipe not in ("dit", "uvit")
     assert (network.route is not None) == is_masked

@@ -21,13 +21,14 @@ from mdt_cli.artifacts.checkpoint import (
 )
 from mdt_cli.artifacts.weights import ONLINE, Header, fit_report, read_header, read_tensors
 from mdt_cli.config.run import RunConfig
+from mdt_cli.core.batch import Batch
 from mdt_cli.core.model.transformer import Transformer
-from mdt_cli.core.objectives.base import Objective
+from mdt_cli.core.objectives.base import Diffusion, Loss
 from mdt_cli.core.rng import stream
 from mdt_cli.errors import MdtError
 from mdt_cli.files import sha256_of
 from mdt_cli.services.build.network import build_network
-from mdt_cli.services.build.objective import build_objective
+from mdt_cli.services.build.objective import build_loss
 
 # Marks a folder of imported weights, and says where they are from.
 IMPORTED = "import.json"
@@ -46,7 +47,12 @@ class Trained:
     ema: str
     digest: str
     network: Transformer
-    objective: Objective
+    loss: Loss
+
+    @property
+    def diffusion(self) -> Diffusion | None:
+        """What images are generated with; None for a classifier and for masked reconstruction."""
+        return self.loss.diffusion
 
     @property
     def num_classes(self) -> int:
@@ -109,7 +115,8 @@ def _in_checkpoint(folder: Path, ema: str | None) -> Path:
     return folder / f"ema-{ema}.safetensors"
 
 
-def read_config(path: Path, header: Header) -> RunConfig:
+def weights_config(path: Path, header: Header) -> RunConfig:
+    """The configuration in the header of weights; MdtError where this version cannot read it."""
     try:
         return RunConfig.model_validate(header.config)
     except ValidationError as error:
@@ -125,7 +132,7 @@ def load_trained(
     """Read, check and build. Without `masked`, parts that only masked passes use are left out."""
     file = find_weights(path, ema)
     header = read_header(file)
-    config = read_config(file, header)
+    config = weights_config(file, header)
     channels, height, width = header.data["latent_shape"]
     with torch.random.fork_rng(devices=[]):
         plain = config.model_copy(update={"masking": type(config.masking)()})
@@ -146,7 +153,7 @@ def load_trained(
         ema=header.ema,
         digest=sha256_of(file),
         network=network.eval().requires_grad_(False).to(device),
-        objective=build_objective(config.objective),
+        loss=build_loss(config.objective),
     )
 
 
@@ -187,9 +194,9 @@ def fixed_inputs(trained: Trained) -> Inputs:
     generator = stream("export parity")
     clean = 0.5 * torch.randn((IMAGES, *shape), generator=generator)
     noise = torch.randn(clean.shape, generator=generator)
-    t_B = trained.objective.quantile_time((torch.arange(IMAGES) + 0.5) / IMAGES)
-    noisy = trained.objective.add_noise(clean, noise, t_B)
-    x, read_B = trained.objective.network_input(noisy, t_B)
+    t_B = trained.loss.quantile_time((torch.arange(IMAGES) + 0.5) / IMAGES)
+    noisy = trained.loss.noisy(Batch(clean, t_B, noise))
+    x, read_B = trained.loss.network_input(noisy, t_B)
     null = trained.num_classes
     if not null:
         return Inputs(x, read_B, None)

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mdt_cli.config.run import RunConfig
+from mdt_cli.config.masking import MaskingConfig
 from mdt_cli.core.codecs.codec import Codec, decoded
 from mdt_cli.core.masking.tokens import Selector, TokenSubset
 from mdt_cli.core.model.transformer import Transformer
+from mdt_cli.core.objectives.base import Loss
 from mdt_cli.core.objectives.reconstruction import hidden_places, restored
 from mdt_cli.core.rng import stream
 from mdt_cli.core.sampling.to_uint8 import to_uint8
@@ -26,21 +27,21 @@ GREY = 0.0  # of -1..1
 PAPER = 255
 
 
-def restores(config: RunConfig) -> str | None:
-    """Why a network of this configuration cannot restore hidden patches; None where it can."""
-    kind, fill = config.objective.kind, config.masking.fill
-    if kind != "reconstruction":
-        return f"it learned the objective {kind}, not to restore hidden patches"
-    if not config.masking.is_masked:
+def cannot_restore(loss: Loss, masking: MaskingConfig) -> str | None:
+    """Why a network that was trained so cannot restore hidden patches; None where it can."""
+    fill = masking.fill
+    if not loss.restores:
+        return f"it learned the objective {loss.kind}, not to restore hidden patches"
+    if not masking.is_masked:
         return "nothing was hidden from it in training"
     if fill in ("nothing", "clean_patches"):
         return f'masking.fill "{fill}" gives it no place to guess hidden patches in'
     return None
 
 
-def targets_are_normalised(config: RunConfig) -> bool:
+def targets_are_normalised(masking: MaskingConfig) -> bool:
     """Whether the network answers with patches of mean 0 and variance 1."""
-    terms = [term for view in config.masking.views if view.tokens == "kept" for term in view.terms]
+    terms = [term for view in masking.views if view.tokens == "kept" for term in view.terms]
     return any(term.normalise == "patch" for term in terms if term.region != "kept")
 
 

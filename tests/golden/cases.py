@@ -1,22 +1,23 @@
 """What the golden numbers are numbers of, by our code: outputs, losses and parameter counts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from mdt_cli.config.load import load
+from mdt_cli.core.batch import Batch, Condition
+from mdt_cli.core.levels import Denoise, edm_levels
 from mdt_cli.core.masking.tokens import TokenSubset
 from mdt_cli.core.objectives.epsilon import Epsilon
-from mdt_cli.core.objectives.training_step import View, ViewDraw, term_losses, view_loss
+from mdt_cli.core.objectives.training_step import View, term_losses, view_loss
 from mdt_cli.core.sampling.ddpm import Chain
-from mdt_cli.core.sampling.guidance import constant, guided, power_cosine
-from mdt_cli.core.sampling.levels import Denoise, edm_levels
+from mdt_cli.core.sampling.guidance import Channels, Scale, constant, guided, power_cosine
 from mdt_cli.core.sampling.ode import heun
 from mdt_cli.services.build.masking import build_views
 from mdt_cli.services.build.network import build_network
-from mdt_cli.services.build.objective import build_objective
+from mdt_cli.services.build.objective import build_loss, diffusion_of
 from tests.golden.networks import Net, config_of
 from tests.golden.numbers import SIZES
 from tests.golden.synthetic import blocks, latents, subset, values
@@ -40,6 +41,18 @@ def kept_patches(image: Tensor) -> Tensor:
     return VISIBLE.gather(patchify(image, 4))
 
 
+def guided_by(
+    main: Denoise, reference: Denoise, scale: Scale, channels: Channels = "all"
+) -> Denoise:
+    """Two denoisers that are asked one after the other."""
+    both = {"own": main, "null": reference}
+
+    def ask(x: Tensor, t: Tensor, names: Sequence[str]) -> dict[str, tuple[Tensor, None]]:
+        return {name: (both[name](x, t), None) for name in names}
+
+    return lambda x, t: guided(ask, scale, channels)(x, t)[0]
+
+
 def guided_pair(net: Net, scale: float, power: float | None) -> Tensor:
     """Both halves as official code returns them: guided channels shared, the rest each half's."""
     at = constant(scale) if power is None else power_cosine(scale, power, lambda t: t / 1000)
@@ -53,24 +66,24 @@ def guided_pair(net: Net, scale: float, power: float | None) -> Tensor:
             return net(x, t, NULL[:1], None)
 
         t = torch.tensor([time])
-        merged = guided(conditional, null, at, "first3")(x, t)
+        merged = guided_by(conditional, null, at, "first3")(x, t)
         halves[0].append(merged)
         halves[1].append(torch.cat([merged[:, :3], null(x, t)[:, 3:]], 1))
     return torch.cat(halves[0] + halves[1])
 
 
 def denoiser(net: Net, y: Tensor, kept: TokenSubset | None = None) -> Denoise:
-    objective = build_objective(config_of("maskdit").objective)
+    diffusion = diffusion_of(build_loss(config_of("maskdit").objective))
 
     def denoise(x: Tensor, t: Tensor) -> Tensor:
-        scaled, read = objective.network_input(x, t)
-        return objective.denoised(net(scaled, read, y, kept), x, t)
+        scaled, read = diffusion.network_input(x, t)
+        return diffusion.denoised(net(scaled, read, y, kept), x, t)
 
     return denoise
 
 
 def guided_denoiser(net: Net) -> Denoise:
-    return guided(denoiser(net, Y), denoiser(net, NULL), constant(1.5))
+    return guided_by(denoiser(net, Y), denoiser(net, NULL), constant(1.5))
 
 
 def ddpm_step(net: Net, part: int) -> Tensor:
@@ -80,7 +93,8 @@ def ddpm_step(net: Net, part: int) -> Tensor:
     for x, step, label in zip(latents(1).split(1), STEPS, Y.tolist(), strict=True):
         t = torch.tensor([chain.indices[step]])
         output = net(x, t, torch.tensor([label]), None)
-        clean, fraction = objective.denoised(output, x, t), objective.variance_fraction(output)
+        clean = objective.denoised(output, x, t)
+        fraction = objective.chain.variance_fraction(output)
         found.append(chain.posterior(step, x, clean, fraction)[part])
     return torch.cat(found)
 
@@ -124,35 +138,36 @@ def ddpm_losses(net: Net, name: str, keep: int) -> list[float]:
     """mse at t = 0, 60, 900, then vb; `keep` tokens are kept, 0 for a pass on all."""
     objective = Epsilon(min_snr_gamma=5.0 if name == "mdtv2" else None)
     clean, noise = latents(2, 3), latents(3, 3)
-    draw = ViewDraw(noise, LOSS_Y, subset(3, keep) if keep else None)
+    kept = subset(3, keep) if keep else None
+    batch = Batch(clean, LOSS_T, noise, Condition(LOSS_Y), kept)
     noisy = objective.add_noise(clean, noise, LOSS_T)
-    output = net(noisy, LOSS_T, LOSS_Y, draw.subset)
+    output = net(noisy, LOSS_T, LOSS_Y, kept)
 
     def answered(x: Tensor, *rest: object) -> Tensor:
         assert torch.equal(x, noisy)
         return output
 
-    total = view_loss(answered, objective, View("kept"), draw, clean, LOSS_T, 2)
+    total = view_loss(answered, objective, View("kept"), batch, 2)
     bound = objective.variational_bound(output, clean, noisy, LOSS_T).flatten(1).mean(1)
     return [*(total - bound).tolist(), *bound.tolist()]
 
 
-def published_losses(net: Net, name: str, draw: ViewDraw, clean: Tensor, t: Tensor) -> list[Tensor]:
+def published_losses(net: Net, name: str, batch: Batch) -> list[Tensor]:
     """Every term of the network's own configuration, per sample, before its weight."""
     config = config_of(name)
-    view, objective = build_views(config.masking)[0], build_objective(config.objective)
-    return term_losses(net, objective, view, draw, clean, t, config.model.patch_size)
+    view, loss = build_views(config.masking)[0], build_loss(config.objective)
+    return term_losses(net, loss, view, batch, config.model.patch_size)
 
 
 def maskdit_losses(net: Net) -> list[float]:
-    draw = ViewDraw(latents(3), Y, subset(2, 128))
-    terms = published_losses(net, "maskdit", draw, latents(2), SIGMA)
+    batch = Batch(latents(2), SIGMA, latents(3), Condition(Y), subset(2, 128))
+    terms = published_losses(net, "maskdit", batch)
     return torch.cat(terms).tolist()
 
 
 def lmd_losses(net: Net) -> list[float]:
-    draw = ViewDraw(torch.zeros_like(MODES), None, MODE_SUBSET)
-    terms = published_losses(net, "lmd", draw, MODES, torch.zeros(2))
+    batch = Batch(MODES, torch.zeros(2), torch.zeros_like(MODES), subset=MODE_SUBSET)
+    terms = published_losses(net, "lmd", batch)
     return [term.mean().item() for term in terms]
 
 

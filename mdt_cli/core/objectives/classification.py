@@ -6,6 +6,7 @@ Axes: B batch, K classes.
 import torch.nn.functional as F
 from torch import Tensor
 
+from mdt_cli.core.batch import Batch
 from mdt_cli.core.objectives.base import NoiseFree
 
 
@@ -16,27 +17,20 @@ class Classification(NoiseFree):
     """
 
     kind = "classification"
+    classifies = True
 
     def __init__(self, label_smoothing: float = 0.0) -> None:
         self.label_smoothing = label_smoothing
 
-    def denoised(self, output: Tensor, noisy: Tensor, t_B: Tensor) -> Tensor:
-        raise ValueError("a classifier has no clean estimate")
-
-    def error(
-        self,
-        output: Tensor,
-        clean: Tensor,
-        noise: Tensor,
-        noisy: Tensor,
-        t_B: Tensor,
-        y_B: Tensor | None = None,
-    ) -> Tensor:
+    def error(self, output: Tensor, batch: Batch, noisy: Tensor) -> Tensor:
         """[B, 1]"""
-        if y_B is None:
+        if batch.condition.y_B is None:
             raise ValueError("a classifier learns from labels")
         loss_B = F.cross_entropy(
-            output.float(), y_B, reduction="none", label_smoothing=self.label_smoothing
+            output.float(),
+            batch.condition.y_B,
+            reduction="none",
+            label_smoothing=self.label_smoothing,
         )
         return loss_B.unsqueeze(1)
 

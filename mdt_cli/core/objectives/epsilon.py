@@ -5,20 +5,25 @@ import math
 import torch
 from torch import Tensor
 
-from mdt_cli.core.objectives.base import Objective
+from mdt_cli.core.batch import Batch
+from mdt_cli.core.levels import LevelOptions, Levels, ddpm_levels
+from mdt_cli.core.objectives.base import Diffusion, DiscreteChain
 from mdt_cli.core.objectives.betas import beta_table
 
 
-class Epsilon(Objective):
+class Epsilon(Diffusion):
     """Noise prediction over `num_timesteps` steps of `betas` (see betas.py); tables in float64.
 
-    Times are indices from 0; the network is told index + `first_time`, as U-ViT counts from 1.
+    Times are indices from 0; the network reads index + `first_time`, as U-ViT counts from 1.
 
     error = w(t) (eps - eps_hat)^2 + vb, where vb (bits) trains the variance alone. w = 1, or
     min(SNR, gamma) / SNR (Hang et al. 2023, eq. 9 for noise prediction); vb stays unweighted.
     """
 
     kind = "epsilon"
+    time_input = "first_time + the training index, 0 (image) to num_timesteps - 1 (noise)"
+    level_options = ("spacing",)
+    chain: DiscreteChain
 
     def __init__(
         self,
@@ -33,6 +38,7 @@ class Epsilon(Objective):
         self.betas, self.first_time = beta_table(betas, num_timesteps), first_time
         alphas = 1 - self.betas
         self.alphas_cumprod = alphas.cumprod(0)
+        self.chain = DiscreteChain(betas, self.alphas_cumprod, first_time, learned_variance)
         before = torch.cat([self.alphas_cumprod.new_ones(1), self.alphas_cumprod[:-1]])
         rest = 1 - self.alphas_cumprod
         # x_t = signal x_0 + sigma eps, and x_0 = unscale x_t - ratio eps.
@@ -68,28 +74,26 @@ class Epsilon(Objective):
         """The predicted noise: the first half of the channels where the variance is learned."""
         return output.chunk(2, dim=1)[0] if self.learned_variance else output
 
-    def variance_fraction(self, output: Tensor) -> Tensor | None:
-        """Place of log variance between posterior (0) and beta (1); None where it is fixed."""
-        return (output.chunk(2, dim=1)[1] + 1) / 2 if self.learned_variance else None
-
     def denoised(self, output: Tensor, noisy: Tensor, t_B: Tensor) -> Tensor:
         ratio = self._ratio.at(t_B, noisy)
         return self._unscale.at(t_B, noisy) * noisy - ratio * self.epsilon(output)
 
-    def error(
-        self,
-        output: Tensor,
-        clean: Tensor,
-        noise: Tensor,
-        noisy: Tensor,
-        t_B: Tensor,
-        y_B: Tensor | None = None,
-    ) -> Tensor:
-        output = output.float()
-        mse = self._weight.at(t_B, clean) * (self.epsilon(output) - noise).square()
+    def error(self, output: Tensor, batch: Batch, noisy: Tensor) -> Tensor:
+        output, clean, t_B = output.float(), batch.clean, batch.t_B
+        mse = self._weight.at(t_B, clean) * (self.epsilon(output) - batch.noise).square()
         if not self.learned_variance:
             return mse
         return mse + self.variational_bound(output, clean, noisy, t_B)
+
+    def levels(self, options: LevelOptions) -> Levels:
+        return ddpm_levels(self.alphas_cumprod, options.steps, options.spacing)
+
+    def noise_ratio(self, t: float) -> float:
+        kept = self.alphas_cumprod[int(t)]
+        return float(((1 - kept) / kept).sqrt())
+
+    def noise_share(self, t: float) -> float:
+        return t / self.num_timesteps
 
     def variational_bound(
         self, output: Tensor, clean: Tensor, noisy: Tensor, t_B: Tensor
@@ -100,7 +104,7 @@ class Epsilon(Objective):
         true_mean = clean_coef * clean + noisy_coef * noisy
         mean = clean_coef * self.denoised(output, noisy, t_B).detach() + noisy_coef * noisy
         low, high = self._low.at(t_B, clean), self._high.at(t_B, clean)
-        fraction = self.variance_fraction(output)
+        fraction = self.chain.variance_fraction(output)
         assert fraction is not None
         log_variance = fraction * high + (1 - fraction) * low
         kl = 0.5 * (

@@ -3,13 +3,15 @@
 import torch
 from torch import Tensor
 
-from mdt_cli.core.objectives.base import Objective, per_sample
+from mdt_cli.core.batch import Batch
+from mdt_cli.core.levels import LevelOptions, Levels, flow_levels
+from mdt_cli.core.objectives.base import Diffusion, per_sample
 
 # The time embedding was made for 0..1000; times in 0..1 would use few of its frequencies.
 TIME_SCALE = 1000.0
 
 
-class Flow(Objective):
+class Flow(Diffusion):
     """x_t = (1-t) clean + t noise; the network predicts the velocity noise - clean.
 
     Times are uniform in (0, 1), or logit-normal(mean, std) (Esser et al. 2024, eq. 19) where a
@@ -17,6 +19,7 @@ class Flow(Objective):
     """
 
     kind = "flow"
+    time_input = "1000 t, t from 0 (image) to 1 (noise)"
 
     def __init__(self, logit_normal: tuple[float, float] | None = (0.0, 1.0)) -> None:
         self.logit_normal = logit_normal
@@ -42,13 +45,14 @@ class Flow(Objective):
     def denoised(self, output: Tensor, noisy: Tensor, t_B: Tensor) -> Tensor:
         return noisy - per_sample(t_B, noisy) * output
 
-    def error(
-        self,
-        output: Tensor,
-        clean: Tensor,
-        noise: Tensor,
-        noisy: Tensor,
-        t_B: Tensor,
-        y_B: Tensor | None = None,
-    ) -> Tensor:
-        return (output.float() - (noise - clean)).square()
+    def error(self, output: Tensor, batch: Batch, noisy: Tensor) -> Tensor:
+        return (output.float() - (batch.noise - batch.clean)).square()
+
+    def levels(self, options: LevelOptions) -> Levels:
+        return flow_levels(options.steps)
+
+    def noise_ratio(self, t: float) -> float:
+        return t / (1 - t) if t < 1 else float("inf")
+
+    def noise_share(self, t: float) -> float:
+        return t

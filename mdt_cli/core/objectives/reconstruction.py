@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mdt_cli.core.batch import Batch
 from mdt_cli.core.masking.tokens import TokenSubset
 from mdt_cli.core.objectives.base import NoiseFree
 from mdt_cli.core.objectives.losses import denormalised_patches
@@ -18,20 +19,10 @@ class Reconstruction(NoiseFree):
     """The answer is the clean latents; the error is its plain square."""
 
     kind = "reconstruction"
+    restores = True
 
-    def denoised(self, output: Tensor, noisy: Tensor, t_B: Tensor) -> Tensor:
-        return output
-
-    def error(
-        self,
-        output: Tensor,
-        clean: Tensor,
-        noise: Tensor,
-        noisy: Tensor,
-        t_B: Tensor,
-        y_B: Tensor | None = None,
-    ) -> Tensor:
-        return (output.float() - clean).square()
+    def error(self, output: Tensor, batch: Batch, noisy: Tensor) -> Tensor:
+        return (output.float() - batch.clean).square()
 
 
 def restored(

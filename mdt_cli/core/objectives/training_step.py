@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mdt_cli.core.batch import Batch, Condition
 from mdt_cli.core.masking.tokens import Selector, TokenSubset
-from mdt_cli.core.objectives.base import Objective
+from mdt_cli.core.objectives.base import Loss
 from mdt_cli.core.objectives.losses import normalised_patches, region_mean
 
 Network = Callable[..., Tensor]
@@ -52,92 +53,76 @@ class ViewDraw:
     """The randomness of one view; views of a step share images and times and nothing else."""
 
     noise: Tensor
-    y_B: Tensor | None
+    condition: Condition
     subset: TokenSubset | None
-
-    def to(self, device: torch.device) -> "ViewDraw":
-        return ViewDraw(
-            self.noise.to(device, non_blocking=True),
-            None if self.y_B is None else self.y_B.to(device, non_blocking=True),
-            None if self.subset is None else self.subset.to(device),
-        )
 
     def pin(self) -> "ViewDraw":
         """In memory that a GPU fetches from without making the host wait."""
         subset = self.subset
         if subset is not None:
             subset = TokenSubset(subset.kept_BK.pin_memory(), subset.num_tokens)
-        y_B = None if self.y_B is None else self.y_B.pin_memory()
-        return ViewDraw(self.noise.pin_memory(), y_B, subset)
+        return ViewDraw(self.noise.pin_memory(), self.condition.pin(), subset)
 
 
-def draw_view(
-    view: View,
-    shape: tuple[int, ...],
-    y_B: Tensor | None,
-    null_class: int,
-    class_dropout: float,
-    selector: Selector,
-    grid: tuple[int, int],
-    ratio: float,
-    generator: torch.Generator,
-) -> ViewDraw:
-    """Noise, dropped labels and kept tokens, in this order, from `generator` alone (CPU)."""
-    noise = torch.randn(shape, generator=generator)
-    if y_B is not None:
-        dropped_B = torch.rand(shape[0], generator=generator) < class_dropout
-        y_B = torch.where(dropped_B, null_class, y_B)
-    subset = None
-    if view.tokens == "kept":
-        subset = selector.draw(shape[0], grid, ratio, generator)
-    return ViewDraw(noise, y_B, subset)
+@dataclass(frozen=True)
+class ViewSource:
+    """What all views of a run are drawn with. `class_dropout`: the share of null classes."""
+
+    selector: Selector
+    grid: tuple[int, int]
+    null_class: int
+    class_dropout: float
+
+    def draw(
+        self,
+        view: View,
+        shape: tuple[int, ...],
+        condition: Condition,
+        ratio: float,
+        generator: torch.Generator,
+    ) -> ViewDraw:
+        """Noise, dropped labels and kept tokens, in this order, from `generator` alone (CPU)."""
+        noise = torch.randn(shape, generator=generator)
+        if condition.y_B is not None:
+            dropped_B = torch.rand(shape[0], generator=generator) < self.class_dropout
+            condition = condition.dropped(dropped_B, self.null_class)
+        subset = None
+        if view.tokens == "kept":
+            subset = self.selector.draw(shape[0], self.grid, ratio, generator)
+        return ViewDraw(noise, condition, subset)
 
 
-def view_loss(
-    network: Network,
-    objective: Objective,
-    view: View,
-    draw: ViewDraw,
-    clean: Tensor,
-    t_B: Tensor,
-    patch_size: int,
-) -> Tensor:
+def view_loss(network: Network, loss: Loss, view: View, batch: Batch, patch_size: int) -> Tensor:
     """Weighted sum of the terms, per sample [B]."""
-    losses = term_losses(network, objective, view, draw, clean, t_B, patch_size)
-    return sum_terms(view, losses)
+    return sum_terms(view, term_losses(network, loss, view, batch, patch_size))
 
 
 def sum_terms(view: View, losses: Sequence[Tensor]) -> Tensor:
     """The terms with their weights, summed."""
     total = view.terms[0].weight * losses[0]
-    for term, loss in zip(view.terms[1:], losses[1:], strict=True):
-        total = total + term.weight * loss
+    for term, value in zip(view.terms[1:], losses[1:], strict=True):
+        total = total + term.weight * value
     return total
 
 
 def term_losses(
     network: Network,
-    objective: Objective,
+    loss: Loss,
     view: View,
-    draw: ViewDraw,
-    clean: Tensor,
-    t_B: Tensor,
+    batch: Batch,
     patch_size: int,
     teacher: Teacher | None = None,
 ) -> list[Tensor]:
-    """Each term's loss per sample [B], before its weight, from one forward pass.
-
-    Times that do not lie beside the latents are taken there first, which waits for the device.
-    """
-    t_B = t_B.to(clean.device)
-    noisy = objective.add_noise(clean, draw.noise, t_B)
-    x, t_embed_B = objective.network_input(noisy, t_B)
-    # Noise-free latents are scaled as the objective scales them at time 0.
-    scaled_clean = objective.network_input(clean, torch.zeros_like(t_B))[0]
-    if view.clean_fill and draw.subset is not None:
-        output = network(x, t_embed_B, draw.y_B, draw.subset, scaled_clean)
+    """Each term's loss per sample [B], before its weight, from one forward pass."""
+    clean, t_B, y_B, subset = batch.clean, batch.t_B, batch.condition.y_B, batch.subset
+    noisy = loss.noisy(batch)
+    x, t_embed_B = loss.network_input(noisy, t_B)
+    # Noise-free latents are scaled as the loss scales them at time 0.
+    scaled_clean = loss.network_input(clean, torch.zeros_like(t_B))[0]
+    if view.clean_fill and subset is not None:
+        output = network(x, t_embed_B, y_B, subset, scaled_clean)
     else:
-        output = network(x, t_embed_B, draw.y_B, draw.subset)
+        output = network(x, t_embed_B, y_B, subset)
 
     def target_of(term: Term) -> Tensor:
         match term.target:
@@ -149,8 +134,8 @@ def term_losses(
                 assert teacher is not None
                 seen, fed = (noisy, x) if term.target == "teacher_noisy" else (clean, scaled_clean)
                 with torch.no_grad():
-                    answer = teacher(fed, t_embed_B, draw.y_B)
-                    target = objective.denoised(answer.float(), seen, t_B)
+                    answer = teacher(fed, t_embed_B, y_B)
+                    target = _clean_estimate(loss, answer, seen, t_B)
             case _:
                 raise ValueError(f"no such target: {term.target}")
         return normalised_patches(target, patch_size) if term.normalise == "patch" else target
@@ -158,8 +143,14 @@ def term_losses(
     losses = []
     for term in view.terms:
         if term.target == "objective":
-            error = objective.error(output, clean, draw.noise, noisy, t_B, draw.y_B)
+            error = loss.error(output, batch, noisy)
         else:
-            error = (objective.denoised(output.float(), noisy, t_B) - target_of(term)).square()
-        losses.append(region_mean(error, term.region, draw.subset, patch_size))
+            error = (_clean_estimate(loss, output, noisy, t_B) - target_of(term)).square()
+        losses.append(region_mean(error, term.region, subset, patch_size))
     return losses
+
+
+def _clean_estimate(loss: Loss, output: Tensor, noisy: Tensor, t_B: Tensor) -> Tensor:
+    """In float32. Without noise the answer is the estimate."""
+    diffusion = loss.diffusion
+    return output.float() if diffusion is None else diffusion.denoised(output.float(), noisy, t_B)

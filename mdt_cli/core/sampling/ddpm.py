@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from mdt_cli.core.sampling.levels import Denoise, respaced_betas, respaced_indices
+from mdt_cli.core.levels import Denoise, respaced_betas, respaced_indices
 
 # (x, t) -> (clean estimate, place of the log variance between posterior (0) and beta (1)).
 # None for the place: the network learned no variance and the posterior's own is used.

@@ -1,41 +1,40 @@
-"""DPM-Solver++ through diffusers, on our own noise levels."""
+"""DPM-Solver++, a multistep solver in the logarithm of the signal-to-noise ratio.
 
-import torch
+The state is float64, the network float32. Axes: B batch, C channels, H W latent size.
+"""
+
+import math
+
 from torch import Tensor
 
-from mdt_cli.core.sampling.levels import Denoise, Level, Levels
+from mdt_cli.core.levels import Denoise, Level, Levels, estimate_at
 
 
 def dpm_solver_pp(denoise: Denoise, noise_BCHW: Tensor, levels: Levels) -> Tensor:
-    """DPM-Solver++(2M), midpoint form; first and last step of first order (Lu et al. 2022).
+    """DPM-Solver++(2M), midpoint form (Lu et al. 2022, algorithm 2). One network call a step.
 
-    The update is diffusers' `DPMSolverMultistepScheduler`, told clean estimates. Its own noise
-    levels are replaced by `levels`: theirs come from a float32 beta table, which cannot hold EDM's
-    smallest sigmas, and start short of t = 1 for flow. DDPM and EDM are solved as the same
-    variance-preserving process, which the method cannot tell apart; flow as alpha = 1 - t,
-    sigma = t. The state is float32, as the scheduler keeps it. One network call a step.
+    First and last step are of first order. The process is y = alpha clean + sigma noise, with
+    alpha = 1 - t and sigma = t for flow; DDPM and EDM are solved with alpha = 1 and sigma = tau,
+    since the method does not see a factor of the state.
     """
-    from diffusers import DPMSolverMultistepScheduler
-
-    scheduler = DPMSolverMultistepScheduler(
-        prediction_type="sample",
-        algorithm_type="dpmsolver++",
-        solver_order=2,
-        solver_type="midpoint",
-        use_flow_sigmas=levels.straight,
-    )
-    scheduler.set_timesteps(levels.steps)
-    scheduler.sigmas = torch.tensor([stop.tau for stop in levels.stops], dtype=torch.float64)
-    # Count steps instead of looking times up: rounded times can repeat.
-    scheduler.set_begin_index(0)
 
     def signal(level: Level) -> float:
-        """Share of the clean image in the scheduler's state: x = signal (clean + tau noise)."""
-        return 1.0 if levels.straight else float((1 + level.tau**2) ** -0.5)
+        return 1 - level.tau if levels.straight else 1.0
 
-    x = (noise_BCHW.double() * levels.start * signal(levels.stops[0])).float()
-    for index, level in enumerate(levels.stops[:-1]):
-        t_B = torch.full((x.shape[0],), level.t, device=x.device)
-        clean = denoise(x * (level.scale / signal(level)), t_B).float()
-        (x,) = scheduler.step(clean, scheduler.timesteps[index], x, return_dict=False)
-    return x.double()
+    def log_snr(level: Level) -> float:
+        """Half the logarithm of the ratio; minus infinity for pure noise."""
+        alpha = signal(level)
+        return math.log(alpha / level.tau) if alpha else -math.inf
+
+    y, before, h_before = noise_BCHW.double() * levels.start, None, 0.0
+    for here, after in zip(levels.stops, levels.stops[1:], strict=False):
+        clean = estimate_at(denoise, y, here)
+        if after.tau == 0:
+            return signal(after) * clean
+        h = log_snr(after) - log_snr(here)
+        # Behind pure noise h_before is infinite, and the share of the estimate before is zero.
+        share = h / (2 * h_before) if before is not None else 0.0
+        mixed = clean if before is None else (1 + share) * clean - share * before
+        y = after.tau / here.tau * y - signal(after) * math.expm1(-h) * mixed
+        before, h_before = clean, h
+    raise ValueError("the last of the levels has no tau 0")

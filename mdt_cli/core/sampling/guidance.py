@@ -1,4 +1,4 @@
-"""Guidance: two denoisers become one.
+"""Guidance: two estimates become one.
 
 All of it acts on clean estimates. At fixed x and t these are affine in what a network predicts
 (noise, velocity or EDM's raw F), channel by channel, so extrapolating either is the same thing.
@@ -6,22 +6,27 @@ Axes: B batch, C channels, H W latent size.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from mdt_cli.core.batch import Condition, joined
 from mdt_cli.core.sampling.ddpm import Estimate
-from mdt_cli.core.sampling.levels import Denoise
 
 Channels = Literal["all", "first3"]
 # The guidance scale at one of the sampler's times; exactly 1 means none.
 Scale = Callable[[float], float]
 # An interval that reaches this noise-to-signal ratio has no upper end: flow begins at infinity.
 NO_LIMIT = 1e9
-# (x, t, y) -> what an Estimate answers.
-LabelledEstimate = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor | None]]
+# A clean estimate and the position of the log variance, as an `Estimate` answers.
+Answer = tuple[Tensor, Tensor | None]
+# (x, t, names) -> the answer of each of these estimates. "own" is that of the images' own
+# condition, "null" that of none; those of other networks or of fewer tokens may have other names.
+Estimates = Callable[[Tensor, Tensor, Sequence[str]], Mapping[str, Answer]]
+# (x, t, condition) -> the answer of one network.
+ConditionedEstimate = Callable[[Tensor, Tensor, Condition], Answer]
 
 
 def extrapolated(main: Tensor, reference: Tensor, scale: float, channels: Channels) -> Tensor:
@@ -33,40 +38,42 @@ def extrapolated(main: Tensor, reference: Tensor, scale: float, channels: Channe
     return mixed if channels == "all" else torch.cat([mixed[:, :3], main[:, 3:]], dim=1)
 
 
-def guided(main: Denoise, reference: Denoise, scale: Scale, channels: Channels = "all") -> Denoise:
-    """Extrapolate from `reference` through `main`, any two denoisers (Karras et al. 2024).
-
-    `reference` is not asked where the scale is 1.
-    """
-
-    def denoise(x_BCHW: Tensor, t_B: Tensor) -> Tensor:
-        strength = scale(t_B[0].item())
-        if strength == 1:
-            return main(x_BCHW, t_B)
-        return extrapolated(main(x_BCHW, t_B), reference(x_BCHW, t_B), strength, channels)
-
-    return denoise
-
-
-def classifier_free(
-    estimate: LabelledEstimate, y_B: Tensor, null: int, scale: Scale, channels: Channels = "all"
+def guided(
+    ask: Estimates,
+    scale: Scale,
+    channels: Channels = "all",
+    main: str = "own",
+    reference: str = "null",
 ) -> Estimate:
-    """Both branches as one batch of 2B (Ho & Salimans 2022); the variance stays conditional.
+    """Extrapolate from `reference` through `main` (Ho & Salimans 2022; Karras et al. 2024).
 
-    Where the scale is 1 only the B conditional rows are computed.
+    The variance is that of `main`. `reference` is not asked where the scale is 1.
     """
-    y_2B = torch.cat([y_B, torch.full_like(y_B, null)])
 
-    def guided_estimate(x_BCHW: Tensor, t_B: Tensor) -> tuple[Tensor, Tensor | None]:
+    def estimate(x_BCHW: Tensor, t_B: Tensor) -> Answer:
         strength = scale(t_B[0].item())
         if strength == 1:
-            return estimate(x_BCHW, t_B, y_B)
-        clean, fraction = estimate(torch.cat([x_BCHW, x_BCHW]), torch.cat([t_B, t_B]), y_2B)
-        main, reference = clean.chunk(2)
-        kept = None if fraction is None else fraction.chunk(2)[0]
-        return extrapolated(main, reference, strength, channels), kept
+            return ask(x_BCHW, t_B, [main])[main]
+        answers = ask(x_BCHW, t_B, [main, reference])
+        clean, fraction = answers[main]
+        return extrapolated(clean, answers[reference][0], strength, channels), fraction
 
-    return guided_estimate
+    return estimate
+
+
+def of_conditions(estimate: ConditionedEstimate, conditions: Mapping[str, Condition]) -> Estimates:
+    """One network under conditions with names; those that are asked for make one batch."""
+
+    def ask(x_BCHW: Tensor, t_B: Tensor, names: Sequence[str]) -> dict[str, Answer]:
+        if len(names) == 1:
+            return {names[0]: estimate(x_BCHW, t_B, conditions[names[0]])}
+        count, condition = len(names), joined([conditions[name] for name in names])
+        clean, fraction = estimate(torch.cat([x_BCHW] * count), torch.cat([t_B] * count), condition)
+        cleans = clean.chunk(count)
+        fractions = [None] * count if fraction is None else fraction.chunk(count)
+        return dict(zip(names, zip(cleans, fractions, strict=True), strict=True))
+
+    return ask
 
 
 def constant(scale: float) -> Scale:

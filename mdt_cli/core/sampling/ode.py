@@ -5,7 +5,7 @@ The state is float64, the network float32. Axes: B batch, C channels, H W latent
 
 from torch import Tensor
 
-from mdt_cli.core.sampling.levels import Denoise, Levels, estimate_at
+from mdt_cli.core.levels import Denoise, Levels, estimate_at
 
 
 def euler(denoise: Denoise, noise_BCHW: Tensor, levels: Levels) -> Tensor:

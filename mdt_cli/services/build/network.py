@@ -20,7 +20,7 @@ from mdt_cli.core.model.positions import num_offsets
 from mdt_cli.core.model.transformer import NO_CONDITION_EPS, Transformer
 from mdt_cli.errors import MdtError
 from mdt_cli.services.build.masking import build_selector
-from mdt_cli.services.build.objective import build_objective
+from mdt_cli.services.build.objective import build_loss
 from mdt_cli.services.build.ratio import build_mask_ratio
 
 
@@ -47,7 +47,7 @@ def build_network(
             f"masking.ratio {highest:g} keeps none of {grid[0] * grid[1]} tokens",
             "lower masking.ratio or model.patch_size",
         )
-    out_channels = channels * build_objective(config.objective).out_multiplier
+    out_channels = channels * build_loss(config.objective).out_multiplier
     network = Transformer(
         latent_shape=latent_shape,
         out_channels=out_channels,

@@ -1,4 +1,4 @@
-"""From the [objective] table to an objective."""
+"""From the [objective] table to a loss, and what generates images with it."""
 
 from typing import assert_never
 
@@ -10,15 +10,17 @@ from mdt_cli.config.objective import (
     ObjectiveConfig,
     ReconstructionConfig,
 )
-from mdt_cli.core.objectives.base import Objective
+from mdt_cli.core.objectives.base import Diffusion, Loss
 from mdt_cli.core.objectives.classification import Classification
 from mdt_cli.core.objectives.edm import Edm
 from mdt_cli.core.objectives.epsilon import Epsilon
 from mdt_cli.core.objectives.flow import Flow
 from mdt_cli.core.objectives.reconstruction import Reconstruction
+from mdt_cli.errors import MdtError
 
 
-def build_objective(table: ObjectiveConfig) -> Objective:
+def build_loss(table: ObjectiveConfig) -> Loss:
+    """The loss that a table describes; its `diffusion` is None where it generates nothing."""
     match table:
         case EpsilonConfig():
             gamma = table.min_snr_gamma if table.weighting == "min_snr" else None
@@ -36,3 +38,18 @@ def build_objective(table: ObjectiveConfig) -> Objective:
             return Classification(table.label_smoothing)
         case _:
             assert_never(table)
+
+
+def diffusion_of(loss: Loss) -> Diffusion:
+    """What generates images; MdtError that says what the network does instead."""
+    if loss.diffusion is not None:
+        return loss.diffusion
+    if loss.classifies:
+        raise MdtError(
+            "this model is a classifier and cannot generate images",
+            "sample from the run it was finetuned from, or from one of another recipe",
+        )
+    raise MdtError(
+        "this model restores masked images and cannot generate images",
+        "mdt sample RUN OUT --reconstruct IMAGES shows what it can do",
+    )

@@ -9,11 +9,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mdt_cli.config.objective import EpsilonConfig
 from mdt_cli.core.codecs.codec import Codec
 from mdt_cli.core.model.heads import Head
 from mdt_cli.core.model.transformer import Transformer
 from mdt_cli.errors import MdtError
+from mdt_cli.services.build.objective import diffusion_of
 from mdt_cli.services.export.diffusers_folder import (
     CONFIG,
     INDEX,
@@ -41,13 +41,13 @@ def require_plain_dit(trained: Trained) -> None:
 
 
 def _misfits(trained: Trained) -> Iterator[str]:
-    model, objective = trained.config.model, trained.config.objective
+    model, chain = trained.config.model, diffusion_of(trained.loss).chain
     _, height, width = trained.facts["latent_shape"]
-    if not isinstance(objective, EpsilonConfig):
-        yield f"its objective is {objective.kind}, not epsilon"
-    elif not objective.learned_variance:
+    if chain is None:
+        yield f"its objective is {trained.loss.kind}, not epsilon"
+    elif not chain.learned_variance:
         yield "its variance is not learned"
-    elif objective.first_time:
+    elif chain.first_time:
         yield "it counts times from 1"
     if model.condition != "adaln":
         yield f"its condition is {model.condition}, not adaln"
@@ -129,18 +129,18 @@ def write_folder(folder: Path, trained: Trained, codec: Codec) -> None:
 
 
 def _scheduler(trained: Trained) -> dict[str, Any]:
-    objective = trained.config.objective
-    assert isinstance(objective, EpsilonConfig)
-    scale = 1000 / objective.num_timesteps
+    chain = diffusion_of(trained.loss).chain
+    assert chain is not None
+    scale = 1000 / chain.num_timesteps
     name, start, end = {
         "linear": ("linear", 1e-4, 2e-2),
         "scaled_linear": ("scaled_linear", 0.00085, 0.012),
         # This one has no ends; diffusers wants some all the same.
         "cosine": ("squaredcos_cap_v2", 1e-4, 2e-2),
-    }[objective.betas]
+    }[chain.betas]
     return {
         "_class_name": "DDIMScheduler",
-        "num_train_timesteps": objective.num_timesteps,
+        "num_train_timesteps": chain.num_timesteps,
         "beta_start": scale * start,
         "beta_end": min(scale * end, 0.999),
         "beta_schedule": name,

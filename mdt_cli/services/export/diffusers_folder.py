@@ -90,7 +90,7 @@ def network_arguments(trained: Trained) -> dict[str, Any]:
     shape = list(trained.facts["latent_shape"])
     return {
         "latent_shape": shape,
-        "out_channels": shape[0] * trained.objective.out_multiplier,
+        "out_channels": shape[0] * trained.loss.out_multiplier,
         "num_classes": trained.num_classes,
         **network_shape(trained.config.model),
     }

@@ -10,10 +10,10 @@ import torch
 
 from mdt_cli.artifacts.weights import read_header, save_weights
 from mdt_cli.core.codecs.codec import Codec, codec_from_facts
-from mdt_cli.core.objectives.reconstruction import Reconstruction
 from mdt_cli.errors import MdtError
 from mdt_cli.files import atomic_path
-from mdt_cli.services.build.sampler import check_fits
+from mdt_cli.services.build.objective import diffusion_of
+from mdt_cli.services.build.sampler import check_sampling
 from mdt_cli.services.events import Event, ExportDone, Note, Warned
 from mdt_cli.services.export import diffusers_dit, diffusers_folder
 from mdt_cli.services.export.model_card import (
@@ -81,7 +81,7 @@ def export(request: ExportRequest) -> Iterator[Event]:
         require_onnx()
     trained = load_trained(request.source, request.ema, CPU)
     if request.format != "safetensors":
-        check_fits(trained.config.sampling, trained.objective)
+        check_sampling(trained.config.sampling, diffusion_of(trained.loss))
     if request.codec is not None and request.format in ("torch-export", "onnx"):
         trained = _decoded_by(_codec(request, trained), trained)
     match request.format:
@@ -117,7 +117,7 @@ def export(request: ExportRequest) -> Iterator[Event]:
 
 def _safetensors(request: ExportRequest, trained: Trained) -> float:
     # A network that restores hidden patches is nothing without the parts for them.
-    masked = isinstance(trained.objective, Reconstruction)
+    masked = trained.loss.restores
     if masked:
         trained = load_trained(request.source, request.ema, CPU, masked)
     with atomic_path(request.out) as temporary:

@@ -14,16 +14,12 @@ from torch import Tensor
 
 from mdt_cli.artifacts.program import ABOUT, ONNX
 from mdt_cli.errors import MdtError
+from mdt_cli.services.build.objective import diffusion_of
 from mdt_cli.services.export.model_card import codec_name
 from mdt_cli.services.model import Inputs, Trained, largest_difference
 
 # One protobuf file holds 2 GiB at most; larger weights lie in a file beside it.
 LARGEST_INLINE = 3 * 2**29
-TIME_INPUT = {
-    "epsilon": "first_time + the training index, 0 (image) to num_timesteps - 1 (noise)",
-    "edm": "log(sigma) / 4",
-    "flow": "1000 t, t from 0 (image) to 1 (noise)",
-}
 
 
 def require_onnx() -> None:
@@ -40,7 +36,7 @@ def about(trained: Trained) -> str:
     facts["codec"] = {**facts["codec"], "id": codec_name(facts)}
     inputs = {
         "x": f"float32 [batch, {', '.join(map(str, facts['latent_shape']))}]",
-        "t": f"float32 [batch]: {TIME_INPUT[trained.objective.kind]}",
+        "t": f"float32 [batch]: {diffusion_of(trained.loss).time_input}",
         **_label_input(trained),
     }
     return json.dumps(

@@ -28,9 +28,9 @@ from mdt_cli.services.model import Trained, load_trained
 from mdt_cli.services.runtime import own_device
 from mdt_cli.services.sample.options import parse_seeds
 from mdt_cli.services.strips import (
+    cannot_restore,
     hide,
     make_strips,
-    restores,
     save_strips,
     strip_size,
     targets_are_normalised,
@@ -71,7 +71,7 @@ def reconstruct(request: ReconstructRequest) -> Iterator[Event]:
         raise MdtError(f"--batch-size {request.batch_size} is not above 0")
     asked = None if request.seeds is None else parse_seeds(request.seeds)
     trained = load_trained(request.weights, request.ema, own_device(request.device), masked=True)
-    why = restores(trained.config)
+    why = cannot_restore(trained.loss, trained.config.masking)
     if why is not None:
         raise MdtError(
             f"{request.weights} cannot restore images: {why}",
@@ -130,7 +130,7 @@ class _Restoring:
         self._device = next(trained.network.parameters()).device
         self.codec = codec_from_facts(trained.facts["codec"], self._device, request.codec)
         self._selector = build_selector(trained.config.masking, trained.network.grid)
-        self.normalised = targets_are_normalised(trained.config)
+        self.normalised = targets_are_normalised(trained.config.masking)
         # Fails before any work where the ratio keeps nothing.
         self.num_kept = hide(self._selector, trained.network.grid, self._ratio, [0]).kept_BK.shape[
             1
@@ -245,7 +245,7 @@ def _job(
         "weights": trained.digest,
         "ema": trained.ema,
         "step": trained.step,
-        "objective": trained.objective.kind,
+        "objective": trained.loss.kind,
         "reconstruct": {
             "pictures": "original, hidden patches grey, restored",
             "images_digest": images.digest,

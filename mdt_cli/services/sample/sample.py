@@ -13,12 +13,15 @@ from mdt_cli.artifacts.data_facts import codec_facts
 from mdt_cli.artifacts.sample_folder.npz import NpzFolder
 from mdt_cli.artifacts.sample_folder.png import GRID, Job, Pixels, PngFolder
 from mdt_cli.config.sampling import NoGuidanceConfig, SamplingConfig
+from mdt_cli.core.batch import Condition
 from mdt_cli.core.codecs.codec import Codec, codec_from_facts, decoded
+from mdt_cli.core.objectives.base import Diffusion
 from mdt_cli.core.precision import float32
 from mdt_cli.core.sampling.seeds import SeededNoise, drawn_labels
 from mdt_cli.core.sampling.to_uint8 import to_uint8
 from mdt_cli.errors import MdtError
 from mdt_cli.images.contact_sheet import save_grid, square
+from mdt_cli.services.build.objective import diffusion_of
 from mdt_cli.services.build.sampler import sampler_of
 from mdt_cli.services.events import Event, Note, SamplesDone, Warned
 from mdt_cli.services.model import Trained, load_trained
@@ -106,7 +109,7 @@ class _Drawing:
         network = trained.network
         self._sampler = sampler_of(
             Autocast(network) if sampling.precision == "bf16" else network,
-            trained.objective,
+            diffusion_of(trained.loss),
             sampling,
             self._num_classes,
         )
@@ -118,13 +121,16 @@ class _Drawing:
     def __call__(self, job: Job, positions: range) -> Mapping[int, Pixels]:
         seeds = [job.seeds[position] for position in positions]
         noise = SeededNoise(seeds, self._shape, self._num_classes)
-        y_B = None
+        condition = Condition()
         if job.labels is not None:
-            y_B = torch.tensor([job.labels[k] for k in positions], device=self._device)
+            labels = [job.labels[k] for k in positions]
+            condition = Condition(torch.tensor(labels, device=self._device))
         try:
             with float32(tf32=self._precision == "tf32"):
                 latents = self._sampler(
-                    noise.start().to(self._device), y_B, lambda: noise.step().to(self._device)
+                    noise.start().to(self._device),
+                    condition,
+                    lambda: noise.step().to(self._device),
                 )
                 images = decoded(self._codec, latents)
         except torch.OutOfMemoryError as error:
@@ -188,8 +194,8 @@ def _job(
         "weights": trained.digest,
         "ema": trained.ema,
         "step": trained.step,
-        "objective": trained.objective.kind,
-        "sampler": _sampler_facts(sampling, trained.objective.kind),
+        "objective": trained.loss.kind,
+        "sampler": _sampler_facts(sampling, diffusion_of(trained.loss)),
         "guidance": sampling.guidance.model_dump(mode="json"),
         "uint8": sampling.uint8,
         "codec": codec,
@@ -199,19 +205,16 @@ def _job(
     return Job(settings, seeds, labels, names, request.batch_size, int(trained.facts["image_size"]))
 
 
-def _sampler_facts(sampling: SamplingConfig, objective: str) -> dict[str, Any]:
+def _sampler_facts(sampling: SamplingConfig, diffusion: Diffusion) -> dict[str, Any]:
     """The keys of `[sampling]` that this solver reads."""
     facts: dict[str, Any] = {
         "solver": sampling.solver,
         "steps": sampling.steps,
         "clip": sampling.clip,
+        **{key: getattr(sampling, key) for key in diffusion.level_options},
     }
-    if objective == "epsilon":
-        facts["spacing"] = sampling.spacing
     if sampling.solver == "ddim":
         facts["eta"] = sampling.eta
-    if objective == "edm":
-        facts |= {key: getattr(sampling, key) for key in ("sigma_min", "sigma_max", "rho")}
     return facts
 
 

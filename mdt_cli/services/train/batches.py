@@ -11,10 +11,10 @@ from torch import Tensor
 
 from mdt_cli.artifacts.latent_cache.read import LatentCache, Rows
 from mdt_cli.config.run import RunConfig
+from mdt_cli.core.batch import Batch, Condition
 from mdt_cli.core.masking.ratio import MaskRatio
-from mdt_cli.core.masking.tokens import Selector
-from mdt_cli.core.objectives.base import Objective
-from mdt_cli.core.objectives.training_step import View, ViewDraw, draw_view
+from mdt_cli.core.objectives.base import Loss
+from mdt_cli.core.objectives.training_step import View, ViewDraw, ViewSource
 from mdt_cli.core.rng import stream
 from mdt_cli.core.row_order import row_at
 from mdt_cli.services.runtime import own_cores
@@ -44,6 +44,11 @@ class MicroBatch:
         clean = self.clean.to(device, non_blocking=True)
         return replace(self, clean=clean, t_B=self.t_B.to(device, non_blocking=True))
 
+    def of_view(self, number: int) -> Batch:
+        """What view `number` is computed from; its draw may not be on the device yet."""
+        draw = self.draws[number]
+        return Batch(self.clean, self.t_B, draw.noise, draw.condition, draw.subset)
+
 
 @dataclass(frozen=True)
 class Split:
@@ -67,19 +72,18 @@ class TrainData:
     config: RunConfig
     cache: LatentCache
     split: Split
-    objective: Objective
+    loss: Loss
     views: tuple[View, ...]
     mask_ratio: MaskRatio
-    selector: Selector
-    grid: tuple[int, int]
-
-    @property
-    def null_class(self) -> int:
-        return self.cache.facts.num_classes
+    source: ViewSource
 
     @property
     def conditional(self) -> bool:
         return self.config.data.conditional and self.cache.facts.num_classes > 0
+
+    def condition(self, rows: Rows) -> Condition:
+        """What is said of these images to the network."""
+        return Condition(rows.label if self.conditional else None)
 
     def micro_batch(self, step: int, index: int) -> MicroBatch:
         """Micro-batch `index` of optimizer step `step` (both from 0)."""
@@ -92,18 +96,14 @@ class TrainData:
         use_flip = self.config.data.flip and self.cache.facts.flip
         read = self.cache.read(rows, flip if use_flip else None)
         clean = posterior_draw(read, generator)
-        t_B = self.objective.sample_time(size, generator)
+        t_B = self.loss.sample_time(size, generator)
         # The ratio belongs to the step: every process then has the same shapes.
         ratio = self.mask_ratio.at(step, training.steps, stream(seed, step, "mask ratio"))
         draws = tuple(
-            draw_view(
+            self.source.draw(
                 view,
                 tuple(clean.shape),
-                read.label if self.conditional else None,
-                self.null_class,
-                self.config.data.class_dropout,
-                self.selector,
-                self.grid,
+                self.condition(read),
                 ratio,
                 stream(seed, step, index, "view", number),
             )

@@ -82,7 +82,7 @@ def train(request: TrainRequest) -> Iterator[Event]:
     if not resumed and request.initial is not None:
         yield from request.initial(network, cache)
         trainer.restart_emas()
-    scorer = open_scorer(config, cache, trainer.objective, trainer.device)
+    scorer = open_scorer(config, cache, trainer.loss, trainer.device)
     # Only now is everything checked that can be: a refused start leaves no trace.
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:

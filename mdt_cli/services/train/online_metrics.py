@@ -8,7 +8,6 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from mdt_cli.config.evaluation import MetricName
 from mdt_cli.config.run import RunConfig
 from mdt_cli.config.sampling import NoGuidanceConfig, SamplingConfig
 from mdt_cli.core.codecs.codec import Codec, codec_from_facts, decoded
+from mdt_cli.core.objectives.base import Loss
 from mdt_cli.core.optim.ema import Swapped
 from mdt_cli.core.precision import float32
 from mdt_cli.core.rng import stream
@@ -34,7 +34,8 @@ from mdt_cli.metrics.inception_score import inception_score
 from mdt_cli.metrics.kernel import kernel_distance
 from mdt_cli.metrics.precision_recall import density_coverage, precision_recall
 from mdt_cli.metrics.registry import DENSITY_NEIGHBOURS, NEIGHBOURS, metric_key
-from mdt_cli.services.build.sampler import check_fits, draw
+from mdt_cli.services.build.objective import diffusion_of
+from mdt_cli.services.build.sampler import check_sampling, generate
 from mdt_cli.services.events import Event, Note, Progress, ScoresDone, Warned
 from mdt_cli.services.runtime import Stop
 from mdt_cli.services.train.trainer import Trainer
@@ -126,9 +127,9 @@ class Scorer:
         facts = trainer.cache.facts
         ema = next(iter(trainer.emas.values()))
         with Swapped(trainer.network, ema.tensors), torch.no_grad():
-            return draw(
+            return generate(
                 trainer.network,
-                trainer.objective,
+                diffusion_of(trainer.loss),
                 _sampling(trainer.config, trainer.data.conditional),
                 facts.latent_shape,
                 facts.num_classes if trainer.data.conditional else 0,
@@ -191,7 +192,7 @@ class Scorer:
 
 
 def open_scorer(
-    config: RunConfig, cache: LatentCache, objective: Any, device: torch.device
+    config: RunConfig, cache: LatentCache, loss: Loss, device: torch.device
 ) -> Scorer | None:
     """None where `evaluation.every` is 0. MdtError for what cannot be scored."""
     table = config.evaluation
@@ -210,7 +211,7 @@ def open_scorer(
             f"{len(cache)} images: a score needs at least {most} on both sides"
         )
     conditional = config.data.conditional and cache.facts.num_classes > 0
-    check_fits(_sampling(config, conditional), objective)
+    check_sampling(_sampling(config, conditional), diffusion_of(loss))
     extractor = build_extractor(table.extractor, device)
     if "is" in table.metrics and extractor.head_CD is None:
         raise MdtError(

@@ -12,8 +12,9 @@ from mdt_cli.artifacts.latent_cache.read import LatentCache
 from mdt_cli.artifacts.run_folder import CONFIG, check_stage, read_config, started_from
 from mdt_cli.artifacts.weights import ONLINE, fit_report, read_header, read_tensors
 from mdt_cli.config.load import Loaded, load
+from mdt_cli.services.build.objective import build_loss
 from mdt_cli.services.events import Event, Note, Warned
-from mdt_cli.services.model import TRAINING_ONLY, find_weights, put_weights
+from mdt_cli.services.model import TRAINING_ONLY, find_weights, put_weights, weights_config
 from mdt_cli.services.train.loop import TrainRequest, train
 
 STAGE = "finetune"
@@ -66,8 +67,9 @@ def finetune(
         file = find_weights(source, ema or (ONLINE if training.start == ONLINE else None))
         header = read_header(file)
         # Behind another objective a classifier starts afresh: whatever classes were known before.
-        before, now = header.config["objective"]["kind"], loaded.config.objective.kind
-        fresh_classes = training.new_classes or (now == "classification" != before)
+        learned = build_loss(weights_config(file, header).objective).classifies
+        learns = build_loss(loaded.config.objective).classifies
+        fresh_classes = training.new_classes or (learns and not learned)
         check_same_data(header.data, opened, file, classes=not fresh_classes)
         if (doubt := codec_doubt(header.data, opened)) is not None:
             yield Warned(doubt)

@@ -29,7 +29,7 @@ from mdt_cli.artifacts.latent_cache.read import LatentCache
 from mdt_cli.artifacts.weights import Header, read_header, read_tensors
 from mdt_cli.config.run import RunConfig
 from mdt_cli.core.model.transformer import Transformer
-from mdt_cli.core.objectives.training_step import View, sum_terms, term_losses
+from mdt_cli.core.objectives.training_step import View, ViewSource, sum_terms, term_losses
 from mdt_cli.core.optim.ema import AveragedModule, Ema
 from mdt_cli.core.optim.lr import lr_factor
 from mdt_cli.core.rng import stream
@@ -37,7 +37,7 @@ from mdt_cli.errors import MdtError
 from mdt_cli.files import remove_leftovers
 from mdt_cli.services.build.masking import build_selector, build_views
 from mdt_cli.services.build.network import token_counts
-from mdt_cli.services.build.objective import build_objective
+from mdt_cli.services.build.objective import build_loss
 from mdt_cli.services.build.optimizer import build_optimizer
 from mdt_cli.services.build.ratio import build_mask_ratio
 from mdt_cli.services.events import CheckpointSaved, Event, Note, Warned
@@ -69,17 +69,21 @@ class Trainer:
         self.device = accelerator.device
         self._bad_steps = torch.zeros((), device=self.device)
         self.network = network.to(self.device)
-        self.objective = build_objective(config.objective)
+        self.loss = build_loss(config.objective)
         self.views = tuple(build_views(config.masking))
         self.data = TrainData(
             config,
             cache,
             split_rows(cache.facts.count, config.data.held_out, config.training.seed),
-            self.objective,
+            self.loss,
             self.views,
             build_mask_ratio(config.masking),
-            build_selector(config.masking, network.grid),
-            network.grid,
+            ViewSource(
+                build_selector(config.masking, network.grid),
+                network.grid,
+                cache.facts.num_classes,
+                config.data.class_dropout,
+            ),
         )
         if config.training.compile:
             compile_blocks(network.blocks, len(token_counts(config, network.grid)))
@@ -264,16 +268,12 @@ class Trainer:
             )
 
     def _term_losses(self, batch: MicroBatch, number: int) -> list[Tensor]:
-        clean = batch.clean.to(self.device, non_blocking=True)
-        draw = batch.draws[number].to(self.device)
         with self.accelerator.autocast():
             return term_losses(
                 self.model,
-                self.objective,
+                self.loss,
                 self.views[number],
-                draw,
-                clean,
-                batch.t_B,
+                batch.of_view(number).to(self.device),
                 self.network.patch_size,
                 self._teach,
             )

@@ -11,19 +11,20 @@ from mdt_cli.artifacts import run_folder
 from mdt_cli.artifacts.training_log import TOP
 from mdt_cli.artifacts.weights import ONLINE
 from mdt_cli.config.sampling import NoGuidanceConfig
+from mdt_cli.core.batch import Batch
 from mdt_cli.core.codecs.codec import Codec, codec_from_facts, decoded
-from mdt_cli.core.objectives.classification import Classification, hits
-from mdt_cli.core.objectives.training_step import View, draw_view, view_loss
+from mdt_cli.core.objectives.classification import hits
+from mdt_cli.core.objectives.training_step import View, view_loss
 from mdt_cli.core.optim.ema import Swapped
 from mdt_cli.core.rng import stream
 from mdt_cli.errors import MdtError
-from mdt_cli.services.build.sampler import draw
+from mdt_cli.services.build.sampler import generate
 from mdt_cli.services.events import Classified, Event, PreviewSaved, Validated, Warned
 from mdt_cli.services.runtime import Stop
 from mdt_cli.services.strips import (
+    cannot_restore,
     hide,
     make_strips,
-    restores,
     save_strips,
     targets_are_normalised,
 )
@@ -50,7 +51,7 @@ class Monitor:
         trainer, step = self._trainer, self._trainer.step
         if trainer.accelerator.is_main_process:
             yield from self._look(done)
-        if self._scorer is None or isinstance(trainer.objective, Classification):
+        if self._scorer is None:
             return
         if step % trainer.config.evaluation.every == 0 or done:
             yield from self._scorer.score(trainer, stop)
@@ -82,7 +83,7 @@ class Monitor:
         if every and len(trainer.data.split.held_out) and (step % every == 0 or done):
             yield from self._validate()
         every = config.preview.every
-        if isinstance(trainer.objective, Classification):
+        if trainer.loss.classifies:
             return
         if every and self._can_preview and (step % every == 0 or done):
             yield from self._preview()
@@ -92,7 +93,7 @@ class Monitor:
         trainer = self._trainer
         if not trainer.accelerator.is_main_process or not trainer.config.validation.every:
             return
-        if isinstance(trainer.objective, Classification):
+        if trainer.loss.classifies:
             if len(trainer.data.split.held_out):
                 yield from self._validate()
             else:
@@ -103,7 +104,7 @@ class Monitor:
         self.held_out = self._held_out_losses()
         record = {f"held_out/{k}": v for k, v in self.held_out.items()}
         percent: Mapping[str, float] = {}
-        if isinstance(trainer.objective, Classification):
+        if trainer.loss.classifies:
             percent = held_out_accuracy(trainer)
         run_folder.append(
             trainer.folder / run_folder.METRICS, {"step": trainer.step, **record, **percent}
@@ -118,7 +119,7 @@ class Monitor:
         losses: dict[str, float] = {}
         # Without noise, what is seen whole is its own answer: there is nothing to measure.
         config = trainer.config
-        hides = config.objective.kind == "reconstruction" and config.masking.is_masked
+        hides = trainer.loss.restores and config.masking.is_masked
         views = {} if hides else {"full": View("all")}
         for view in trainer.views:
             if view.tokens == "kept":
@@ -144,6 +145,7 @@ class Monitor:
         seed = trainer.config.training.seed
         # One ratio for the whole run, so that its losses can be compared with each other.
         ratio = trainer.data.mask_ratio.mean(trainer.config.training.steps)
+        source = replace(trainer.data.source, class_dropout=0.0)
         total = 0.0
         for start in range(0, len(rows), size):
             part = rows[start : start + size]
@@ -152,33 +154,25 @@ class Monitor:
             clean = posterior_draw(read, generator)
             # Times spread evenly over their distribution, in an order unrelated to the rows.
             share = (torch.randperm(len(part), generator=generator) + 0.5) / len(part)
-            drawn = draw_view(
-                view,
-                tuple(clean.shape),
-                read.label if trainer.data.conditional else None,
-                trainer.data.null_class,
-                0.0,
-                trainer.data.selector,
-                trainer.data.grid,
-                ratio,
-                generator,
-            )
+            condition = trainer.data.condition(read)
+            drawn = source.draw(view, tuple(clean.shape), condition, ratio, generator)
+            batch = Batch(
+                clean,
+                trainer.loss.quantile_time(share),
+                drawn.noise,
+                drawn.condition,
+                drawn.subset,
+            ).to(trainer.device)
             loss_B = view_loss(
-                trainer.network,
-                trainer.objective,
-                view,
-                drawn.to(trainer.device),
-                clean.to(trainer.device),
-                trainer.objective.quantile_time(share),
-                trainer.network.patch_size,
+                trainer.network, trainer.loss, view, batch, trainer.network.patch_size
             )
             total += float(loss_B.sum())
         return total / len(rows)
 
     def _preview(self) -> Iterator[Event]:
         trainer = self._trainer
-        restoring = trainer.config.objective.kind == "reconstruction"
-        why = restores(trainer.config) if restoring else None
+        restoring = trainer.loss.restores
+        why = cannot_restore(trainer.loss, trainer.config.masking) if restoring else None
         try:
             codec = codec_from_facts(dict(trainer.cache.facts.codec), trainer.device, None)
         except MdtError as error:
@@ -220,9 +214,11 @@ class Monitor:
         sampling = trainer.config.sampling.model_copy(update={"steps": preview.steps})
         if not conditional:
             sampling = sampling.model_copy(update={"guidance": NoGuidanceConfig()})
-        latents = draw(
+        diffusion = trainer.loss.diffusion
+        assert diffusion is not None
+        latents = generate(
             trainer.network,
-            trainer.objective,
+            diffusion,
             sampling,
             facts.latent_shape,
             facts.num_classes if conditional else 0,
@@ -242,14 +238,14 @@ class Monitor:
         # Evenly spread, as the rows of a class lie together.
         rows = some[torch.arange(count) * len(some) // count]
         ratio = trainer.data.mask_ratio.extremes(config.training.steps)[1]
-        subset = hide(trainer.data.selector, trainer.data.grid, ratio, rows.tolist())
+        subset = hide(trainer.data.source.selector, trainer.network.grid, ratio, rows.tolist())
         strips = make_strips(
             trainer.network,
             codec,
             trainer.cache.read(rows).mean.to(trainer.device),
             None,
             subset.to(trainer.device),
-            targets_are_normalised(config),
+            targets_are_normalised(config.masking),
             trainer.cache.facts.num_classes if trainer.data.conditional else 0,
         )
         save_strips(path, strips)

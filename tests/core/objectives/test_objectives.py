@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from mdt_cli.core.batch import Batch
 from mdt_cli.core.masking.tokens import TokenSubset
 from mdt_cli.core.objectives.edm import Edm
 from mdt_cli.core.objectives.epsilon import Epsilon
@@ -26,7 +27,7 @@ def test_epsilon_perfect_answer() -> None:
     noisy = objective.add_noise(CLEAN, NOISE, t)
     output = perfect_epsilon(objective, t)
     torch.testing.assert_close(objective.denoised(output, noisy, t), CLEAN, atol=2e-4, rtol=1e-4)
-    error = objective.error(output, CLEAN, NOISE, noisy, t)
+    error = objective.error(output, Batch(CLEAN, t, NOISE), noisy)
     assert error.abs().max() < 1e-3
 
 
@@ -99,7 +100,7 @@ def test_every_table_follows_the_betas(kind: str) -> None:
     )
     torch.testing.assert_close(objective.denoised(NOISE, noisy, t), CLEAN, atol=2e-5, rtol=1e-4)
     snr = (abar / (1 - abar)).flatten()
-    error = objective.error(NOISE + 1, CLEAN, NOISE, noisy, t).mean((1, 2, 3))
+    error = objective.error(NOISE + 1, Batch(CLEAN, t, NOISE), noisy).mean((1, 2, 3))
     torch.testing.assert_close(error.double(), snr.clamp(max=5) / snr, rtol=1e-5, atol=0)
 
 
@@ -141,7 +142,7 @@ def test_edm_perfect_answer_and_weight() -> None:
     total = s**2 + 0.25
     raw = (CLEAN - 0.25 / total * noisy) / (s * 0.5 / total.sqrt())
     torch.testing.assert_close(objective.denoised(raw, noisy, sigma), CLEAN, atol=1e-4, rtol=1e-4)
-    zero = objective.error(torch.zeros_like(raw), CLEAN, NOISE, noisy, sigma)
+    zero = objective.error(torch.zeros_like(raw), Batch(CLEAN, sigma, NOISE), noisy)
     # The published weight is 8 at sigma 0.5.
     skip = 0.25 / total * noisy
     torch.testing.assert_close(zero[1], 8 * (skip - CLEAN)[1].square())
@@ -159,7 +160,7 @@ def test_flow_perfect_answer() -> None:
     noisy = objective.add_noise(CLEAN, NOISE, t)
     output = NOISE - CLEAN
     torch.testing.assert_close(objective.denoised(output, noisy, t), CLEAN, atol=1e-5, rtol=1e-5)
-    assert objective.error(output, CLEAN, NOISE, noisy, t).max() == 0
+    assert objective.error(output, Batch(CLEAN, t, NOISE), noisy).max() == 0
 
 
 @pytest.mark.parametrize("objective", [Epsilon(), Edm(), Flow(), Flow(None)], ids=lambda o: o.kind)

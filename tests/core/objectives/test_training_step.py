@@ -7,16 +7,17 @@ import torch
 from torch import Tensor
 
 from mdt_cli.config.load import load
+from mdt_cli.core.batch import Batch, Condition
 from mdt_cli.core.masking.tokens import RandomTokens
 from mdt_cli.core.model.adapters.dit import to_official
 from mdt_cli.core.model.transformer import Transformer
 from mdt_cli.core.objectives.losses import normalised_patches
-from mdt_cli.core.objectives.training_step import ViewDraw, sum_terms, term_losses
+from mdt_cli.core.objectives.training_step import sum_terms, term_losses
 from mdt_cli.core.optim.ema import AveragedModule
 from mdt_cli.core.rng import stream
 from mdt_cli.services.build.masking import build_views
 from mdt_cli.services.build.network import build_network
-from mdt_cli.services.build.objective import build_objective
+from mdt_cli.services.build.objective import build_loss
 from tests.reference.clean_context import four_terms, named
 from tests.reference.diffusion import normalised, patches_of
 
@@ -27,7 +28,7 @@ SMALL = (
     "model.narrow_decoder={depth=2, hidden_size=16, num_heads=2}",
 )
 CONFIG = load(["mcdit"], list(SMALL)).config
-VIEW, OBJECTIVE = build_views(CONFIG.masking)[0], build_objective(CONFIG.objective)
+VIEW, LOSS = build_views(CONFIG.masking)[0], build_loss(CONFIG.objective)
 CLEAN, NOISE = torch.randn(2, 3, 4, 8, 8, dtype=torch.float64, generator=stream("terms"))
 SIGMA = torch.tensor([0.2, 0.9, 6.0], dtype=torch.float64)
 # The last has no class.
@@ -66,8 +67,8 @@ def losses(network: Transformer, teacher: AveragedModule) -> list[Tensor]:
         answer: Tensor = network(x, t, *rest)
         return answer
 
-    draw = ViewDraw(NOISE, Y, SUBSET)
-    return term_losses(run, OBJECTIVE, VIEW, draw, CLEAN, SIGMA, 2, teach)
+    batch = Batch(CLEAN, SIGMA, NOISE, Condition(Y), SUBSET)
+    return term_losses(run, LOSS, VIEW, batch, 2, teach)
 
 
 def plain_weights(network: Transformer, decoder: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -120,7 +121,8 @@ def test_a_teacher_is_a_constant_for_the_gradient(
     names = [name for name, _ in network.named_parameters()]
     flowing = torch.autograd.grad((terms[2] + terms[3]).sum(), list(network.parameters()))
     # The same squares with targets that were computed before.
-    objective = OBJECTIVE
+    objective = LOSS.diffusion
+    assert objective is not None
     noisy = objective.add_noise(CLEAN, NOISE, SIGMA)
     x, t = objective.network_input(noisy, SIGMA)
     with torch.no_grad():

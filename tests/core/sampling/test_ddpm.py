@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from mdt_cli.core.levels import ddpm_levels
 from mdt_cli.core.objectives.epsilon import Epsilon
 from mdt_cli.core.sampling.ddpm import Chain, clipped, ddim, ddpm
-from mdt_cli.core.sampling.levels import ddpm_levels
 from mdt_cli.core.sampling.ode import euler
 from tests.core.sampling.closed_form import (
     MEAN,

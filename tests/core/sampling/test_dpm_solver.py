@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
+from mdt_cli.core.levels import ddpm_levels, edm_levels, flow_levels
 from mdt_cli.core.sampling.dpm_solver import dpm_solver_pp
-from mdt_cli.core.sampling.levels import ddpm_levels, edm_levels, flow_levels
 from tests.core.sampling.closed_form import (
     ddpm_gaussian,
     edm_gaussian,
@@ -76,6 +76,41 @@ def test_equals_the_restated_algorithm(kind, steps):
     expected = dpm_solver_pp_2m(clean_at, np.array(start), alphas, sigmas)
     ours = dpm_solver_pp(ideal, NOISE, levels).numpy()
     assert np.abs(ours - expected).max() < 2e-5
+
+
+@pytest.mark.parametrize("kind", ["edm", "flow", "epsilon"])
+@pytest.mark.parametrize("steps", [4, 20])
+def test_equals_the_solver_of_diffusers(kind, steps):
+    from diffusers import DPMSolverMultistepScheduler
+
+    levels, ideal = {
+        "edm": (edm_levels(steps), edm_gaussian),
+        "flow": (flow_levels(steps), flow_gaussian),
+        "epsilon": (ddpm_levels(TABLE, steps), ddpm_gaussian),
+    }[kind]
+    scheduler = DPMSolverMultistepScheduler(
+        prediction_type="sample",
+        algorithm_type="dpmsolver++",
+        solver_order=2,
+        solver_type="midpoint",
+        use_flow_sigmas=levels.straight,
+    )
+    scheduler.set_timesteps(steps)
+    # Its own levels come from a float32 table, and start short of t = 1 for flow.
+    scheduler.sigmas = torch.tensor([stop.tau for stop in levels.stops], dtype=torch.float64)
+    scheduler.set_begin_index(0)
+
+    def signal(level):
+        # Its state is signal (clean + tau noise).
+        return 1.0 if levels.straight else float((1 + level.tau**2) ** -0.5)
+
+    x = (NOISE.double() * levels.start * signal(levels.stops[0])).float()
+    for index, level in enumerate(levels.stops[:-1]):
+        clean = ideal(x * (level.scale / signal(level)), torch.full((6,), level.t)).float()
+        (x,) = scheduler.step(clean, scheduler.timesteps[index], x, return_dict=False)
+    ours = dpm_solver_pp(ideal, NOISE, levels)
+    # Its state is float32, ours float64.
+    assert float((ours - x.double()).abs().max()) < 2e-5
 
 
 def test_network_calls_and_times():

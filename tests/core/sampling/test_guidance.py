@@ -3,16 +3,17 @@ import math
 import pytest
 import torch
 
+from mdt_cli.core.batch import Condition
 from mdt_cli.core.objectives.edm import Edm
 from mdt_cli.core.objectives.epsilon import Epsilon
 from mdt_cli.core.objectives.flow import Flow
 from mdt_cli.core.sampling.guidance import (
     NO_LIMIT,
-    classifier_free,
     constant,
     extrapolated,
     guided,
     interval,
+    of_conditions,
     power_cosine,
 )
 
@@ -70,12 +71,23 @@ def test_interval_is_closed_and_1_outside():
 
 
 def labelled(seen):
-    def estimate(x, t_B, y_B):
-        seen.append(y_B.tolist())
-        clean = x * y_B.view(-1, 1, 1, 1)
+    def estimate(x, t_B, condition):
+        seen.append(condition.y_B.tolist())
+        clean = x * condition.y_B.view(-1, 1, 1, 1)
         return clean, 100.0 * clean
 
     return estimate
+
+
+def classifier_free(estimate, y_B, null, scale, channels="all"):
+    own = Condition(y_B)
+    return guided(of_conditions(estimate, {"own": own, "null": own.null(null)}), scale, channels)
+
+
+def of_two(main, reference):
+    """Estimates of two networks, asked one after the other."""
+    both = {"strong": main, "weak": reference}
+    return lambda x, t_B, names: {name: both[name](x, t_B) for name in names}
 
 
 def test_both_branches_are_one_batch_and_the_variance_is_the_conditional_one():
@@ -106,21 +118,24 @@ def test_outside_the_interval_the_null_branch_is_not_computed():
     assert [len(labels) for labels in seen] == [3, 6]
 
 
-def test_two_denoisers_agree_with_the_batched_form():
+def test_two_networks_agree_with_the_batched_form():
+    """Guidance by another network (Karras et al. 2024) is the same extrapolation."""
     y_B = torch.tensor([1, 2, 3])
     estimate = labelled([])
-    pair = guided(
-        lambda x, t: estimate(x, t, y_B)[0],
-        lambda x, t: estimate(x, t, torch.full_like(y_B, 9))[0],
-        constant(2.5),
-        "first3",
+    pair = of_two(
+        lambda x, t: estimate(x, t, Condition(y_B)),
+        lambda x, t: estimate(x, t, Condition(torch.full_like(y_B, 9))),
     )
+    apart = guided(pair, constant(2.5), "first3", main="strong", reference="weak")
     batched = classifier_free(estimate, y_B, 9, constant(2.5), "first3")
-    assert torch.allclose(pair(X, torch.zeros(3)), batched(X, torch.zeros(3))[0])
+    for one, other in zip(apart(X, torch.zeros(3)), batched(X, torch.zeros(3)), strict=True):
+        assert torch.allclose(one, other)
 
 
 def test_a_reference_that_is_not_needed_is_not_asked():
     def reference(x, t_B):
         raise AssertionError("asked at scale 1")
 
-    assert torch.equal(guided(lambda x, t: x + 1, reference, constant(1))(X, torch.zeros(3)), X + 1)
+    pair = of_two(lambda x, t: (x + 1, None), reference)
+    estimate = guided(pair, constant(1), main="strong", reference="weak")
+    assert torch.equal(estimate(X, torch.zeros(3))[0], X + 1)

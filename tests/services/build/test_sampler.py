@@ -8,12 +8,13 @@ from mdt_cli.config.sampling import (
     PowerCosineGuidanceConfig,
     SamplingConfig,
 )
+from mdt_cli.core.batch import Condition
 from mdt_cli.core.objectives.edm import Edm
 from mdt_cli.core.objectives.epsilon import Epsilon
 from mdt_cli.core.objectives.flow import Flow
 from mdt_cli.core.sampling.seeds import SeededNoise, drawn_labels
 from mdt_cli.errors import MdtError
-from mdt_cli.services.build.sampler import draw, guidance_of, sampler_of
+from mdt_cli.services.build.sampler import generate, guidance_of, sampler_of
 from mdt_cli.services.model import load_trained
 from tests.core.sampling.closed_form import MEAN, STD
 from tests.reference.samplers import ddim_with_clipping, dpm_solver_pp_2m
@@ -42,7 +43,7 @@ FITTING = [
 class Ideal(nn.Module):
     """The network that answers perfectly for data of class k ~ N(MEAN + k, STD^2).
 
-    It inverts `Objective.denoised`, which is affine in the output. The null class stands far off.
+    It inverts `Diffusion.denoised`, which is affine in the output. The null class stands far off.
     """
 
     def __init__(self, objective, far=-2.0, null=3):
@@ -91,7 +92,7 @@ def test_every_solver_samples_the_class_asked_for(kind, solver):
     network = Ideal(objective)
     # The cosine chain's first step is long: Heun wants the others shorter.
     chosen = sampling(solver, 150 if kind == "cosine" else 60)
-    latents = draw(network, objective, chosen, SHAPE, 3, list(range(400)), labels, CPU)
+    latents = generate(network, objective, chosen, SHAPE, 3, list(range(400)), labels, CPU)
     assert latents.dtype == torch.float32
     for label in (0, 2):
         values = latents[label // 2 :: 2]
@@ -109,16 +110,16 @@ def test_every_solver_samples_the_class_asked_for(kind, solver):
 def test_an_image_is_the_same_in_any_batch(kind, solver):
     objective = OBJECTIVES[kind]
     network = Ideal(objective)
-    together = draw(network, objective, sampling(solver, 5), SHAPE, 3, [4, 8, 15], None, CPU)
+    together = generate(network, objective, sampling(solver, 5), SHAPE, 3, [4, 8, 15], None, CPU)
     for row, seed in enumerate([4, 8, 15]):
-        alone = draw(network, objective, sampling(solver, 5), SHAPE, 3, [seed], None, CPU)
+        alone = generate(network, objective, sampling(solver, 5), SHAPE, 3, [seed], None, CPU)
         assert float((alone[0] - together[row]).abs().max()) < 1e-5
 
 
 def test_dpm_solver_with_guidance_on_all_channels_equals_the_restated_one():
     """U-ViT's sampler: 50 steps, noise + 0.4 (noise - noise without class), every channel."""
     chosen = sampling("dpm++", 50, guidance=ConstantGuidanceConfig(scale=1.4, channels="all"))
-    ours = draw(Ideal(SCALED), SCALED, chosen, SHAPE, 3, [7], [2], CPU).double().numpy()
+    ours = generate(Ideal(SCALED), SCALED, chosen, SHAPE, 3, [7], [2], CPU).double().numpy()
     network, chain = Ideal(SCALED), SCALED.alphas_cumprod
     indices = [round(k * 999 / 49) for k in range(50)][::-1]
     alphas = [float(chain[index]) ** 0.5 for index in indices] + [1.0]
@@ -142,8 +143,10 @@ def test_clipping_holds_for_every_solver():
     for kind, solver in FITTING:
         objective = OBJECTIVES[kind]
         chosen = sampling(solver, 5, clip=True, spacing="trailing")
-        end = draw(Ideal(objective), objective, chosen, SHAPE, 3, [1, 2], [2, 2], CPU)
-        free = draw(Ideal(objective), objective, sampling(solver, 5), SHAPE, 3, [1, 2], [2, 2], CPU)
+        end = generate(Ideal(objective), objective, chosen, SHAPE, 3, [1, 2], [2, 2], CPU)
+        free = generate(
+            Ideal(objective), objective, sampling(solver, 5), SHAPE, 3, [1, 2], [2, 2], CPU
+        )
         # Class 2 lies at 2.3.
         assert float(end.abs().max()) <= 1 + 1e-5
         assert float(free.max()) > 1.5
@@ -157,7 +160,7 @@ def test_maskdm_asks_for_the_trailing_times_and_puts_the_networks_noise_back():
 
     seen = []
     chosen = sampling("ddim", 250, eta=1.0, clip=True, spacing="trailing")
-    ours = draw(Watched(COSINE), COSINE, chosen, SHAPE, 3, [5], [1], CPU)
+    ours = generate(Watched(COSINE), COSINE, chosen, SHAPE, 3, [5], [1], CPU)
     assert seen == list(range(999, 0, -4))
     noise = SeededNoise([5], SHAPE, 3)
     start = noise.start().double().numpy()
@@ -173,22 +176,22 @@ def test_maskdm_asks_for_the_trailing_times_and_puts_the_networks_noise_back():
 
 def test_without_labels_each_seed_draws_its_own():
     network, seeds = Ideal(Flow()), [3, 4, 5, 6]
-    drawn = draw(network, Flow(), sampling("euler", 3), SHAPE, 3, seeds, None, CPU)
+    drawn = generate(network, Flow(), sampling("euler", 3), SHAPE, 3, seeds, None, CPU)
     asked = drawn_labels(seeds, 3)
     assert network.batches == [asked] * 3
-    same = draw(network, Flow(), sampling("euler", 3), SHAPE, 3, seeds, asked, CPU)
+    same = generate(network, Flow(), sampling("euler", 3), SHAPE, 3, seeds, asked, CPU)
     assert torch.equal(drawn, same)
 
 
 def test_guidance_moves_away_from_the_null_class_in_one_batch():
     network = Ideal(Flow())
     guided = sampling("euler", 4, guidance=ConstantGuidanceConfig(scale=2.0))
-    draw(network, Flow(), guided, SHAPE, 3, [1, 2], [0, 1], CPU)
+    generate(network, Flow(), guided, SHAPE, 3, [1, 2], [0, 1], CPU)
     assert network.batches == [[0, 1, 3, 3]] * 4
     network = Ideal(Flow())
-    plain = draw(network, Flow(), sampling("euler", 4), SHAPE, 3, [1, 2], [0, 1], CPU)
+    plain = generate(network, Flow(), sampling("euler", 4), SHAPE, 3, [1, 2], [0, 1], CPU)
     assert network.batches == [[0, 1]] * 4
-    pushed = draw(Ideal(Flow()), Flow(), guided, SHAPE, 3, [1, 2], [0, 1], CPU)
+    pushed = generate(Ideal(Flow()), Flow(), guided, SHAPE, 3, [1, 2], [0, 1], CPU)
     # The null class lies at -2: with scale 2 the mean moves as far again, up.
     assert float((pushed - plain)[0].mean()) > 1.0
 
@@ -197,9 +200,9 @@ def test_first3_guidance_leaves_the_fourth_channel():
     def one(channels):
         guidance = ConstantGuidanceConfig(scale=3.0, channels=channels)
         chosen = sampling("euler", 4, guidance=guidance)
-        return draw(Ideal(Flow()), Flow(), chosen, SHAPE, 3, [1], [1], CPU)
+        return generate(Ideal(Flow()), Flow(), chosen, SHAPE, 3, [1], [1], CPU)
 
-    plain = draw(Ideal(Flow()), Flow(), sampling("euler", 4), SHAPE, 3, [1], [1], CPU)
+    plain = generate(Ideal(Flow()), Flow(), sampling("euler", 4), SHAPE, 3, [1], [1], CPU)
     first3, every = one("first3"), one("all")
     assert torch.allclose(first3[:, 3], plain[:, 3], atol=1e-6)
     assert torch.allclose(first3[:, :3], every[:, :3], atol=1e-6)
@@ -224,7 +227,7 @@ def test_the_interval_is_on_the_noise_to_signal_ratio(objective, low, high, insi
     network = Ideal(objective)
     guidance = IntervalGuidanceConfig(scale=2.0, low=low, high=high)
     chosen = sampling("euler", 4, guidance=guidance)
-    draw(network, objective, chosen, SHAPE, 3, [1], [1], CPU)
+    generate(network, objective, chosen, SHAPE, 3, [1], [1], CPU)
     assert [len(labels) == 2 for labels in network.batches] == inside
 
 
@@ -243,7 +246,7 @@ def test_power_cosine_counts_time_from_noise_to_image(objective, time):
 def test_a_network_without_classes_is_sampled_without_guidance():
     network = Ideal(Flow())
     chosen = sampling("euler", 3, guidance=ConstantGuidanceConfig(scale=2.0))
-    latents = draw(network, Flow(), chosen, SHAPE, 0, [1, 2], None, CPU)
+    latents = generate(network, Flow(), chosen, SHAPE, 0, [1, 2], None, CPU)
     assert network.batches == [None] * 3
     assert latents.shape == (2, *SHAPE)
 
@@ -263,14 +266,14 @@ def test_what_cannot_work_is_told_before_the_first_step(chosen, objective, messa
         sampler_of(Ideal(objective), objective, chosen, 3)
 
 
-def test_draw_is_the_sampler_from_the_noise_of_the_seeds(tmp_path):
+def test_generate_is_the_sampler_from_the_noise_of_the_seeds(tmp_path):
     path = write_weights(tmp_path / "w.safetensors", {"kind": "epsilon", "num_timesteps": 50})
     trained = load_trained(path, None, CPU)
     chosen, seeds = sampling("ddpm", 6), [2, 3]
     noise = SeededNoise(seeds, (3, 8, 8), 4)
-    sampler = sampler_of(trained.network, trained.objective, chosen, 4)
-    ours = sampler(noise.start(), torch.tensor([1, 2]), noise.step)
-    other = draw(trained.network, trained.objective, chosen, (3, 8, 8), 4, seeds, [1, 2], CPU)
+    sampler = sampler_of(trained.network, trained.diffusion, chosen, 4)
+    ours = sampler(noise.start(), Condition(torch.tensor([1, 2])), noise.step)
+    other = generate(trained.network, trained.diffusion, chosen, (3, 8, 8), 4, seeds, [1, 2], CPU)
     assert torch.equal(ours, other)
     assert not ours.requires_grad
 
@@ -286,5 +289,5 @@ def test_the_variance_the_network_learned_is_used():
     for v in (-1.0, 1.0):
         network = Wide(Epsilon())
         network.v = v
-        ends.append(draw(network, Epsilon(), sampling("ddpm", 5), SHAPE, 3, [1], [1], CPU))
+        ends.append(generate(network, Epsilon(), sampling("ddpm", 5), SHAPE, 3, [1], [1], CPU))
     assert float((ends[0] - ends[1]).abs().max()) > 0.05

@@ -12,7 +12,7 @@ import torch
 from mdt_cli.core.codecs.codec import open_codec
 from mdt_cli.core.sampling.to_uint8 import to_uint8
 from mdt_cli.errors import MdtError
-from mdt_cli.services.build.sampler import draw
+from mdt_cli.services.build.sampler import generate
 from mdt_cli.services.events import ExportDone, Note
 from mdt_cli.services.export.diffusers_folder import load_as_stranger
 from mdt_cli.services.export.export import ExportRequest, export
@@ -58,9 +58,9 @@ def test_the_autoencoder_goes_along(tmp_path: Path, autoencoder: dict[str, Any])
     *_, done = export(ExportRequest(source, tmp_path / "out"))
     assert isinstance(done, ExportDone)
     trained = load_trained(source, None, CPU)
-    latents = draw(
+    latents = generate(
         trained.network,
-        trained.objective,
+        trained.diffusion,
         trained.config.sampling,
         (4, 8, 8),
         3,
@@ -148,7 +148,7 @@ def test_ddim_of_the_dit_folder_starts_and_ends_like_ours(
     source = weights(tmp_path / "w.safetensors", DIT, autoencoder)
     list(export(ExportRequest(source, tmp_path / "out", format="diffusers-dit")))
     scheduler = load_as_stranger(tmp_path / "out").scheduler
-    ours = load_trained(source, None, CPU).objective
+    ours = load_trained(source, None, CPU).diffusion
     torch.testing.assert_close(
         scheduler.alphas_cumprod.double(), ours.alphas_cumprod, rtol=0, atol=1e-6
     )

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from mdt_cli.artifacts.weights import read_header, read_tensors
 from mdt_cli.config.load import load
 from mdt_cli.errors import MdtError
-from mdt_cli.services.build.sampler import draw
+from mdt_cli.services.build.sampler import generate
 from mdt_cli.services.events import ExportDone, Warned
 from mdt_cli.services.export.diffusers_folder import load_as_stranger
 from mdt_cli.services.export.export import ExportRequest, export
@@ -50,9 +50,9 @@ def test_a_diffusers_folder_draws_what_mdt_draws(name: str, tmp_path: Path) -> N
     trained = load_trained(source, None, CPU)
     seeds = [5, 0, 11]
     labels = None if name == "no classes" else [2, 0, 1]
-    ours = draw(
+    ours = generate(
         trained.network,
-        trained.objective,
+        trained.diffusion,
         trained.config.sampling,
         (4, 8, 8),
         trained.num_classes,
@@ -67,9 +67,9 @@ def test_a_diffusers_folder_draws_what_mdt_draws(name: str, tmp_path: Path) -> N
     within = {"rtol": 0, "atol": 1e-5 * max(1.0, float(ours.abs().max()))}
     torch.testing.assert_close(theirs, ours, **within)
     chosen_by_seed = pipe(seeds=seeds[:1], output_type="latent").images
-    expected = draw(
+    expected = generate(
         trained.network,
-        trained.objective,
+        trained.diffusion,
         trained.config.sampling,
         (4, 8, 8),
         trained.num_classes,
@@ -206,9 +206,9 @@ def test_a_stranger_without_mdt_gets_the_same_answers(tmp_path: Path) -> None:
     trained = load_trained(source, None, CPU)
     inputs = fixed_inputs(trained)
     assert inputs.y is not None
-    latents = draw(
+    latents = generate(
         trained.network,
-        trained.objective,
+        trained.diffusion,
         trained.config.sampling,
         (3, 8, 8),
         3,

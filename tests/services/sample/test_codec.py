@@ -11,7 +11,7 @@ from PIL import Image
 from mdt_cli.core.codecs.codec import open_codec
 from mdt_cli.core.sampling.to_uint8 import to_uint8
 from mdt_cli.errors import MdtError
-from mdt_cli.services.build.sampler import draw
+from mdt_cli.services.build.sampler import generate
 from mdt_cli.services.model import load_trained
 from mdt_cli.services.sample.sample import SampleRequest, sample
 from tests.autoencoders import save_autoencoder
@@ -38,9 +38,9 @@ def test_pictures_are_the_decoded_latents(latent_weights, tmp_path):
     path, codec = latent_weights
     list(sample(SampleRequest(path, tmp_path / "out", seeds="3-5", classes="1", device="cpu")))
     trained = load_trained(path, None, CPU)
-    latents = draw(
+    latents = generate(
         trained.network,
-        trained.objective,
+        trained.diffusion,
         trained.config.sampling,
         codec.latent_shape(16),
         4,

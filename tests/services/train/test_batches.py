@@ -17,11 +17,11 @@ from mdt_cli.artifacts.latent_cache.read import open_cache
 from mdt_cli.config.load import load
 from mdt_cli.core.model.transformer import Transformer
 from mdt_cli.core.objectives.flow import Flow
-from mdt_cli.core.objectives.training_step import sum_terms, term_losses
+from mdt_cli.core.objectives.training_step import ViewDraw, ViewSource, sum_terms, term_losses
 from mdt_cli.core.optim.ema import AveragedModule
 from mdt_cli.services.build.masking import build_selector, build_views
 from mdt_cli.services.build.network import build_network
-from mdt_cli.services.build.objective import build_objective
+from mdt_cli.services.build.objective import build_loss
 from mdt_cli.services.build.ratio import build_mask_ratio
 from mdt_cli.services.train.batches import MicroBatch, TrainData, split_rows
 from tests.services.training_kit import make_cache, make_images
@@ -53,18 +53,29 @@ def made(folder: Path, recipe: str) -> tuple[TrainData, Transformer]:
         config,
         cache,
         split_rows(cache.facts.count, 0, 0),
-        build_objective(config.objective),
+        build_loss(config.objective),
         tuple(build_views(config.masking)),
         build_mask_ratio(config.masking),
-        build_selector(config.masking, network.grid),
-        network.grid,
+        ViewSource(
+            build_selector(config.masking, network.grid),
+            network.grid,
+            cache.facts.num_classes,
+            config.data.class_dropout,
+        ),
     )
     return data, network
 
 
 def tensors_of(batch: MicroBatch) -> list[Tensor]:
-    draws = [(d.noise, d.y_B, d.subset and d.subset.kept_BK) for d in batch.draws]
+    draws = [(d.noise, d.condition.y_B, d.subset and d.subset.kept_BK) for d in batch.draws]
     return [x for x in tree_leaves((batch.clean, batch.t_B, draws)) if x is not None]
+
+
+def uploaded(batch: MicroBatch, device: torch.device) -> MicroBatch:
+    """All views on the device at once."""
+    views = [batch.of_view(number).to(device) for number in range(len(batch.draws))]
+    draws = tuple(ViewDraw(view.noise, view.condition, view.subset) for view in views)
+    return replace(batch.to(device), draws=draws)
 
 
 class OnTheHost(TorchDispatchMode):
@@ -96,10 +107,8 @@ def train(data: TrainData, network: Transformer, batch: MicroBatch, device: torc
         return answer
 
     patch_size = network.patch_size
-    for view, draw in zip(data.views, batch.draws, strict=True):
-        losses = term_losses(
-            network, data.objective, view, draw, batch.clean, batch.t_B, patch_size, teach
-        )
+    for number, view in enumerate(data.views):
+        losses = term_losses(network, data.loss, view, batch.of_view(number), patch_size, teach)
         sum_terms(view, losses).mean().backward()
 
 
@@ -111,7 +120,7 @@ def test_no_view_touches_the_host_between_its_upload_and_its_gradient(
     data, network = made(cache_folder, recipe)
     network.to(META)
     for step, (batch,) in enumerate(data.stream_of(0, 2, range(1), META)):
-        there = replace(batch, draws=tuple(draw.to(META) for draw in batch.draws))
+        there = uploaded(batch, META)
         with OnTheHost() as host:
             train(data, network, there, META)
         if step:
@@ -149,7 +158,7 @@ class Meeting(Flow):
 def test_micro_batches_are_drawn_at_once_and_only_a_few_ahead(cache_folder: Path) -> None:
     data, _ = made(cache_folder, "unmasked")
     met = Meeting()
-    with closing(replace(data, objective=met).drawn_ahead(range(100), range(1), 2, CPU)) as drawn:
+    with closing(replace(data, loss=met).drawn_ahead(range(100), range(1), 2, CPU)) as drawn:
         for _ in range(4):
             next(drawn)
         # Time enough to draw all hundred, were there no bound.
@@ -176,7 +185,7 @@ def test_a_gpu_is_never_waited_for(cache_folder: Path, recipe: str) -> None:
     for step, (batch,) in enumerate(data.stream_of(0, 3, range(1), device)):
         torch.cuda.set_sync_debug_mode("error" if step else "default")
         try:
-            there = replace(batch, draws=tuple(draw.to(device) for draw in batch.draws))
+            there = uploaded(batch, device)
             train(data, network, there, device)
         finally:
             torch.cuda.set_sync_debug_mode("default")

@@ -301,7 +301,7 @@ def test_it_makes_no_images(
     tune(made, tmp_path / "run", 2)
     capsys.readouterr()
     assert mdt(["sample", str(tmp_path / "run"), str(tmp_path / "out")]) == 1
-    assert "names the class of images and makes none" in capsys.readouterr().err
+    assert "this model is a classifier and cannot generate images" in capsys.readouterr().err
     words = ["sample", str(tmp_path / "run"), str(tmp_path / "out"), "--reconstruct", str(made[0])]
     assert mdt(words) == 1
     assert "it learned the objective classification" in capsys.readouterr().err

@@ -303,7 +303,7 @@ def test_a_run_that_has_begun_is_not_told_to_start_over(
     assert "--fresh" not in str(told.value.hint)
 
 
-@pytest.mark.parametrize("name", ["codec_from_facts", "draw"])
+@pytest.mark.parametrize("name", ["codec_from_facts", "generate"])
 def test_previews_that_do_not_fit_are_left_out(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

@@ -19,12 +19,12 @@ from mdt_cli.config.sampling import (
     PowerCosineGuidanceConfig,
     SamplingConfig,
 )
-from mdt_cli.core.objectives.base import Objective
+from mdt_cli.core.objectives.base import Diffusion
 from mdt_cli.core.objectives.edm import Edm
 from mdt_cli.core.objectives.epsilon import Epsilon
 from mdt_cli.core.objectives.flow import Flow
 from mdt_cli.core.sampling.to_uint8 import to_uint8
-from mdt_cli.services.build.sampler import draw
+from mdt_cli.services.build.sampler import generate
 
 
 class MdtPipeline(DiffusionPipeline):
@@ -87,9 +87,9 @@ class MdtPipeline(DiffusionPipeline):
         if classes is not None and len(classes) != len(chosen):
             raise ValueError(f"{len(classes)} class_labels for {len(chosen)} seeds")
         device = self._execution_device
-        latents = draw(
+        latents = generate(
             self._network,
-            _objective(self.config.objective),
+            _diffusion(self.config.objective),
             _settings(self.config.sampling, num_inference_steps, guidance_scale),
             tuple(self.transformer.config.latent_shape),
             self.transformer.config.num_classes,
@@ -193,7 +193,7 @@ def _draw_seeds(generator: torch.Generator | None, count: int) -> list[int]:
     return [int(seed) for seed in drawn]
 
 
-def _objective(table: Mapping[str, Any]) -> Objective:
+def _diffusion(table: Mapping[str, Any]) -> Diffusion:
     match table["kind"]:
         case "epsilon":
             return Epsilon(

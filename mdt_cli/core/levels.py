@@ -25,6 +25,21 @@ class Level:
 
 
 @dataclass(frozen=True)
+class LevelOptions:
+    """What a caller may choose of the levels; each kind of diffusion reads what concerns it.
+
+    spacing: of training times, as in `respaced_indices`. sigma_min, sigma_max, rho: as in
+    `karras_sigmas`.
+    """
+
+    steps: int
+    spacing: str = "ends"
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    rho: float = 7.0
+
+
+@dataclass(frozen=True)
 class Levels:
     """The stops from noise to image. The last has tau 0 and the network is never asked there."""
 

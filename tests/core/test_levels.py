@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mdt_cli.core.sampling.levels import (
+from mdt_cli.core.levels import (
     ddpm_levels,
     edm_levels,
     flow_levels,
