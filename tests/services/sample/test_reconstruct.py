@@ -306,7 +306,7 @@ def test_the_command(
     assert mdt([*restore, "--steps", "3", "--format", "npz"]) == 1
     assert "--steps, --format cannot be combined with --reconstruct" in capsys.readouterr().err
     assert mdt([*words, "--mask-ratio", "0.5"]) == 1
-    assert "--mask-ratio belongs to --reconstruct" in capsys.readouterr().err
+    assert "--mask-ratio needs --reconstruct IMAGES" in capsys.readouterr().err
     assert mdt([*restore, "--mask-ratio", "0.5", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["count"] == 6

@@ -14,6 +14,7 @@ from mdt_cli.artifacts.training_log import accuracy, learning
 from mdt_cli.artifacts.weights import read_tensors
 from mdt_cli.cli.app import run as mdt
 from mdt_cli.config.load import Loaded, load
+from mdt_cli.core.batch import Batch, Condition
 from mdt_cli.core.objectives.classification import Classification, hits
 from mdt_cli.core.rng import stream
 from mdt_cli.errors import MdtError
@@ -67,14 +68,15 @@ def weights(run_: Path, step: int, name: str = "weights") -> dict[str, torch.Ten
 def test_cross_entropy_and_its_smoothing() -> None:
     logits = torch.tensor([[2.0, 0.0, -1.0], [0.5, 0.5, 0.5]])
     y, none = torch.tensor([0, 2]), torch.zeros(2)
-    plain = Classification().error(logits, none, none, none, none, y)
+    batch = Batch(none, none, none, Condition(y))
+    plain = Classification().error(logits, batch, none)
     normaliser = math.log(math.exp(2) + 1 + math.exp(-1))
     torch.testing.assert_close(plain, torch.tensor([[normaliser - 2], [math.log(3)]]))
     # A share of 0.3 is spread over all three classes, the right one included.
-    smooth = Classification(0.3).error(logits, none, none, none, none, y)
+    smooth = Classification(0.3).error(logits, batch, none)
     assert smooth[0, 0].item() == pytest.approx(normaliser - 0.7 * 2 - 0.1 * (2 + 0 - 1), rel=1e-6)
     with pytest.raises(ValueError, match="learns from labels"):
-        Classification().error(logits, none, none, none, none)
+        Classification().error(logits, Batch(none, none, none), none)
 
 
 def test_hits_among_the_best() -> None:
