@@ -18,6 +18,7 @@ from mdt_cli.core.objectives.training_step import View, view_loss
 from mdt_cli.core.optim.ema import Swapped
 from mdt_cli.core.rng import stream
 from mdt_cli.errors import MdtError
+from mdt_cli.services.build.objective import diffusion_of
 from mdt_cli.services.build.sampler import generate
 from mdt_cli.services.events import Classified, Event, PreviewSaved, Validated, Warned
 from mdt_cli.services.runtime import Stop
@@ -214,11 +215,9 @@ class Monitor:
         sampling = trainer.config.sampling.model_copy(update={"steps": preview.steps})
         if not conditional:
             sampling = sampling.model_copy(update={"guidance": NoGuidanceConfig()})
-        diffusion = trainer.loss.diffusion
-        assert diffusion is not None
         latents = generate(
             trainer.network,
-            diffusion,
+            diffusion_of(trainer.loss),
             sampling,
             facts.latent_shape,
             facts.num_classes if conditional else 0,
