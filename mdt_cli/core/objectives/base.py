@@ -58,10 +58,12 @@ class Loss(ABC):
 class DiscreteChain:
     """The chain q(x_t | x_{t-1}) that DDPM and DDIM walk back (Ho et al. 2020, sec. 2).
 
-    `betas` names the schedule; `alphas_cumprod` is float64 [T], on the CPU.
+    `betas` names the schedule; `beta_T` and `alphas_cumprod` are float64 [T], on the CPU. The
+    network reads the index of a time plus `first_time`.
     """
 
     betas: str
+    beta_T: Tensor
     alphas_cumprod: Tensor
     first_time: int
     learned_variance: bool

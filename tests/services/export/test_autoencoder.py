@@ -150,7 +150,7 @@ def test_ddim_of_the_dit_folder_starts_and_ends_like_ours(
     scheduler = load_as_stranger(tmp_path / "out").scheduler
     ours = load_trained(source, None, CPU).diffusion
     torch.testing.assert_close(
-        scheduler.alphas_cumprod.double(), ours.alphas_cumprod, rtol=0, atol=1e-6
+        scheduler.alphas_cumprod.double(), ours.chain.alphas_cumprod, rtol=0, atol=1e-6
     )
     scheduler.set_timesteps(5)
     assert scheduler.timesteps.tolist() == [999, 799, 599, 399, 199]
