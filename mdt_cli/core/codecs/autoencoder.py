@@ -43,6 +43,7 @@ class AutoencoderCodec:
             self._shift, self._scale = shift * self._channels, scale * self._channels
 
     def latent_shape(self, image_size: int) -> tuple[int, int, int]:
+        """[C, H, W]; MdtError where the downsampling does not divide the side."""
         if image_size % self._downsampling:
             raise MdtError(
                 f"images of {image_size} pixels do not fit {self._id}, which divides them "
@@ -53,18 +54,21 @@ class AutoencoderCodec:
         return (self._channels, side, side)
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Mean and standard deviation; on a CPU the same bits for any number of threads."""
         mean, std = self._one_by_one(images) if self._on_cpu else self._moments(images)
         shift, scale = self._per_channel(self._shift), self._per_channel(self._scale)
         return (mean - shift) * scale, None if std is None else std * scale.abs()
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
+        """Images [B,3,S,S], float32."""
         shift, scale = self._per_channel(self._shift), self._per_channel(self._scale)
         z = latents.to(self._device, torch.float32) / scale + shift
         images: Tensor = self._model.decode(z.to(self._dtype)).sample
         return images.float()
 
     def facts(self) -> dict[str, Any]:
+        """Class, id, digest of the weights, shift and scale per channel."""
         return {
             "name": NAME,
             "kind": self._kind,
@@ -79,8 +83,8 @@ class AutoencoderCodec:
     def _one_by_one(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Each image on its own in one thread, several images at a time.
 
-        A convolution shared out among threads rounds differently for every number of them; this
-        way a cache has the same bytes on any machine shape, and it is no slower.
+        A convolution split among threads rounds differently for each number of threads; this
+        way a cache has the same bytes on every machine, at the same speed.
         """
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
@@ -93,7 +97,7 @@ class AutoencoderCodec:
         return torch.cat([mean for mean, _ in done]), torch.cat(spread) if spread else None
 
     def save(self, folder: Path) -> None:
-        """Write the autoencoder as diffusers does, without the place it was loaded from."""
+        """Write the autoencoder as diffusers does, without the path it was loaded from."""
         self._model.save_pretrained(folder)
         path = folder / CONFIG
         config = json.loads(path.read_text("utf-8"))
@@ -140,13 +144,13 @@ def reload(
 ) -> AutoencoderCodec:
     """The autoencoder that a cache names, with the shift and scale that the cache was made with.
 
-    `override` is another place of the same weights; other weights are an MdtError. Facts without
-    a digest (imported weights) are held against kind and latent shape alone.
+    `override` is another id or folder of the same weights; other weights are an MdtError. Without
+    a digest in the facts (imported weights) only kind and latent shape are compared.
     """
     place = override or facts.get("id")
     if place is None:
         raise MdtError(
-            "the cache does not say which autoencoder its latents are from",
+            "the cache does not record which autoencoder made its latents",
             "name it with --codec (a Hugging Face id or a folder)",
         )
     model, kind, place = find_autoencoder(str(place))
@@ -154,7 +158,7 @@ def reload(
     if expected is not None and digest != expected:
         raise MdtError(
             f"the autoencoder at {place} is not the one the latents were made with: "
-            f"its weights are {digest[:12]}, the cache's {expected[:12]}",
+            f"its weights have digest {digest[:12]}, the cache records {expected[:12]}",
             "name the right one with --codec (a Hugging Face id or a folder)",
         )
     model, shift, scale = _placed(model, device, dtype), list(facts["shift"]), list(facts["scale"])

@@ -1,4 +1,4 @@
-"""Where an autoencoder lies, and how it is loaded: from a folder or by its Hugging Face id."""
+"""Finds and loads an autoencoder: in a folder, or by its Hugging Face id."""
 
 import json
 from contextlib import suppress
@@ -11,7 +11,7 @@ from mdt_cli.errors import MdtError
 
 KINDS = ("AutoencoderKL", "AutoencoderTiny", "VQModel", "AutoencoderDC")
 CONFIG = "config.json"
-# Folders of a pipeline in which its autoencoder may lie.
+# Folders of a pipeline that may hold its autoencoder.
 SUBFOLDERS = ("vae", "vqvae", "vqgan", "movq")
 
 
@@ -29,7 +29,7 @@ def find_autoencoder(id_or_folder: str) -> tuple[Any, str, str]:
             inside = [name for name in SUBFOLDERS if (folder / name / CONFIG).is_file()]
         if not inside:
             raise MdtError(
-                f"{folder} holds no autoencoder: it has no {CONFIG}",
+                f"no autoencoder in {folder}: it has no {CONFIG}",
                 "give a folder that diffusers saved an autoencoder or a pipeline to",
             )
         return _loaded(place, inside[0], local=True)
@@ -39,7 +39,7 @@ def find_autoencoder(id_or_folder: str) -> tuple[Any, str, str]:
             "write pixels, the path of a folder, or owner/name",
         )
     for subfolder in (None, *SUBFOLDERS):
-        # What is in the local cache is used without asking the network.
+        # A copy in the local cache is used without a request.
         name = f"{subfolder}/{CONFIG}" if subfolder else CONFIG
         if isinstance(try_to_load_from_cache(id_or_folder, name), str):
             with suppress(MdtError):
@@ -62,7 +62,7 @@ def _hub_subfolder(id: str) -> str | None:
         except (OSError, ValueError, HfHubHTTPError) as error:
             raise _unreachable(id, error) from error
         return subfolder
-    raise MdtError(f"{id} holds no autoencoder: it has no {CONFIG}", "name another repository")
+    raise MdtError(f"no autoencoder in {id}: it has no {CONFIG}", "name another repository")
 
 
 def _loaded(place: str, subfolder: str | None, local: bool) -> tuple[Any, str, str]:
@@ -84,7 +84,7 @@ def _loaded(place: str, subfolder: str | None, local: bool) -> tuple[Any, str, s
     }
     if kind not in classes:
         raise MdtError(
-            f"{where} is of the kind {kind}, which is no codec here",
+            f"{where} is a {kind}, which is not a supported codec",
             f"expected one of {', '.join(KINDS)}",
         )
     try:
@@ -105,7 +105,7 @@ def _loaded(place: str, subfolder: str | None, local: bool) -> tuple[Any, str, s
 
 def _unreachable(id: str, error: Exception) -> MdtError:
     return MdtError(
-        f"the autoencoder {id} is not in the local Hugging Face cache and could not be fetched: "
+        f"the autoencoder {id} is not in the local Hugging Face cache and could not be downloaded: "
         f"{_first_line(error)}",
         "go online, or give the path of a folder that holds it; `--codec pixels` needs no weights",
     )

@@ -20,7 +20,7 @@ class Loss(ABC):
     kind: str
     # Output channels of the network per latent channel.
     out_multiplier: int = 1
-    # The answer is a logit per class: it has an accuracy, and there is no image to look at.
+    # The answer is a logit per class: it has an accuracy, and there is no image to show.
     classifies: bool = False
     # The answer is about hidden tokens: what was seen is its own answer.
     restores: bool = False
@@ -50,7 +50,7 @@ class Loss(ABC):
     def error(self, output: Tensor, batch: Batch, noisy: Tensor) -> Tensor:
         """Weighted error per value of the answer; the loss is a mean of it over some region.
 
-        [B, C, H, W], or [B, 1] where the answer is no image.
+        [B, C, H, W], or [B, 1] where the answer is not an image.
         """
 
 

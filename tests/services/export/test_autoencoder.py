@@ -163,7 +163,7 @@ def test_what_is_no_plain_dit_is_named(tmp_path: Path, autoencoder: dict[str, An
         list(export(ExportRequest(edm, out, format="diffusers-dit")))
     many = tuple(f"class {i}" for i in range(1001))
     source = weights(tmp_path / "many.safetensors", DIT, autoencoder, names=many)
-    with pytest.raises(MdtError, match="it has 1001 classes; DiTPipeline knows 1000"):
+    with pytest.raises(MdtError, match="it has 1001 classes; DiTPipeline supports 1000"):
         list(export(ExportRequest(source, out, format="diffusers-dit")))
     pixels = weights_file(tmp_path / "pixels.safetensors", DIT, (3, 8, 8))
     with pytest.raises(MdtError, match="this network's codec is pixels"):
