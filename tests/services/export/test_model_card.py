@@ -67,7 +67,7 @@ def test_the_card_tells_config_data_and_scores(tmp_path: Path) -> None:
         "too few",
         "| classes | cat, dog, owl |",
         "hidden_size = 32",
-        "largest difference 0",
+        "maximum difference 0",
     ):
         assert part in card
     assert str(tmp_path) not in card
