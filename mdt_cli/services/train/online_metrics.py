@@ -186,11 +186,9 @@ class Scorer:
         return hashlib.sha256(json.dumps(about).encode()).hexdigest()
 
 
-def open_scorer(data: TrainData, placement: Placement) -> Scorer | None:
-    """None where `evaluation.every` is 0. MdtError for what cannot be scored."""
+def open_scorer(data: TrainData, placement: Placement) -> Scorer:
+    """The scorer of a run with `evaluation.every` above 0. MdtError for what cannot be scored."""
     config, cache, table = data.config, data.cache, data.config.evaluation
-    if not table.every:
-        return None
     impossible = [name for name in table.metrics if name not in POSSIBLE]
     if impossible:
         raise MdtError(

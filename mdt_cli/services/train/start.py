@@ -31,7 +31,6 @@ from mdt_cli.services.runtime import (
 from mdt_cli.services.train.batches import train_data
 from mdt_cli.services.train.initial_weights import InitialWeights, load_initial
 from mdt_cli.services.train.loop import run_loop
-from mdt_cli.services.train.online_metrics import open_scorer
 from mdt_cli.services.train.placement import check_shares, place
 from mdt_cli.services.train.state import TrainState
 from mdt_cli.services.train.step_log import StepLog
@@ -128,7 +127,12 @@ def train(request: TrainRequest) -> Iterator[Event]:
     if not resumed and request.initial is not None:
         yield from load_initial(request.initial, network, config, cache)
         state.restart_averages()
-    scorer = open_scorer(data, placement)
+    score = None
+    if config.evaluation.every:
+        # Extractors and metrics are loaded only by a run that computes them.
+        from mdt_cli.services.train.online_metrics import open_scorer
+
+        score = open_scorer(data, placement).score
     # Only now is everything checked that can be: a refused start leaves no trace.
     placement.wait()
     if placement.is_first:
@@ -144,7 +148,7 @@ def train(request: TrainRequest) -> Iterator[Event]:
     # Trackers get the numbers of the first process; the others have none to send.
     log = config.log if placement.is_first else LogConfig()
     trackers = Trackers(log, request.run, state.run_id, config.model_dump(mode="json"))
-    watch, step_log = Watch(placement, scorer, trackers), StepLog(placement, trackers)
+    watch, step_log = Watch(placement, score, trackers), StepLog(placement, trackers)
     with deferred_signals() as stop:
         yield from run_loop(state, data, placement, watch, step_log, stop)
     trackers.close()

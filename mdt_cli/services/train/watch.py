@@ -1,7 +1,7 @@
 """Which looks a run takes between its steps, and when: validation, previews, online metrics."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 
@@ -10,21 +10,23 @@ from mdt_cli.errors import MdtError
 from mdt_cli.services.events import Event, Note, ScoresDone, Validated, Warned
 from mdt_cli.services.runtime import Stop
 from mdt_cli.services.train.look import Look
-from mdt_cli.services.train.online_metrics import Scorer
 from mdt_cli.services.train.placement import Placement
 from mdt_cli.services.train.previews import preview
 from mdt_cli.services.train.trackers import Trackers
 from mdt_cli.services.train.validation import validate
 
+# Online metrics: the only look that all processes take together.
+Score = Callable[[Look, Stop], Iterator[Event]]
+
 
 class Watch:
-    """Takes the looks that are due. The first process validates and previews; metrics are shared.
+    """Takes the looks that are due; the first process validates and previews.
 
-    `held_out` are the last held-out losses.
+    `held_out` are the last held-out losses. `score` None: there are no online metrics.
     """
 
-    def __init__(self, placement: Placement, scorer: Scorer | None, trackers: Trackers) -> None:
-        self._placement, self._scorer, self._trackers = placement, scorer, trackers
+    def __init__(self, placement: Placement, score: Score | None, trackers: Trackers) -> None:
+        self._placement, self._score, self._trackers = placement, score, trackers
         self._can_preview = True
         self._timed = False
         self.held_out: Mapping[str, float] = {}
@@ -64,7 +66,7 @@ class Watch:
             known = {key for record in records if record["step"] == look.step for key in record}
             has = {key.partition("/")[0] for key in known}
             held_out = config.validation.every if len(look.data.split.held_out) else 0
-            scores = config.evaluation.every if self._scorer is not None else 0
+            scores = config.evaluation.every if self._score is not None else 0
             due = {"held_out": held_out, "evaluation": scores}
             missing = any(_is_due(look, every) and key not in has for key, every in due.items())
             if missing:
@@ -79,8 +81,8 @@ class Watch:
             shows = self._can_preview and not data.loss.classifies
             if shows and _is_due(look, config.preview.every):
                 self._can_preview = yield from preview(look)
-        if self._scorer is not None and _is_due(look, config.evaluation.every):
-            yield from self._scorer.score(look, stop)
+        if self._score is not None and _is_due(look, config.evaluation.every):
+            yield from self._score(look, stop)
 
     def _followed(self, events: Iterator[Event], look: Look) -> Iterator[Event]:
         """The events, with their numbers sent to the trackers."""
