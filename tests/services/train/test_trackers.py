@@ -48,4 +48,4 @@ def test_a_tracker_that_breaks_later_is_dropped(tmp_path: Path) -> None:
     trackers.log(2, {"loss": "not a number"})  # type: ignore[dict-item]
     trackers.log(3, {"loss": 1.0})
     trackers.close()
-    assert len(warnings := trackers.new_warnings()) == 1
+    assert len(trackers.new_warnings()) == 1
