@@ -119,11 +119,11 @@ class TrainState:
         if self.teacher is not None:
             self.teacher.update()
 
-    def teach(self, scaled: Tensor, t_B: Tensor, y_B: Tensor | None) -> Tensor:
-        """The EMA decoder's raw answer to latents of which it sees every token (MC-DiT)."""
+    def teach(self, scaled: Tensor, c_BD: Tensor | None) -> Tensor:
+        """The EMA decoder's raw output for latents of which it sees every token (MC-DiT)."""
         assert self.teacher is not None
-        answer: Tensor = self.teacher.module(scaled, self.network.condition(t_B, y_B))
-        return answer
+        output: Tensor = self.teacher.module(scaled, c_BD)
+        return output
 
     def look(self) -> Look:
         """The run as it stands, for those who watch it."""

@@ -98,7 +98,7 @@ def _accuracy(look: Look) -> dict[int, float]:
         # The mode of the posterior: one answer for each image.
         latents = read.mean.to(look.device)
         times_B = torch.zeros(len(part), device=look.device)
-        logits_BK = look.network(latents, times_B, None)
+        logits_BK = look.network(latents, times_B, None).final
         for k in TOP:
             right[k] += int(hits(logits_BK, read.label.to(look.device), k).sum())
     return {k: 100 * right[k] / len(rows) for k in TOP}
