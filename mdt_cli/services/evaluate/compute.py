@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from mdt_cli.config.evaluation import MetricName
+from mdt_cli.images.sized import SizedSet
 from mdt_cli.metrics import kernel
 from mdt_cli.metrics.extract import Extracted
 from mdt_cli.metrics.extractors.extractor import Extractor
@@ -17,7 +18,6 @@ from mdt_cli.metrics.frechet import (
     frechet_infinity,
     frechet_with_error,
 )
-from mdt_cli.metrics.images.containers import ImageSet
 from mdt_cli.metrics.inception_score import SPLIT, inception_score
 from mdt_cli.metrics.intervals import Score, interval, share_error, share_interval
 from mdt_cli.metrics.memorisation import QUANTILES, SUSPECT, memorisation
@@ -46,10 +46,10 @@ NEEDS_BOTH_FEATURES = frozenset(
 class Scored:
     """Everything the metrics and the report are made of."""
 
-    samples: ImageSet
+    samples: SizedSet
     of_samples: Extracted
     reference_path: Path
-    reference_images: ImageSet | None
+    reference_images: SizedSet | None
     of_reference: Extracted | None
     statistics: Statistics | None  # stored ones, where they serve for the Fréchet distance
     extractor: Extractor
