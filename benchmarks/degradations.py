@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFilter
 
+from mdt_cli.config.evaluation import facts_of
 from mdt_cli.services.evaluate.evaluate import EvaluateRequest, evaluate
 from mdt_cli.services.events import EvaluationDone, Progress
 
@@ -42,7 +43,6 @@ EXPECTED: dict[str, tuple[str, ...]] = {
     "half the classes": ("fid", "kid", "is", "recall", "coverage"),
     "memorised copies": ("memorisation", "+fid", "+precision", "+coverage"),
 }
-LOWER_IS_BETTER = ("fid", "kid", "memorisation")
 
 
 def classes_of(file: Path) -> dict[str, list[str]]:
@@ -152,7 +152,7 @@ def show(names: list[str], reports: list[dict[str, Any]]) -> int:
                 k for k in keys if k.startswith("fd_" if metric == "fid" else metric) or k == metric
             )
             change = report["metrics"][key]["value"] - reports[0]["metrics"][key]["value"]
-            worse = change > 0 if metric in LOWER_IS_BETTER else change < 0
+            worse = change > 0 if facts_of(metric).direction == "lower" else change < 0
             if change == 0 or worse == asked.startswith("+"):
                 wrong.append(f"{name}: {key} moved by {change:+.4g}")
     print("\n" + ("\n".join(wrong) or "Every metric moved the way it should."))

@@ -4,8 +4,6 @@ from dataclasses import dataclass
 
 # Both families of tables score 50,000 samples.
 PUBLISHED_COUNT = 50_000
-IN_ADM_TABLES = ("fid", "sfid", "is", "precision", "recall")
-IN_CLEAN_FID_TABLES = ("fid", "kid")
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,7 @@ class Stamp:
     condition: str
 
 
-def adm_stamp(conditions: Conditions) -> Stamp:
+def adm_stamp(conditions: Conditions, in_tables: tuple[str, ...]) -> Stamp:
     """ImageNet tables made with the evaluator of Dhariwal & Nichol 2021 (FID, IS, P/R)."""
     why_not = _common(conditions)
     if conditions.extractor == "inception" and conditions.resize != "legacy_tensorflow":
@@ -51,10 +49,10 @@ def adm_stamp(conditions: Conditions) -> Stamp:
             "; precision and recall in those tables come from distances in float16, here float64: "
             "they can differ by 0.001"
         )
-    return _stamp(conditions, IN_ADM_TABLES, why_not, condition)
+    return _stamp(conditions, in_tables, why_not, condition)
 
 
-def clean_fid_stamp(conditions: Conditions) -> Stamp:
+def clean_fid_stamp(conditions: Conditions, in_tables: tuple[str, ...]) -> Stamp:
     """Tables made with clean-fid in its mode `clean` (FID, KID)."""
     why_not = _common(conditions)
     if conditions.extractor == "inception" and conditions.resize != "clean":
@@ -67,15 +65,15 @@ def clean_fid_stamp(conditions: Conditions) -> Stamp:
             " and this file of statistics is what its name says "
             f"(SHA-256 {_short(conditions.named_sha256)})"
         )
-    return _stamp(conditions, IN_CLEAN_FID_TABLES, why_not, condition)
+    return _stamp(conditions, in_tables, why_not, condition)
 
 
 def _stamp(
-    conditions: Conditions, of_tables: tuple[str, ...], why_not: list[str], condition: str
+    conditions: Conditions, in_tables: tuple[str, ...], why_not: list[str], condition: str
 ) -> Stamp:
-    held = tuple(metric for metric in of_tables if metric in conditions.metrics)
+    held = tuple(metric for metric in in_tables if metric in conditions.metrics)
     if not held:
-        why_not.append(f"of {', '.join(of_tables)} in those tables none was computed")
+        why_not.append(f"of {', '.join(in_tables)} in those tables none was computed")
     return Stamp(not why_not, held, tuple(why_not), condition)
 
 

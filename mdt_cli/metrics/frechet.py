@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mdt_cli.metrics.features import Entry, Features, Gaussian, entry, present
 from mdt_cli.metrics.statistics import Moments
 
 # Chong & Forsyth 2020 fit a line through 15 sizes between a tenth of the samples and all of them.
@@ -183,3 +184,62 @@ def _root(sigma_DD: Tensor, rows_ND: Tensor | None = None) -> tuple[Tensor, Tens
     kept_D = values_D > noise
     values_K, vectors_DK = values_D[kept_D], vectors_DD[:, kept_D]
     return vectors_DK * values_K.sqrt(), values_K, vectors_DK
+
+
+def frechet(features: Features) -> dict[str, Entry]:
+    """`fid`: the distance between the pooled features of both sides."""
+    samples = present(features.samples.pooled, "moments of the samples")
+    return {"fid": _entry(samples, present(features.reference.pooled, "moments of the reference"))}
+
+
+def spatial_frechet(features: Features) -> dict[str, Entry]:
+    """`sfid`: the same of the spatial features."""
+    found = _entry(
+        present(features.samples.spatial, "spatial features of the samples"),
+        present(features.reference.spatial, "spatial features of the reference"),
+    )
+    layer = "first 7 channels of the 17 x 17 map mixed_6/conv, 2,023 features (Nash et al. 2021)"
+    return {"sfid": {**found, "rule": layer}}
+
+
+def frechet_limit(features: Features) -> dict[str, Entry]:
+    """`fid_infinity`: the distance extrapolated to infinitely many samples."""
+    rows_ND = present(features.samples.rows_ND, "features of the samples")
+    theirs = present(features.reference.pooled, "moments of the reference").statistics
+    found = frechet_infinity(rows_ND, theirs.mu_D, theirs.sigma_DD)
+    rule = "infinitesimal jackknife over the samples, and the scatter about the line"
+    enough = ENOUGH_PER_DIMENSION * rows_ND.shape[1]
+    bias = f"too low by more than the interval tells, as the samples are fewer than {enough:,}"
+    return {
+        "fid_infinity": {
+            **entry(found.value, found.standard_error, rule, len(rows_ND), theirs.count),
+            **({"bias": bias} if len(rows_ND) < enough else {}),
+            "rule": f"line in 1 / N through {len(found.sizes)} sizes (Chong & Forsyth 2020); the "
+            "bias of the reference stays",
+            "slope": found.slope,
+            "fit_error": found.fit_error,
+            "sizes": list(found.sizes),
+            "distances": list(found.distances),
+        }
+    }
+
+
+def _entry(ours: Gaussian, theirs: Gaussian) -> Entry:
+    one, other = ours.statistics, theirs.statistics
+    gaussians = (one.mu_D, one.sigma_DD, other.mu_D, other.sigma_DD)
+    error = None
+    if ours.rows_ND is None:
+        value = frechet_distance(*gaussians)
+    else:
+        found = frechet_with_error(ours.rows_ND, *gaussians, theirs.rows_ND)
+        value, error = found.value, found.standard_error
+    rule = (
+        "infinitesimal jackknife over the samples, reference held fixed; up to 1.7 times too wide "
+        "with no more samples than features or near distance 0"
+    )
+    count = one.count or 0
+    return {
+        **entry(value, error, rule, count, other.count),
+        "bias": f"too high by a share that falls as 1 / N, here N = {count:,}; compare only with "
+        "equal counts. The interval is about the spread, not about this",
+    }

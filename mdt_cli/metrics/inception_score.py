@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mdt_cli.metrics.features import Entry, Features, entry, present
+
 # Dhariwal & Nichol 2021 score 50,000 images in splits of 5,000.
 SPLIT = 5000
 ROWS = 4096
@@ -60,3 +62,19 @@ def _one_split(features_ND: Tensor, head_CD: Tensor, bias_C: Tensor | None) -> t
 def _log_p(rows_ND: Tensor, head_CD: Tensor, bias_C: Tensor | None) -> Tensor:
     logits_NC = rows_ND.double() @ head_CD.double().T
     return (logits_NC if bias_C is None else logits_NC + bias_C.double()).log_softmax(1)
+
+
+def classified(features: Features) -> dict[str, Entry]:
+    """`is`: the score of the samples by the extractor's class layer."""
+    rows_ND = present(features.samples.rows_ND, "features of the samples")
+    found = inception_score(rows_ND, present(features.head_CD, "class layer"), features.bias_C)
+    rule = "infinitesimal jackknife over the samples"
+    return {
+        "is": {
+            **entry(found.value, found.standard_error, rule, len(rows_ND), None),
+            "deviation": found.deviation,
+            "splits": found.num_splits,
+            "split_rule": f"max(1, N // {SPLIT}) equal parts, in an order set by the pixels' "
+            "digests",
+        }
+    }

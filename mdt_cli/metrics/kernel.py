@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mdt_cli.metrics.features import Entry, Features, entry, present
+
 # A block of the kernel matrix: 1,024 x 8,192 float64 values are 64 MB.
 ROWS, COLUMNS = 1024, 8192
 SQUARE = 2048
@@ -168,3 +170,48 @@ def _sums(
             columns_M[start : start + COLUMNS] += kernel_RC.sum(0).cpu()
         rows.append(total_R.cpu())
     return torch.cat(rows), columns_M
+
+
+def cubic_kernel(features: Features) -> dict[str, Entry]:
+    """`kid`: over all pairs and, for comparison with published tables, over blocks."""
+    samples_ND, reference_MD = _both(features)
+    found = kernel_distance(samples_ND, reference_MD, features.device)
+    blocks = block_kernel_distance(samples_ND, reference_MD, device=features.device)
+    n, m = len(samples_ND), len(reference_MD)
+    return {
+        "kid": {
+            **entry(found.value, found.standard_error, "jackknife over both sets", n, m),
+            "standard_error_of_samples": found.samples_error,
+            "rule": "unbiased, cubic kernel, all pairs",
+            "blocks": {
+                "value": blocks.value,
+                "standard_error": blocks.standard_error,
+                "count": blocks.blocks,
+                "size": blocks.size,
+                "rule": "mean of unbiased estimates over disjoint blocks, as published tables",
+            },
+        }
+    }
+
+
+def clip_kernel(features: Features) -> dict[str, Entry]:
+    """`cmmd`, on embeddings of length 1."""
+    samples_ND, reference_MD = _both(features)
+    found = clip_distance(samples_ND, reference_MD, features.device)
+    n, m = len(samples_ND), len(reference_MD)
+    return {
+        "cmmd": {
+            **entry(found.value, found.standard_error, "jackknife over both sets", n, m),
+            "standard_error_of_samples": found.samples_error,
+            "rule": "1,000 times the biased squared MMD, Gaussian kernel of width 10 "
+            "(Jayasumana et al. 2024)",
+        }
+    }
+
+
+def _both(features: Features) -> tuple[Tensor, Tensor]:
+    most = features.limits.kernel
+    return (
+        present(features.samples.rows_ND, "features of the samples")[:most],
+        present(features.reference.rows_ND, "features of the reference")[:most],
+    )

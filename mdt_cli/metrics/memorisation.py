@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mdt_cli.metrics.features import Entry, Features, present, share_entry
 from mdt_cli.metrics.neighbours import MEMORY, nearest
 
 QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
@@ -90,3 +91,28 @@ def _distances_among(rows_MD: Tensor, device: torch.device | None, memory: int) 
 
 def _quantiles(values_N: Tensor, at: Tensor) -> list[float]:
     return [float(value) for value in values_N.quantile(at).tolist()]
+
+
+def memorised(features: Features) -> dict[str, Entry]:
+    """`memorisation`: the share of samples that lie suspiciously near to a reference image."""
+    samples_ND = present(features.samples.rows_ND, "features of the samples")
+    reference_MD = present(features.reference.rows_ND, "features of the reference")
+    reference_MD = reference_MD[: features.limits.kernel]
+    digests = features.samples.digests, features.reference.digests
+    found = memorisation(samples_ND, reference_MD, *digests, 0, features.device, features.memory)
+    n, m = len(samples_ND), len(reference_MD)
+    return {
+        "memorisation": {
+            **share_entry(found.share, "threshold held fixed", (n, m), n),
+            "rule": "share of samples nearer to a reference image than all but "
+            f"{SUSPECT:.0%} of the distinct reference images are to one another, "
+            "about what new images give",
+            "identical": found.identical,
+            "threshold": found.threshold,
+            "quantiles": {
+                "at": list(QUANTILES),
+                "sample_to_reference": list(found.sample_quantiles),
+                "reference_to_reference": list(found.train_quantiles),
+            },
+        }
+    }

@@ -6,7 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mdt_cli.metrics.features import Entry, Features, entry, present, share_entry
 from mdt_cli.metrics.neighbours import MEMORY, squared_distance_blocks, squared_radii
+
+# What the errors of these metrics cover.
+FIXED = "balls held fixed"
+OVER_REFERENCE = f"over the reference images, {FIXED}"
 
 
 @dataclass(frozen=True)
@@ -117,3 +122,34 @@ class _Cover:
 def _check(samples_ND: Tensor, reference_MD: Tensor, k: int) -> None:
     if min(len(samples_ND), len(reference_MD)) <= k:
         raise ValueError(f"k = {k} needs at least {k + 1} rows a side")
+
+
+def manifolds(features: Features, k: int) -> dict[str, Entry]:
+    """`precision` and `recall`, by balls to the k-th neighbour."""
+    samples_ND = present(features.samples.rows_ND, "features of the samples")
+    reference_MD = present(features.reference.rows_ND, "features of the reference")
+    reference_MD = reference_MD[: features.limits.neighbours]
+    found = precision_recall(samples_ND, reference_MD, k, features.device, features.memory)
+    n, m = len(samples_ND), len(reference_MD)
+    recall = share_entry(found.recall, OVER_REFERENCE, (n, m), m, found.recall_error)
+    return {
+        "precision": {**share_entry(found.precision, FIXED, (n, m), n), "k": k},
+        "recall": {**recall, "k": k},
+    }
+
+
+def balls(features: Features, k: int) -> dict[str, Entry]:
+    """`density` and `coverage`, by the reference's balls to the k-th neighbour."""
+    most = features.limits.neighbours
+    samples_ND = present(features.samples.rows_ND, "features of the samples")[:most]
+    reference_MD = present(features.reference.rows_ND, "features of the reference")[:most]
+    found = density_coverage(samples_ND, reference_MD, k, features.device, features.memory)
+    n, m = len(samples_ND), len(reference_MD)
+    return {
+        "density": {**entry(found.density, found.density_error, FIXED, n, m), "k": k},
+        "coverage": {
+            **share_entry(found.coverage, OVER_REFERENCE, (n, m), m, found.coverage_error),
+            "k": k,
+            "note": "rises with the number of samples: compare only with equal counts",
+        },
+    }

@@ -1,14 +1,29 @@
-"""Names under which metrics stand in reports and logs, and their published settings."""
+"""Which function computes which metrics.
 
-from mdt_cli.config.evaluation import MetricName
+A new metric is its file, a line here and a line of `FACTS` in `config/evaluation.py`.
+"""
 
-# Kynkaanniemi et al. 2019 and Naeem et al. 2020: how far the balls of each pair of metrics reach.
-NEIGHBOURS, DENSITY_NEIGHBOURS = 3, 5
+from collections.abc import Callable, Mapping
 
+from mdt_cli.config.evaluation import MetricName, facts_of
+from mdt_cli.metrics.features import Entry, Features
+from mdt_cli.metrics.frechet import frechet, frechet_limit, spatial_frechet
+from mdt_cli.metrics.inception_score import classified
+from mdt_cli.metrics.kernel import clip_kernel, cubic_kernel
+from mdt_cli.metrics.memorisation import memorised
+from mdt_cli.metrics.precision_recall import balls, manifolds
 
-def metric_key(metric: MetricName, extractor: str) -> str:
-    """`fid` is Inception's alone; numbers of another extractor carry its name."""
-    if extractor == "inception" or (metric, extractor) == ("cmmd", "clip"):
-        return metric
-    suffix = extractor.replace("-", "_")
-    return f"{metric.replace('fid', 'fd', 1)}_{suffix}"
+Group = Callable[[Features], Mapping[MetricName, Entry]]
+
+# Metrics of one group are computed in one pass.
+GROUPS: Mapping[tuple[MetricName, ...], Group] = {
+    ("fid",): frechet,
+    ("sfid",): spatial_frechet,
+    ("is",): classified,
+    ("precision", "recall"): lambda x: manifolds(x, facts_of("precision").neighbours),
+    ("density", "coverage"): lambda x: balls(x, facts_of("density").neighbours),
+    ("kid",): cubic_kernel,
+    ("cmmd",): clip_kernel,
+    ("memorisation",): memorised,
+    ("fid_infinity",): frechet_limit,
+}

@@ -3,6 +3,8 @@
 Axes: B batch, N tokens of this pass, D channels, H heads, L blocks.
 """
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,6 +18,7 @@ def normalise(x_BND: Tensor) -> Tensor:
 
 
 def modulate(x_BND: Tensor, shift_B1D: Tensor, scale_B1D: Tensor) -> Tensor:
+    """shift + (1 + scale) x, the same for all tokens."""
     return torch.addcmul(shift_B1D, x_BND, 1 + scale_B1D)
 
 
@@ -85,6 +88,24 @@ class Mlp(nn.Module):
         return self.fc2(F.gelu(self.fc1(x_BND), approximate=self.gelu))
 
 
+class BlockContext(NamedTuple):
+    """What a block gets beside its tokens.
+
+    modulation: shift, scale and gate of the attention, then of the MLP, [B, 1, D] each; None in
+    plain blocks. positions: what the positions of its stack say to the attention. skip_BND: the
+    tokens that a block with a skip fuses.
+    """
+
+    modulation: tuple[Tensor, ...] | None = None
+    positions: Tensor | None = None
+    skip_BND: Tensor | None = None
+
+
+def run_block(block: nn.Module, x_BND: Tensor, context: BlockContext) -> Tensor:
+    """Every block of every stack runs here: the one place for recomputation and the like."""
+    return block(x_BND, context)
+
+
 class Block(nn.Module):
     """x += gate Attn(mod(LN x)); x += gate MLP(mod(LN x)); with `skip`, first fuse [x, skip]."""
 
@@ -96,27 +117,21 @@ class Block(nn.Module):
         self.attn = Attention(hidden_size, num_heads, num_biases)
         self.mlp = Mlp(hidden_size, int(hidden_size * mlp_ratio))
 
-    def forward(
-        self,
-        x_BND: Tensor,
-        modulation: tuple[Tensor, ...],
-        offset_index: Tensor | None,
-        skip_BND: Tensor | None = None,
-    ) -> Tensor:
-        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulation
-        if self.skip is not None and skip_BND is not None:
-            x_BND = self.skip(torch.cat([x_BND, skip_BND], dim=-1))
-        x_BND = torch.addcmul(
-            x_BND, gate_a, self.attn(modulate(normalise(x_BND), shift_a, scale_a), offset_index)
-        )
+    def forward(self, x_BND: Tensor, context: BlockContext) -> Tensor:
+        """[B, N, D] to the same shape; the context holds a modulation."""
+        assert context.modulation is not None
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = context.modulation
+        if self.skip is not None and context.skip_BND is not None:
+            x_BND = self.skip(torch.cat([x_BND, context.skip_BND], dim=-1))
+        mixed = self.attn(modulate(normalise(x_BND), shift_a, scale_a), context.positions)
+        x_BND = torch.addcmul(x_BND, gate_a, mixed)
         return torch.addcmul(x_BND, gate_m, self.mlp(modulate(normalise(x_BND), shift_m, scale_m)))
 
 
 class PlainBlock(nn.Module):
     """x += Attn(LN x); x += MLP(LN x), affine norms and exact GELU (Dosovitskiy et al. 2021).
 
-    The condition is among the tokens; `modulation` and `offset_index` are there to be called
-    like `Block`.
+    The condition is among the tokens.
     """
 
     def __init__(
@@ -135,16 +150,11 @@ class PlainBlock(nn.Module):
         self.norm2 = nn.LayerNorm(hidden_size, eps=norm_eps)
         self.mlp = Mlp(hidden_size, int(hidden_size * mlp_ratio), gelu="none")
 
-    def forward(
-        self,
-        x_BND: Tensor,
-        modulation: None = None,
-        offset_index: None = None,
-        skip_BND: Tensor | None = None,
-    ) -> Tensor:
-        if self.skip is not None and skip_BND is not None:
-            x_BND = self.skip(torch.cat([x_BND, skip_BND], dim=-1))
-        x_BND = x_BND + self.attn(self.norm1(x_BND), offset_index)
+    def forward(self, x_BND: Tensor, context: BlockContext) -> Tensor:
+        """[B, N, D] to the same shape; the context's modulation is not read."""
+        if self.skip is not None and context.skip_BND is not None:
+            x_BND = self.skip(torch.cat([x_BND, context.skip_BND], dim=-1))
+        x_BND = x_BND + self.attn(self.norm1(x_BND), context.positions)
         return x_BND + self.mlp(self.norm2(x_BND))
 
 

@@ -1,78 +1,140 @@
-"""What tells the network the time and the class."""
+"""How time and class enter the network: three conditionings, each of which makes its parts.
 
-import math
+A conditioning decides two things: how blocks and heads are modulated, and which tokens stand in
+front of the patches.
+"""
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
 
-FREQUENCIES = 128
-MAX_PERIOD = 10000.0
+from torch import nn
 
-
-def sinusoids(t_B: Tensor, size: int) -> Tensor:
-    """float32 [B, size]: cosines, then sines of the time (the order of DiT and U-ViT)."""
-    half = size // 2
-    k = torch.arange(half, dtype=torch.float32, device=t_B.device)
-    angle = t_B.float()[:, None] * torch.exp(-math.log(MAX_PERIOD) * k / half)
-    return torch.cat([angle.cos(), angle.sin()], dim=1)
+from mdt_cli.core.model.blocks import Block, Modulation, PlainBlock, init_linears
+from mdt_cli.core.model.embeddings import ExtraTokens, LabelEmbedding, TimeEmbedding
+from mdt_cli.core.model.heads import Head, PlainHead
 
 
-class TimeEmbedding(nn.Module):
-    """Sinusoids of the raw time, 256 wide, through a two-layer MLP (DiT)."""
+@dataclass(frozen=True, eq=False)
+class Embeddings:
+    """`time` and `label` add up to the vector that modulates; `extras` are tokens."""
 
-    def __init__(self, hidden_size: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(2 * FREQUENCIES, hidden_size)
-        self.fc2 = nn.Linear(hidden_size, hidden_size)
+    time: TimeEmbedding | None = None
+    label: LabelEmbedding | None = None
+    extras: ExtraTokens | None = None
 
-    def forward(self, t_B: Tensor) -> Tensor:
-        waves = sinusoids(t_B, 2 * FREQUENCIES)
-        return self.fc2(F.silu(self.fc1(waves.to(self.fc1.weight.dtype))))
-
-
-class LabelEmbedding(nn.Module):
-    """One row per class; "no class" is index `num_classes`: a last row, or zeros (`zero_null`)."""
-
-    def __init__(self, num_classes: int, hidden_size: int, zero_null: bool = False) -> None:
-        super().__init__()
-        self.num_classes, self.zero_null = num_classes, zero_null
-        self.table = nn.Embedding(num_classes + (not zero_null), hidden_size)
-
-    def forward(self, y_B: Tensor) -> Tensor:
-        if not self.zero_null:
-            return self.table(y_B)
-        rows = self.table(y_B.clamp(max=self.num_classes - 1))
-        return rows * (y_B < self.num_classes).unsqueeze(1).to(rows.dtype)
+    def initialise(self) -> None:
+        """DiT's initial weights of the vector, from torch's RNG; tokens start with theirs."""
+        if self.time is not None:
+            for linear in (self.time.fc1, self.time.fc2):
+                nn.init.normal_(linear.weight, std=0.02)
+                nn.init.zeros_(linear.bias)
+        if self.label is not None:
+            nn.init.normal_(self.label.table.weight, std=0.02)
 
 
-class ExtraTokens(nn.Module):
-    """What stands in front of the patches: class and time (U-ViT), or one learned token (MAE).
+class Conditioning(ABC):
+    """Makes what depends on the condition: embeddings, blocks, heads and their initial weights."""
 
-    `positions`: each of them has a learned position.
-    """
+    @abstractmethod
+    def embeddings(self) -> Embeddings:
+        """New embeddings of time and class."""
 
-    def __init__(self, hidden_size: int, num_classes: int, time: bool, positions: bool) -> None:
-        super().__init__()
-        self.hidden_size = hidden_size
-        self.label = LabelEmbedding(num_classes, hidden_size) if num_classes and time else None
-        self.class_token = None
-        if not time:
-            self.class_token = nn.Parameter(torch.empty(1, 1, hidden_size))
-            nn.init.normal_(self.class_token, std=0.02)
-        self.count = 1 + (self.label is not None)
-        self.positions_ED = None
-        if positions:
-            self.positions_ED = nn.Parameter(torch.empty(self.count, hidden_size))
-            nn.init.trunc_normal_(self.positions_ED, std=0.02)
+    @abstractmethod
+    def block(self, size: int, num_heads: int, num_biases: int, skip: bool) -> Block | PlainBlock:
+        """A new block. `num_biases`: rows of its relative bias table; `skip`: it fuses a skip."""
 
-    def forward(self, t_B: Tensor, y_B: Tensor | None, like: Tensor) -> Tensor:
-        """[B, E, D] in the order class, time; batch and dtype are those of `like`."""
-        if self.class_token is not None:
-            extras = self.class_token.to(like.dtype).expand(len(like), -1, -1)
-        else:
-            extras = sinusoids(t_B, self.hidden_size).to(like.dtype).unsqueeze(1)
-            if self.label is not None:
-                assert y_B is not None
-                extras = torch.cat([self.label(y_B).to(like.dtype).unsqueeze(1), extras], dim=1)
-        return extras if self.positions_ED is None else extras + self.positions_ED
+    @abstractmethod
+    def modulation(self, size: int, depth: int) -> Modulation | None:
+        """What modulates a stack of `depth` blocks; None where nothing does."""
+
+    @abstractmethod
+    def head(self, size: int, out_size: int) -> Head | PlainHead:
+        """A new map from tokens of `size` to `out_size` values each."""
+
+    @abstractmethod
+    def initialise(self, stacks: Iterable[nn.Module], heads: Iterable[nn.Module]) -> None:
+        """Draw the initial weights of all blocks, then those of the heads, from torch's RNG."""
+
+
+@dataclass(frozen=True)
+class AdaLNZero(Conditioning):
+    """Time and class modulate every block, which starts as the identity (Peebles & Xie 2023)."""
+
+    hidden_size: int
+    mlp_ratio: float
+    num_classes: int
+    zero_null: bool
+
+    def embeddings(self) -> Embeddings:
+        time, label = TimeEmbedding(self.hidden_size), None
+        if self.num_classes:
+            label = LabelEmbedding(self.num_classes, self.hidden_size, self.zero_null)
+        return Embeddings(time=time, label=label)
+
+    def block(self, size: int, num_heads: int, num_biases: int, skip: bool) -> Block:
+        return Block(size, num_heads, self.mlp_ratio, num_biases, skip)
+
+    def modulation(self, size: int, depth: int) -> Modulation:
+        return Modulation(self.hidden_size, size, depth, num_chunks=6)
+
+    def head(self, size: int, out_size: int) -> Head:
+        return Head(size, out_size, self.hidden_size)
+
+    def initialise(self, stacks: Iterable[nn.Module], heads: Iterable[nn.Module]) -> None:
+        for stack in stacks:
+            init_linears(stack)
+
+
+@dataclass(frozen=True)
+class InContext(Conditioning):
+    """Class and time are tokens in front of the patches, in plain blocks (Bao et al. 2023)."""
+
+    hidden_size: int
+    mlp_ratio: float
+    num_classes: int
+    learned_positions: bool
+    norm_eps: float = 1e-5
+
+    def embeddings(self) -> Embeddings:
+        extras = ExtraTokens(self.hidden_size, self.num_classes, True, self.learned_positions)
+        return Embeddings(extras=extras)
+
+    def block(self, size: int, num_heads: int, num_biases: int, skip: bool) -> PlainBlock:
+        return PlainBlock(size, num_heads, self.mlp_ratio, self.norm_eps, False, skip)
+
+    def modulation(self, size: int, depth: int) -> None:
+        return None
+
+    def head(self, size: int, out_size: int) -> PlainHead:
+        return PlainHead(size, out_size, self.norm_eps)
+
+    def initialise(self, stacks: Iterable[nn.Module], heads: Iterable[nn.Module]) -> None:
+        for part in (*stacks, *heads):
+            init_linears(part, normal=True)
+
+
+@dataclass(frozen=True)
+class ClassToken(Conditioning):
+    """Neither time nor class, but one learned token in front, in plain blocks (He et al. 2022)."""
+
+    hidden_size: int
+    mlp_ratio: float
+    learned_positions: bool
+    norm_eps: float = 1e-6
+
+    def embeddings(self) -> Embeddings:
+        return Embeddings(extras=ExtraTokens(self.hidden_size, 0, False, self.learned_positions))
+
+    def block(self, size: int, num_heads: int, num_biases: int, skip: bool) -> PlainBlock:
+        return PlainBlock(size, num_heads, self.mlp_ratio, self.norm_eps, True, skip)
+
+    def modulation(self, size: int, depth: int) -> None:
+        return None
+
+    def head(self, size: int, out_size: int) -> PlainHead:
+        return PlainHead(size, out_size, self.norm_eps)
+
+    def initialise(self, stacks: Iterable[nn.Module], heads: Iterable[nn.Module]) -> None:
+        for part in (*stacks, *heads):
+            init_linears(part)

@@ -8,36 +8,32 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from mdt_cli.core.model.blocks import Block, Modulation, PlainBlock
+from mdt_cli.core.model.blocks import BlockContext, Modulation, run_block
 from mdt_cli.core.model.heads import Head, PatchEmbedding, PlainHead, unpatchify
-from mdt_cli.core.model.positions import sincos_table
+from mdt_cli.core.model.positions import AttentionPositions
 
 
 class NarrowDecoder(nn.Module):
-    """Fixed positions, added once (or subtracted: LMD), then blocks of a width of their own."""
+    """Fixed positions, added once (or subtracted: LMD), then blocks of a width of their own.
+
+    `modulation` modulates the blocks, None where nothing does; `positions` are what their
+    attention knows of positions.
+    """
 
     positions_ND: Tensor
 
     def __init__(
         self,
-        grid: tuple[int, int],
-        hidden_size: int,
-        condition_size: int,
-        blocks: Sequence[Block | PlainBlock],
-        subtract_positions: bool,
+        positions_ND: Tensor,
+        blocks: Sequence[nn.Module],
+        modulation: Modulation | None,
+        positions: AttentionPositions,
     ) -> None:
         super().__init__()
-        table_ND = sincos_table(*grid, hidden_size)
-        if subtract_positions:
-            table_ND = -table_ND
-        self.register_buffer("positions_ND", table_ND, persistent=False)
+        self.register_buffer("positions_ND", positions_ND, persistent=False)
         self.blocks = nn.ModuleList(blocks)
-        modulated = isinstance(blocks[0], Block)
-        self.modulation = (
-            Modulation(condition_size, hidden_size, len(blocks), num_chunks=6)
-            if modulated
-            else None
-        )
+        self.modulation = modulation
+        self.positions = positions
 
     def forward(self, x_BND: Tensor, c_BD: Tensor | None) -> Tensor:
         """[B, E+N, D] to the same shape; the E extra tokens in front have no position."""
@@ -49,13 +45,15 @@ class NarrowDecoder(nn.Module):
         else:
             x_BND = x_BND + self.positions_ND
         modulations = self.modulation(c_BD) if self.modulation is not None else None
+        known = self.positions.for_pass(None, num_extras)
         for i, block in enumerate(self.blocks):
-            x_BND = block(x_BND, modulations[i] if modulations else None, None)
+            context = BlockContext(modulations[i] if modulations else None, known)
+            x_BND = run_block(block, x_BND, context)
         return x_BND
 
 
 class PatchDecoder(nn.Module):
-    """The decoder alone, fed with the patches of an image at every place (MC-DiT's branches)."""
+    """The decoder alone, fed with the patches of an image at every position (MC-DiT's branches)."""
 
     def __init__(
         self, patches: PatchEmbedding, narrow: NarrowDecoder, head: Head | PlainHead

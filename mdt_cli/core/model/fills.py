@@ -1,39 +1,75 @@
 """What stands in for dropped tokens when the kept ones return.
 
-A fill is `(kept_BKD, left_BND, subset) -> x_BND`, where `left_BND` is what all tokens were when
-the dropped ones left. Interpolation, where there is any, comes after positions are added.
+Axes: B batch, C channels, H W latent size, N all tokens, K kept tokens, D hidden size.
 """
+
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
 
 from mdt_cli.core.masking.tokens import TokenSubset
-from mdt_cli.core.model.blocks import Block, Modulation
+from mdt_cli.core.model.blocks import Block, BlockContext, Modulation, run_block
 from mdt_cli.core.model.heads import PatchEmbedding
 
 
-class ZerosFill(nn.Module):
-    def forward(self, kept_BKD: Tensor, left_BND: Tensor | None, subset: TokenSubset) -> Tensor:
+class Fill(nn.Module, ABC):
+    """Kept tokens at their positions among all, something else at the others."""
+
+    @abstractmethod
+    def forward(
+        self,
+        kept_BKD: Tensor,
+        left_BND: Tensor | None,
+        subset: TokenSubset,
+        second_BCHW: Tensor | None = None,
+    ) -> Tensor:
+        """[B, N, D]. `left_BND`: all tokens when the dropped ones left; `second_BCHW`: an image."""
+
+
+class ZerosFill(Fill):
+    """Zeros for every dropped token."""
+
+    def forward(
+        self,
+        kept_BKD: Tensor,
+        left_BND: Tensor | None,
+        subset: TokenSubset,
+        second_BCHW: Tensor | None = None,
+    ) -> Tensor:
         batch, _, size = kept_BKD.shape
         return subset.scatter(kept_BKD, kept_BKD.new_zeros(batch, subset.num_tokens, size))
 
 
-class InputFill(nn.Module):
+class InputFill(Fill):
     """Dropped tokens come back as they left: TREAD's route (Krause et al. 2025)."""
 
-    def forward(self, kept_BKD: Tensor, left_BND: Tensor, subset: TokenSubset) -> Tensor:
+    def forward(
+        self,
+        kept_BKD: Tensor,
+        left_BND: Tensor | None,
+        subset: TokenSubset,
+        second_BCHW: Tensor | None = None,
+    ) -> Tensor:
+        assert left_BND is not None
         return subset.scatter(kept_BKD, left_BND.to(kept_BKD.dtype))
 
 
-class MeanFill(nn.Module):
+class MeanFill(Fill):
     """Each sample's mean of the kept tokens for every dropped one: a control without content."""
 
-    def forward(self, kept_BKD: Tensor, left_BND: Tensor | None, subset: TokenSubset) -> Tensor:
+    def forward(
+        self,
+        kept_BKD: Tensor,
+        left_BND: Tensor | None,
+        subset: TokenSubset,
+        second_BCHW: Tensor | None = None,
+    ) -> Tensor:
         mean_B1D = kept_BKD.mean(1, keepdim=True)
         return subset.scatter(kept_BKD, mean_B1D.expand(-1, subset.num_tokens, -1))
 
 
-class MaskTokenFill(nn.Module):
+class MaskTokenFill(Fill):
     """One learned vector for every dropped token (He et al. 2022)."""
 
     def __init__(self, hidden_size: int) -> None:
@@ -41,13 +77,19 @@ class MaskTokenFill(nn.Module):
         self.mask_token = nn.Parameter(torch.empty(1, 1, hidden_size))
         nn.init.normal_(self.mask_token, std=0.02)
 
-    def forward(self, kept_BKD: Tensor, left_BND: Tensor | None, subset: TokenSubset) -> Tensor:
+    def forward(
+        self,
+        kept_BKD: Tensor,
+        left_BND: Tensor | None,
+        subset: TokenSubset,
+        second_BCHW: Tensor | None = None,
+    ) -> Tensor:
         batch = kept_BKD.shape[0]
         token = self.mask_token.to(kept_BKD.dtype)
         return subset.scatter(kept_BKD, token.expand(batch, subset.num_tokens, -1))
 
 
-class PatchesFill(nn.Module):
+class PatchesFill(Fill):
     """Embedded patches of a second image where tokens are dropped: MC-DiT's clean context.
 
     The paper feeds the decoder raw patches; the embedding that gives them its width is ours.
@@ -57,12 +99,14 @@ class PatchesFill(nn.Module):
         super().__init__()
         self.patches = PatchEmbedding(channels, patch_size, hidden_size)
 
-    def forward(self, kept_BKD: Tensor, left_BND: Tensor, subset: TokenSubset) -> Tensor:
-        """Here `left_BND` is the embedded second image."""
-        return subset.scatter(kept_BKD, left_BND.to(kept_BKD.dtype))
-
-
-Fill = ZerosFill | MeanFill | InputFill | MaskTokenFill | PatchesFill
+    def forward(
+        self,
+        kept_BKD: Tensor,
+        left_BND: Tensor | None,
+        subset: TokenSubset,
+        second_BCHW: Tensor | None = None,
+    ) -> Tensor:
+        return subset.scatter(kept_BKD, self.patches(second_BCHW).to(kept_BKD.dtype))
 
 
 class Interpolator(nn.Module):
@@ -77,7 +121,9 @@ class Interpolator(nn.Module):
         self.modulation = Modulation(hidden_size, hidden_size, depth=1, num_chunks=6)
 
     def forward(
-        self, x_BND: Tensor, c_BD: Tensor, offset_index: Tensor | None, subset: TokenSubset
+        self, x_BND: Tensor, c_BD: Tensor, positions: Tensor | None, subset: TokenSubset
     ) -> Tensor:
-        guess_BND = self.block(x_BND, self.modulation(c_BD)[0], offset_index)
+        """[B, N, D] to the same shape; `positions` are those of the stack that it stands in."""
+        context = BlockContext(self.modulation(c_BD)[0], positions)
+        guess_BND = run_block(self.block, x_BND, context)
         return torch.where(subset.dropped_BN.unsqueeze(-1), guess_BND, x_BND)

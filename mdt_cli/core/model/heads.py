@@ -53,7 +53,7 @@ class PoolHead(nn.Module):
     He et al. 2022, "global pool": the norm comes after the mean, and the Linear starts near 0.
     """
 
-    def __init__(self, hidden_size: int, num_classes: int, norm_eps: float) -> None:
+    def __init__(self, hidden_size: int, num_classes: int, norm_eps: float = 1e-6) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(hidden_size, eps=norm_eps)
         self.linear = nn.Linear(hidden_size, num_classes)

@@ -1,7 +1,14 @@
-"""Sin-cos position tables and the index of relative offsets."""
+"""Positions: sin-cos tables that are added to tokens, and offsets that attention reads.
+
+Axes: B batch, N all tokens, K kept tokens, D hidden size.
+"""
+
+from abc import ABC, abstractmethod
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from mdt_cli.core.masking.tokens import TokenSubset
 
 
 def sincos_table(height: int, width: int, hidden_size: int) -> Tensor:
@@ -38,3 +45,45 @@ def offset_index(height: int, width: int) -> Tensor:
     down = row[:, None] - row[None] + height - 1
     right = column[:, None] - column[None] + width - 1
     return down * (2 * width - 1) + right
+
+
+class AttentionPositions(nn.Module, ABC):
+    """What the attention of one stack of blocks knows of positions."""
+
+    # Rows of the bias table of each block; 0: there is no table.
+    num_biases: int = 0
+
+    @abstractmethod
+    def for_pass(self, subset: TokenSubset | None, num_extras: int) -> Tensor | None:
+        """What every block's attention gets, for all tokens (`subset` None) or the kept ones.
+
+        `num_extras` tokens in front of them have no position. None: nothing is known.
+        """
+
+
+class NoPositions(AttentionPositions):
+    """Attention knows no positions: tokens carry them."""
+
+    def for_pass(self, subset: TokenSubset | None, num_extras: int) -> None:
+        """Nothing, whatever the tokens."""
+        return
+
+
+class RelativeOffsets(AttentionPositions):
+    """The row of a block's bias table for each query and key, by their offset on the grid."""
+
+    offset_index_NN: Tensor
+
+    def __init__(self, grid: tuple[int, int]) -> None:
+        super().__init__()
+        self.num_biases = num_offsets(*grid)
+        self.register_buffer("offset_index_NN", offset_index(*grid), persistent=False)
+
+    def for_pass(self, subset: TokenSubset | None, num_extras: int) -> Tensor:
+        """int64 [N, N], or [B, K, K] of the kept tokens. ValueError with extra tokens."""
+        if num_extras:
+            raise ValueError(f"{num_extras} extra tokens have no offset from the patches")
+        if subset is None:
+            return self.offset_index_NN
+        kept = subset.kept_BK
+        return self.offset_index_NN[kept.unsqueeze(2), kept.unsqueeze(1)]

@@ -4,156 +4,126 @@ Axes: B batch, C channels, H W latent size, N all tokens, K kept tokens, E extra
 class), D hidden size, V values of a patch.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
 from mdt_cli.core.masking.tokens import TokenSubset
-from mdt_cli.core.model.blocks import Block, Modulation, PlainBlock, init_linears
-from mdt_cli.core.model.conditioning import ExtraTokens, LabelEmbedding, TimeEmbedding
+from mdt_cli.core.model.blocks import BlockContext, Modulation, run_block
+from mdt_cli.core.model.conditioning import Embeddings
 from mdt_cli.core.model.decoder import NarrowDecoder, PatchDecoder
 from mdt_cli.core.model.fills import Fill, Interpolator, PatchesFill
 from mdt_cli.core.model.heads import Head, PatchEmbedding, PlainHead, PoolHead, unpatchify
-from mdt_cli.core.model.positions import num_offsets, offset_index, sincos_table
+from mdt_cli.core.model.positions import AttentionPositions
+from mdt_cli.core.model.route import Passage, Route
 
-# Norms of plain blocks and whether their queries, keys and values have a bias: U-ViT's and MAE's.
-TOKENS_EPS, NO_CONDITION_EPS = 1e-5, 1e-6
+
+@dataclass(frozen=True, eq=False)
+class Trunk:
+    """The blocks and what belongs to them; those from `encoder_depth` on are the decoder's.
+
+    `table_ND` is added to the patches, `decoder_table_ND` again before the decoder; parameters
+    are trained, plain tensors are fixed. `skips`: block -> the block whose output it fuses.
+    `input_skip`: each decoder block fuses the embedded input.
+    """
+
+    blocks: Sequence[nn.Module]
+    modulation: Modulation | None
+    positions: AttentionPositions
+    table_ND: Tensor
+    decoder_table_ND: nn.Parameter | None
+    encoder_depth: int
+    skips: dict[int, int]
+    input_skip: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Masked:
+    """What masked passes need: the route, and what stands in for the tokens that were away.
+
+    Without a fill dropped tokens never return, and the output is zero at their positions. `fuse`
+    gets the tokens that return and those that left, [B, N, D] both, in unmasked passes as well.
+    """
+
+    route: Route
+    fill: Fill | None = None
+    interpolator: Interpolator | None = None
+    fuse: nn.Module | None = None
 
 
 class Transformer(nn.Module):
     """Denoising transformer of the DiT family (Peebles & Xie 2023; Gao et al. 2023).
 
-    `condition`: "adaln" modulates every block; "tokens" puts time and class in front of the
-    patches (U-ViT, Bao et al. 2023); "none" has neither, but a class token (MAE, He et al. 2022).
-    `route` = (first block that sees the subset, first block that sees all tokens again), None for
-    a network that never masks. The caller draws the subset; without one every block sees every
-    token. Without a fill dropped tokens never return, and the output is zero in their places.
+    Built from parts; `assemble` makes them from a shape. `decoder` is an adapter to another width
+    with the narrow decoder behind it; `head` gives patches, or logits where it is a `PoolHead`.
+    The caller draws the subset of a pass; without one every block sees every token.
     """
 
-    offset_index_NN: Tensor
     positions_ND: Tensor
 
     def __init__(
         self,
         *,
-        latent_shape: tuple[int, int, int],
-        out_channels: int,
-        num_classes: int,
+        grid: tuple[int, int],
         patch_size: int,
-        hidden_size: int,
-        depth: int,
-        num_heads: int,
-        mlp_ratio: float,
-        condition: str,
-        zero_null: bool,
-        positions: str,
-        relative_bias: bool,
-        decoder_depth: int,
-        long_skips: bool,
-        input_skip: bool,
-        narrow_depth: int,
-        narrow_size: int,
-        narrow_heads: int,
-        narrow_subtract: bool,
-        output_conv: bool,
-        route: tuple[int, int] | None = None,
-        fill: Fill | None = None,
-        interpolator: Interpolator | None = None,
-        classifier: PoolHead | None = None,
+        patches: PatchEmbedding,
+        embeddings: Embeddings,
+        trunk: Trunk,
+        masked: Masked | None,
+        decoder: tuple[Head | PlainHead, NarrowDecoder] | None,
+        head: Head | PlainHead | PoolHead,
+        output_conv: nn.Conv2d | None,
     ) -> None:
         super().__init__()
-        channels, height, width = latent_shape
-        self.grid = (height // patch_size, width // patch_size)
-        self.patch_size, self.route = patch_size, route
-        self.encoder_depth = depth - decoder_depth
-        self.has_relative_bias = relative_bias
-        self.skips = mirror_skips(self.encoder_depth) if long_skips else {}
-        self.input_skip = input_skip
-        modulated = condition == "adaln"
-        eps = TOKENS_EPS if condition == "tokens" else NO_CONDITION_EPS
-
-        self.patches = PatchEmbedding(channels, patch_size, hidden_size)
-        table_ND = sincos_table(*self.grid, hidden_size)
-        self.extras: ExtraTokens | None = None
-        self.time: TimeEmbedding | None = None
-        self.label: LabelEmbedding | None = None
-        if modulated:
-            self.time = TimeEmbedding(hidden_size)
-            if num_classes:
-                self.label = LabelEmbedding(num_classes, hidden_size, zero_null)
+        self.grid, self.patch_size = grid, patch_size
+        self.encoder_depth, self.input_skip = trunk.encoder_depth, trunk.input_skip
+        self.skips = trunk.skips
+        # The names and the order in which parts are attached are those of the files of weights.
+        self.patches = patches
+        self.extras = embeddings.extras
+        self.time, self.label = embeddings.time, embeddings.label
+        if isinstance(trunk.table_ND, nn.Parameter):
+            self.positions_ND = trunk.table_ND
         else:
-            time = condition == "tokens"
-            self.extras = ExtraTokens(hidden_size, num_classes, time, positions == "random")
-        if positions == "fixed":
-            self.register_buffer("positions_ND", table_ND, persistent=False)
-        else:
-            self.positions_ND = nn.Parameter(table_ND)
-        self.decoder_positions_ND = nn.Parameter(table_ND.clone()) if decoder_depth else None
-        if relative_bias:
-            self.register_buffer("offset_index_NN", offset_index(*self.grid), persistent=False)
+            self.register_buffer("positions_ND", trunk.table_ND, persistent=False)
+        self.decoder_positions_ND = trunk.decoder_table_ND
+        self.positions = trunk.positions
+        self.blocks = nn.ModuleList(trunk.blocks)
+        self.modulation = trunk.modulation
+        self.route = None if masked is None else masked.route
+        self.fill = None if masked is None else masked.fill
+        self.interpolator = None if masked is None else masked.interpolator
+        self.fuse = None if masked is None else masked.fuse
+        self.adapter = None if decoder is None else decoder[0]
+        self.narrow = None if decoder is None else decoder[1]
+        self.classifier = head if isinstance(head, PoolHead) else None
+        self.head = None if isinstance(head, PoolHead) else head
+        self.output_conv = output_conv
+        self._check()
 
-        def block_of(size: int, heads: int, skip: bool, biases: int) -> Block | PlainBlock:
-            if modulated:
-                return Block(size, heads, mlp_ratio, biases, skip)
-            return PlainBlock(size, heads, mlp_ratio, eps, condition == "none", skip)
-
-        def head_of(size: int, out: int) -> Head | PlainHead:
-            return Head(size, out, hidden_size) if modulated else PlainHead(size, out, eps)
-
-        num_biases = num_offsets(*self.grid) if relative_bias else 0
-        self.blocks = nn.ModuleList(
-            block_of(
-                hidden_size,
-                num_heads,
-                i in self.skips or (input_skip and i >= self.encoder_depth),
-                num_biases,
-            )
-            for i in range(depth)
-        )
-        self.modulation = (
-            Modulation(hidden_size, hidden_size, depth, num_chunks=6) if modulated else None
-        )
-        self.fill, self.interpolator = fill, interpolator
-        self.adapter: Head | PlainHead | None = None
-        self.narrow: NarrowDecoder | None = None
-        if narrow_depth:
-            self.adapter = head_of(hidden_size, narrow_size)
-            blocks = [block_of(narrow_size, narrow_heads, False, 0) for _ in range(narrow_depth)]
-            self.narrow = NarrowDecoder(
-                self.grid, narrow_size, hidden_size, blocks, narrow_subtract
-            )
-        self.classifier = classifier
-        self.head: Head | PlainHead | None = None
-        if classifier is None:
-            values = patch_size * patch_size * out_channels
-            self.head = head_of(narrow_size if narrow_depth else hidden_size, values)
-        self.output_conv = (
-            nn.Conv2d(out_channels, out_channels, 3, padding=1) if output_conv else None
-        )
-        self._init(condition, positions == "random")
-
-    def _init(self, condition: str, random_positions: bool) -> None:
-        """DiT's start; that of U-ViT where time and class are tokens, of MAE without either."""
-        side = None if self.interpolator is None else self.interpolator.block
-        narrow = None if self.narrow is None else self.narrow.blocks
-        for part in (self.blocks, side, narrow):
-            if part is not None:
-                init_linears(part, normal=condition == "tokens")
-        if condition != "adaln":
-            for head in (self.adapter, self.head):
-                if head is not None:
-                    init_linears(head, normal=condition == "tokens")
-        if random_positions:
-            nn.init.trunc_normal_(self.positions_ND, std=0.02)
-        if self.time is not None:
-            for linear in (self.time.fc1, self.time.fc2):
-                nn.init.normal_(linear.weight, std=0.02)
-                nn.init.zeros_(linear.bias)
-        if self.label is not None:
-            nn.init.normal_(self.label.table.weight, std=0.02)
+    def _check(self) -> None:
+        """ValueError where parts do not fit each other."""
+        if self.extras is not None and self.extras.at_block and (self.skips or self.input_skip):
+            raise ValueError("extra tokens that enter between blocks cannot cross a skip")
+        behind = self.route is None or self.route.return_at == len(self.blocks)
+        if self.narrow is not None and not behind:
+            raise ValueError("with a narrow decoder tokens return behind the last block")
 
     @property
     def num_tokens(self) -> int:
+        """Patches of an image."""
         return self.grid[0] * self.grid[1]
+
+    def stacks(self) -> dict[str, list[nn.Module]]:
+        """All blocks by stack, under the names that lead to them; the trunk comes first."""
+        found: dict[str, list[nn.Module]] = {"blocks": list(self.blocks)}
+        if self.interpolator is not None:
+            found["interpolator.block"] = [self.interpolator.block]
+        if self.narrow is not None:
+            found["narrow.blocks"] = list(self.narrow.blocks)
+        return found
 
     def condition(self, t_B: Tensor, y_B: Tensor | None) -> Tensor | None:
         """The vector [B, D] that modulates; None where the condition is among the tokens."""
@@ -175,24 +145,23 @@ class Transformer(nn.Module):
     ) -> Tensor:
         """[B, out_channels, H, W], or [B, num_classes] from a classifier.
 
-        `y_B` is ignored by a network without classes.
-
-        `elsewhere_BCHW` is the image that a `PatchesFill` puts where tokens are dropped.
+        `t_B` is the number that the time embedding reads. `y_B` holds classes, `num_classes` for
+        none; it is ignored by a network without classes. `elsewhere_BCHW` is the image that a
+        `PatchesFill` shows where tokens are dropped.
         """
         if subset is not None and self.route is None:
             raise ValueError("a subset was given to a network that was built without a route")
         c_BD = self.condition(t_B, y_B)
-        x = self._blocks(self._embed(x_BCHW, t_B, y_B), c_BD, subset)
+        passage = Passage(self.route, subset, self.positions, self.fill, self.fuse)
+        x, num_extras = self._trunk(x_BCHW, t_B, y_B, c_BD, passage, elsewhere_BCHW)
         if self.narrow is not None and self.adapter is not None:
             x = self.adapter(x, c_BD)
-            if subset is not None:
-                left = None
-                if isinstance(self.fill, PatchesFill):
-                    left = self.fill.patches(elsewhere_BCHW)
-                x = self._restore(x, left, subset)
+        if passage.returns_at(len(self.blocks)):
+            x = passage.come_back(x, num_extras, elsewhere_BCHW)
+        if self.narrow is not None:
             x = self.narrow(x, c_BD)
-        if self.extras is not None:
-            x = x[:, self.extras.count :]
+        if num_extras:
+            x = x[:, num_extras:]
         if self.classifier is not None:
             return self.classifier(x)
         assert self.head is not None
@@ -204,56 +173,47 @@ class Transformer(nn.Module):
         output = unpatchify(x_BNV, self.grid, self.patch_size)
         return output if self.output_conv is None else self.output_conv(output)
 
-    def _embed(self, x_BCHW: Tensor, t_B: Tensor, y_B: Tensor | None) -> Tensor:
-        patches_BND = self.patches(x_BCHW) + self.positions_ND
-        if self.extras is None:
-            return patches_BND
-        return torch.cat([self.extras(t_B, y_B, patches_BND), patches_BND], dim=1)
-
-    def _blocks(self, input_BND: Tensor, c_BD: Tensor | None, subset: TokenSubset | None) -> Tensor:
-        """All tokens through the blocks; those that no block brings back stay away."""
+    def _trunk(
+        self,
+        x_BCHW: Tensor,
+        t_B: Tensor,
+        y_B: Tensor | None,
+        c_BD: Tensor | None,
+        passage: Passage,
+        elsewhere_BCHW: Tensor | None,
+    ) -> tuple[Tensor, int]:
+        """The tokens behind the last block, and how many of them, in front, are extra."""
+        x, num_extras = self.patches(x_BCHW) + self.positions_ND, 0
+        if self.extras is not None and self.extras.at_block == 0:
+            x, num_extras = self._with_extras(x, t_B, y_B)
+        input_BND = x
         modulations = None if self.modulation is None else self.modulation(c_BD)
-        whole_index = self.offset_index_NN if self.has_relative_bias else None
-        index, x, left = whole_index, input_BND, input_BND
-        leave, restore = self.route or (-1, -1)
-        if self.narrow is not None or self.fill is None:
-            restore = -1
-        kept: dict[int, Tensor] = {}
+        outputs: dict[int, Tensor] = {}
         for i, block in enumerate(self.blocks):
-            if subset is not None and i == leave:
-                left, x = x, self._leave(x, subset)
-                index = None if index is None else _among(index, subset)
-            if i == self.encoder_depth or (subset is not None and i == restore):
-                if subset is not None and i == restore:
-                    x, index = self._restore(x, left, subset), whole_index
-                if i == self.encoder_depth and self.decoder_positions_ND is not None:
-                    x = x + self.decoder_positions_ND
-                if subset is not None and i == restore and self.interpolator is not None:
-                    x = self.interpolator(x, c_BD, index, subset)
+            if self.extras is not None and i == self.extras.at_block > 0:
+                x, num_extras = self._with_extras(x, t_B, y_B)
+            if passage.leaves_at(i):
+                x = passage.leave(x, num_extras)
+            returns = passage.returns_at(i)
+            if returns:
+                x = passage.come_back(x, num_extras, elsewhere_BCHW)
+            if i == self.encoder_depth and self.decoder_positions_ND is not None:
+                x = x + self.decoder_positions_ND
+            if returns and self.interpolator is not None and passage.subset is not None:
+                known = passage.attention(num_extras)
+                x = self.interpolator(x, c_BD, known, passage.subset)
             skip = input_BND if self.input_skip and i >= self.encoder_depth else None
             if i in self.skips:
-                skip = kept.pop(self.skips[i])
-            x = block(x, None if modulations is None else modulations[i], index, skip)
+                skip = outputs.pop(self.skips[i])
+            modulation = None if modulations is None else modulations[i]
+            x = run_block(block, x, BlockContext(modulation, passage.attention(num_extras), skip))
             if i in self.skips.values():
-                kept[i] = x
-        if subset is not None and restore == len(self.blocks):
-            x = self._restore(x, left, subset)
-        return x
+                outputs[i] = x
+        return x, num_extras
 
-    def _leave(self, x_BND: Tensor, subset: TokenSubset) -> Tensor:
-        """Extra tokens never leave."""
-        if self.extras is None:
-            return subset.gather(x_BND)
-        count = self.extras.count
-        return torch.cat([x_BND[:, :count], subset.gather(x_BND[:, count:])], dim=1)
-
-    def _restore(self, x_BKD: Tensor, left_BND: Tensor | None, subset: TokenSubset) -> Tensor:
-        assert self.fill is not None
-        if self.extras is None:
-            return self.fill(x_BKD, left_BND, subset)
-        count = self.extras.count
-        left = None if left_BND is None else left_BND[:, count:]
-        return torch.cat([x_BKD[:, :count], self.fill(x_BKD[:, count:], left, subset)], dim=1)
+    def _with_extras(self, x_BND: Tensor, t_B: Tensor, y_B: Tensor | None) -> tuple[Tensor, int]:
+        assert self.extras is not None
+        return torch.cat([self.extras(t_B, y_B, x_BND), x_BND], dim=1), self.extras.count
 
     def patch_decoder(self) -> PatchDecoder:
         """The decoder with the embedding of its fill; the parameters are shared, not copied."""
@@ -261,17 +221,3 @@ class Transformer(nn.Module):
         assert self.narrow is not None
         assert self.head is not None
         return PatchDecoder(self.fill.patches, self.narrow, self.head)
-
-
-def mirror_skips(depth: int) -> dict[int, int]:
-    """Which block each block of the second half takes its skip from: last in, first out.
-
-    An odd depth has a block in the middle without a skip (U-ViT).
-    """
-    return {depth - 1 - i: i for i in range(depth // 2)}
-
-
-def _among(index_NN: Tensor, subset: TokenSubset) -> Tensor:
-    """Offset index [B, K, K] between the kept tokens, gathered once and shared by all blocks."""
-    kept = subset.kept_BK
-    return index_NN[kept.unsqueeze(2), kept.unsqueeze(1)]

@@ -1,11 +1,12 @@
 """From the [model] and [masking] tables to a network."""
 
-from typing import Any, assert_never
+from typing import assert_never
 
 from mdt_cli.config.masking import MaskingConfig
 from mdt_cli.config.model import ModelConfig
 from mdt_cli.config.objective import ClassificationConfig
 from mdt_cli.config.run import RunConfig
+from mdt_cli.core.model.assemble import assemble, positions_of
 from mdt_cli.core.model.fills import (
     Fill,
     InputFill,
@@ -16,8 +17,9 @@ from mdt_cli.core.model.fills import (
     ZerosFill,
 )
 from mdt_cli.core.model.heads import PoolHead
-from mdt_cli.core.model.positions import num_offsets
-from mdt_cli.core.model.transformer import NO_CONDITION_EPS, Transformer
+from mdt_cli.core.model.route import Route
+from mdt_cli.core.model.shape import DecoderShape, TransformerShape, TrunkShape
+from mdt_cli.core.model.transformer import Masked, Transformer
 from mdt_cli.errors import MdtError
 from mdt_cli.services.build.masking import build_selector
 from mdt_cli.services.build.objective import build_loss
@@ -47,17 +49,14 @@ def build_network(
             f"masking.ratio {highest:g} keeps none of {grid[0] * grid[1]} tokens",
             "lower masking.ratio or model.patch_size",
         )
-    out_channels = channels * build_loss(config.objective).out_multiplier
-    network = Transformer(
-        latent_shape=latent_shape,
-        out_channels=out_channels,
+    shape = shape_of(
+        model,
+        latent_shape,
+        out_channels=channels * build_loss(config.objective).out_multiplier,
         num_classes=num_classes if config.data.conditional else 0,
-        **network_shape(model),
-        route=config.route if masking.is_masked else None,
-        fill=_build_fill(masking, model, channels) if masking.is_masked else None,
-        interpolator=_build_interpolator(masking, model, latent_shape),
-        classifier=_build_classifier(config, num_classes),
     )
+    masked = _build_masked(config, shape) if masking.is_masked else None
+    network = assemble(shape, masked, _build_classifier(config, num_classes))
     if isinstance(config.objective, ClassificationConfig) and config.objective.encoder == "frozen":
         network.requires_grad_(False)
         assert network.classifier is not None
@@ -65,32 +64,50 @@ def build_network(
     return network
 
 
-def network_shape(model: ModelConfig) -> dict[str, Any]:
-    """The keyword arguments of `Transformer` that the model table decides."""
-    return {
-        "patch_size": model.patch_size,
-        "hidden_size": model.hidden_size,
-        "depth": model.depth,
-        "num_heads": model.num_heads,
-        "mlp_ratio": model.mlp_ratio,
-        "condition": model.condition,
-        "zero_null": model.null_label == "zeros",
-        "positions": model.positions,
-        "relative_bias": model.relative_bias,
-        "decoder_depth": model.decoder_depth,
-        "long_skips": model.long_skips,
-        "input_skip": model.input_skip,
-        "narrow_depth": model.narrow_decoder.depth,
-        "narrow_size": model.narrow_decoder.hidden_size,
-        "narrow_heads": model.narrow_decoder.num_heads,
-        "narrow_subtract": model.narrow_decoder.subtract_positions,
-        "output_conv": model.output_conv,
-    }
-
-
-def _build_fill(masking: MaskingConfig, model: ModelConfig, channels: int) -> Fill | None:
+def shape_of(
+    model: ModelConfig, latent_shape: tuple[int, int, int], out_channels: int, num_classes: int
+) -> TransformerShape:
+    """The shape that the [model] table gives a network on these latents."""
     narrow = model.narrow_decoder
-    size = narrow.hidden_size if narrow.depth else model.hidden_size
+    return TransformerShape(
+        latent_shape=latent_shape,
+        out_channels=out_channels,
+        num_classes=num_classes,
+        patch_size=model.patch_size,
+        condition=model.condition,
+        zero_null=model.null_label == "zeros",
+        output_conv=model.output_conv,
+        trunk=TrunkShape(
+            hidden_size=model.hidden_size,
+            depth=model.depth,
+            num_heads=model.num_heads,
+            mlp_ratio=model.mlp_ratio,
+            positions=model.positions,
+            relative_bias=model.relative_bias,
+            decoder_depth=model.decoder_depth,
+            long_skips=model.long_skips,
+            input_skip=model.input_skip,
+        ),
+        decoder=DecoderShape(
+            depth=narrow.depth,
+            hidden_size=narrow.hidden_size,
+            num_heads=narrow.num_heads,
+            subtract_positions=narrow.subtract_positions,
+        ),
+    )
+
+
+def _build_masked(config: RunConfig, shape: TransformerShape) -> Masked:
+    # Fill, then interpolater: the order of the random numbers.
+    fill = _build_fill(config.masking, shape)
+    interpolator = None
+    if config.masking.fill == "interpolator":
+        trunk, biases = shape.trunk, positions_of(shape).num_biases
+        interpolator = Interpolator(trunk.hidden_size, trunk.num_heads, trunk.mlp_ratio, biases)
+    return Masked(Route(*config.route), fill, interpolator)
+
+
+def _build_fill(masking: MaskingConfig, shape: TransformerShape) -> Fill | None:
     match masking.fill:
         case "nothing":
             return None
@@ -101,21 +118,11 @@ def _build_fill(masking: MaskingConfig, model: ModelConfig, channels: int) -> Fi
         case "input":
             return InputFill()
         case "mask_token" | "interpolator":
-            return MaskTokenFill(size)
+            return MaskTokenFill(shape.width)
         case "clean_patches":
-            return PatchesFill(channels, model.patch_size, size)
+            return PatchesFill(shape.latent_shape[0], shape.patch_size, shape.width)
         case _:
             assert_never(masking.fill)
-
-
-def _build_interpolator(
-    masking: MaskingConfig, model: ModelConfig, latent_shape: tuple[int, int, int]
-) -> Interpolator | None:
-    if not masking.is_masked or masking.fill != "interpolator":
-        return None
-    grid = (latent_shape[1] // model.patch_size, latent_shape[2] // model.patch_size)
-    num_biases = num_offsets(*grid) if model.relative_bias else 0
-    return Interpolator(model.hidden_size, model.num_heads, model.mlp_ratio, num_biases)
 
 
 def _build_classifier(config: RunConfig, num_classes: int) -> PoolHead | None:
@@ -126,7 +133,7 @@ def _build_classifier(config: RunConfig, num_classes: int) -> PoolHead | None:
             "a classifier needs a cache with classes, and this one has none",
             "encode images in a folder for each class, without --unconditional",
         )
-    return PoolHead(config.model.hidden_size, num_classes, NO_CONDITION_EPS)
+    return PoolHead(config.model.hidden_size, num_classes)
 
 
 def token_counts(config: RunConfig, grid: tuple[int, int]) -> set[int]:

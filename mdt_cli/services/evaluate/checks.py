@@ -4,19 +4,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from mdt_cli.config.evaluation import (
-    FRECHET,
     RESIZES,
     MetricName,
+    of_neighbours,
+    that_compare_moments,
 )
 from mdt_cli.errors import MdtError
 from mdt_cli.images.sized import SizedSet
 from mdt_cli.metrics.extractors.build import Extractor
+from mdt_cli.metrics.features import PUBLISHED
 from mdt_cli.metrics.frechet import ENOUGH_PER_DIMENSION, fewest_for_limit
-from mdt_cli.metrics.registry import DENSITY_NEIGHBOURS, NEIGHBOURS
 from mdt_cli.metrics.statistics import (
     RULES_OF_OTHERS,
 )
-from mdt_cli.services.evaluate.compute import REFERENCE_LIMIT
 from mdt_cli.services.evaluate.report_files import check_statistics_place
 from mdt_cli.services.evaluate.request import EvaluateRequest, Reference, times
 from mdt_cli.services.events import Event, Note, Warned
@@ -46,7 +46,7 @@ def usable_statistics(
             "--save-reference takes a reference of images alone",
         )
     made_with = "legacy_tensorflow" if held.adm else held.resize
-    if not FRECHET & set(metrics):
+    if not that_compare_moments(metrics):
         if held.adm and request.resize is None:
             raise MdtError(
                 f"{reference.path} has the arrays of ADM's files, whose tables resize by "
@@ -129,14 +129,12 @@ def check_sets(
                 f"{images.path} holds {images.count} image; no metric is defined below 2",
                 "give more images",
             )
-        for names, fewest in (
-            (("precision", "recall"), NEIGHBOURS + 1),
-            (("density", "coverage"), DENSITY_NEIGHBOURS + 1),
-        ):
-            if set(names) & set(metrics) and images.count < fewest:
+        for neighbours, names in of_neighbours(metrics).items():
+            if images.count < neighbours + 1:
+                needs = "need" if len(names) > 1 else "needs"
                 raise MdtError(
-                    f"{images.path} holds {images.count} images; {' and '.join(names)} need at "
-                    f"least {fewest}",
+                    f"{images.path} holds {images.count} images; {' and '.join(names)} {needs} at "
+                    f"least {neighbours + 1}",
                     "give more images, or ask for --metrics fid,is,kid",
                 )
 
@@ -216,7 +214,7 @@ def first_words(
     few = [f"{count:,} samples" for count in counts]
     if reference.count is not None and reference.count < FEW_IMAGES:
         few.append(f"{reference.count:,} reference images")
-    if FRECHET & set(metrics) and few:
+    if that_compare_moments(metrics) and few:
         yield Warned(
             f"{' and '.join(few)} are few for a Fréchet distance, which is biased upwards below "
             f"{FEW_IMAGES:,}: compare only with the same counts (published: 50,000)"
@@ -228,7 +226,8 @@ def first_words(
             "samples, by more than its interval tells"
         )
     whole = reference.images
-    bounded = [m for m in ("precision", "recall", "density", "coverage") if m in metrics]
-    if bounded and whole and whole.count > REFERENCE_LIMIT:
+    bounded = [name for names in of_neighbours(metrics).values() for name in names]
+    most = PUBLISHED.neighbours
+    if bounded and whole and most is not None and whole.count > most:
         uses = "use" if len(bounded) > 1 else "uses"
-        yield Note(f"{' and '.join(bounded)} {uses} {REFERENCE_LIMIT:,} of the reference images")
+        yield Note(f"{' and '.join(bounded)} {uses} {most:,} of the reference images")

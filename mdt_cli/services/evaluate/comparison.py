@@ -3,14 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mdt_cli.config.evaluation import facts_of_key
 from mdt_cli.metrics.intervals import Score, is_tie
 
 FORMAT = 1
-# Of all other metrics more is better.
-LOWER_IS_BETTER = ("fid", "sfid", "fd", "kid", "cmmd", "memorisation", "rfid", "rfd", "lpips")
-# What these expect of the very same source changes with the number of samples: bias of the
-# distances and of the classifier's average, balls that shrink or that more samples fall into.
-MOVED_BY_COUNT = ("fid", "sfid", "fd", "cmmd", "is", "recall", "coverage")
 
 
 def side_by_side(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -35,12 +31,9 @@ def side_by_side(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def lower_is_better(name: str) -> bool:
-    return _kind(name) in LOWER_IS_BETTER
-
-
-def _kind(name: str) -> str:
-    """`fd` of `fd_efficientnet_lite0`."""
-    return name.partition("_")[0]
+    """Whether smaller values of a report's metric are better; of an unknown one more is."""
+    facts = facts_of_key(name)
+    return facts is not None and facts.direction == "lower"
 
 
 def cautions(reports: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -62,9 +55,10 @@ def cautions(reports: Sequence[Mapping[str, Any]]) -> list[str]:
 def _compared(name: str, reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     metrics = [report["metrics"][name] for report in reports]
     values = [float(metric["value"]) for metric in metrics]
-    # Extrapolated to no bias, as far as the samples sufficed for that.
-    free = "infinity" in name and not any("bias" in metric for metric in metrics)
-    moved = _kind(name) in MOVED_BY_COUNT and not free
+    facts = facts_of_key(name)
+    bias = facts.bias if facts is not None else "none"
+    # The entry of a metric that too few samples bias says so.
+    moved = bias == "count" or (bias == "few" and any("bias" in metric for metric in metrics))
     unequal = len({metric["samples"] for metric in metrics}) > 1
     if (moved and unequal) or any(_error(metric) is None for metric in metrics):
         return {"values": values, "best": None, "ties_with_best": []}

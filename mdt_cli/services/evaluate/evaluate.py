@@ -7,14 +7,21 @@ from typing import Any
 import torch
 
 from mdt_cli.artifacts.open_images import open_images
-from mdt_cli.config.evaluation import FRECHET, ExtractorName, MetricName
+from mdt_cli.config.evaluation import (
+    ExtractorName,
+    MetricName,
+    facts_of,
+    that_compare_moments,
+    that_need,
+)
 from mdt_cli.errors import MdtError
 from mdt_cli.files import write_json
 from mdt_cli.images.sized import sized
+from mdt_cli.metrics.compute import compute
 from mdt_cli.metrics.extract import Extracted
 from mdt_cli.metrics.extractors.build import build_extractor
+from mdt_cli.metrics.features import PUBLISHED
 from mdt_cli.metrics.neighbours import MEMORY
-from mdt_cli.metrics.registry import metric_key
 from mdt_cli.metrics.statistics import save_statistics
 from mdt_cli.services.evaluate.checks import (
     check_dimensions,
@@ -26,13 +33,7 @@ from mdt_cli.services.evaluate.checks import (
     usable_statistics,
 )
 from mdt_cli.services.evaluate.comparison import side_by_side
-from mdt_cli.services.evaluate.compute import (
-    KERNEL_LIMIT,
-    NEEDS_BOTH_FEATURES,
-    Scored,
-    compute,
-    keeps_features,
-)
+from mdt_cli.services.evaluate.compute import Scored, features_of, keeps_features
 from mdt_cli.services.evaluate.details import (
     class_section,
     missing_classes,
@@ -104,11 +105,11 @@ def evaluate(request: EvaluateRequest) -> Iterator[Event]:
     check_limit(sets, metrics, extractor.dimensions)
     yield from first_words(sets, reference, extractor, metrics)
 
-    keep_reference = bool(NEEDS_BOTH_FEATURES & set(metrics))
+    keep_reference = bool(that_need("reference", metrics))
     needs_images = (
         keep_reference
         or request.save_reference is not None
-        or (bool(FRECHET & set(metrics)) and reference.statistics is None)
+        or (that_compare_moments(metrics) and reference.statistics is None)
     )
     of_reference: Extracted | None = None
     real = reference.images if needs_images else None
@@ -129,11 +130,12 @@ def evaluate(request: EvaluateRequest) -> Iterator[Event]:
         yield EvaluationShareDone(shards.share.rank, shards.share.of)
         return
     if real is not None:
-        of_reference = yield from shards.merged(real, keep_reference, "reference", KERNEL_LIMIT)
+        of_reference = yield from shards.merged(real, keep_reference, "reference", PUBLISHED.kernel)
         if request.save_reference is not None:
             save_statistics(request.save_reference, of_reference.statistics, of_reference.spatial)
             yield Note(f"statistics of the reference are in {request.save_reference}")
-    yield Note("computing " + ", ".join(metric_key(metric, extractor.name) for metric in metrics))
+    names = [facts_of(metric).named_by(extractor.name) for metric in metrics]
+    yield Note("computing " + ", ".join(names))
     reports, pictures = [], []
     for samples in sets:
         keep = keeps_features(metrics, samples.count, extractor.width)
@@ -149,7 +151,7 @@ def evaluate(request: EvaluateRequest) -> Iterator[Event]:
             extractor=extractor,
             device=_device_name(device),
         )
-        single = report_of(scored, compute(scored, metrics, device, memory))
+        single = report_of(scored, compute(features_of(scored, device, memory), metrics))
         told = first_words([samples], reference, extractor, metrics)
         single["warnings"] = [event.text for event in told if isinstance(event, Warned)]
         if of_reference and of_reference.statistics.digest == scored.of_samples.statistics.digest:

@@ -5,13 +5,12 @@ from importlib.metadata import version
 from typing import Any
 
 from mdt_cli import __version__
-from mdt_cli.config.evaluation import MetricName
+from mdt_cli.config.evaluation import MetricName, facts_of, of_tables
 from mdt_cli.images.decode import CROP
 from mdt_cli.images.sized import SizedSet
 from mdt_cli.metrics.comparability import Conditions, Stamp, adm_stamp, clean_fid_stamp
 from mdt_cli.metrics.extract import Extracted
 from mdt_cli.metrics.extractors.resize import RESIZE_RULES
-from mdt_cli.metrics.registry import metric_key
 from mdt_cli.services.evaluate.compute import Scored
 
 FORMAT = 1
@@ -29,7 +28,7 @@ def report_of(scored: Scored, values: dict[MetricName, dict[str, Any]]) -> dict[
             for stamp, name in ((adm, "ADM"), (clean_fid, "clean-fid"))
             if stamp.comparable and metric in stamp.metrics
         ]
-        metrics[metric_key(metric, extractor.name)] = {
+        metrics[facts_of(metric).named_by(extractor.name)] = {
             **value,
             "extractor": extractor.name,
             "resize": extractor.resize,
@@ -75,7 +74,8 @@ def _stamps(scored: Scored, metrics: tuple[str, ...]) -> tuple[Stamp, Stamp]:
         jpeg_samples=scored.samples.jpegs,
         resized_samples=scored.samples.resized,
     )
-    return adm_stamp(conditions), clean_fid_stamp(conditions)
+    adm, clean_fid = of_tables("ADM"), of_tables("clean-fid")
+    return adm_stamp(conditions, adm), clean_fid_stamp(conditions, clean_fid)
 
 
 def _stamp(stamp: Stamp) -> dict[str, Any]:

@@ -9,15 +9,14 @@ from pathlib import Path
 
 from mdt_cli.artifacts.open_images import open_images
 from mdt_cli.config.evaluation import (
-    DEFAULT_METRICS,
     EXTRACTORS,
-    METRICS,
-    METRICS_OF_STATISTICS,
-    ONLY_OF,
+    FACTS,
     RESIZES,
     ExtractorName,
     MetricName,
     ResizeName,
+    facts_of,
+    that_need,
 )
 from mdt_cli.errors import MdtError
 from mdt_cli.images.npz import keys
@@ -166,13 +165,14 @@ def choose_metrics(
     asked = request.metrics
     network = extractor if isinstance(extractor, str) else None
     for metric in asked or ():
-        if metric in ONLY_OF and network not in ONLY_OF[metric]:
+        only_of = facts_of(metric).only_of
+        if only_of and network not in only_of:
             raise MdtError(
-                f"{metric} is defined only for {' and '.join(ONLY_OF[metric])}, "
+                f"{metric} is defined only for {' and '.join(only_of)}, "
                 f"but the extractor is {extractor}",
-                f"leave {metric} out of --metrics, or use --extractor {ONLY_OF[metric][0]}",
+                f"leave {metric} out of --metrics, or use --extractor {only_of[0]}",
             )
-    offered = [name for name in METRICS if name not in ONLY_OF or network in ONLY_OF[name]]
+    offered = [facts.name for facts in FACTS if not facts.only_of or network in facts.only_of]
     stored = reference.statistics is not None
     if stored and network == "inception" and reference.spatial is None:
         if "sfid" in (asked or ()):
@@ -182,7 +182,7 @@ def choose_metrics(
             )
         offered.remove("sfid")
     if reference.images is None:
-        lacking = [name for name in offered if name not in METRICS_OF_STATISTICS]
+        lacking = that_need("reference", tuple(offered))
         impossible = [name for name in asked or () if name in lacking]
         if impossible:
             raise MdtError(
@@ -191,7 +191,8 @@ def choose_metrics(
                 "give the reference images, or ask for --metrics fid",
             )
         offered = [name for name in offered if name not in lacking]
-    chosen = tuple(name for name in offered if name in (asked or DEFAULT_METRICS))
+    wanted = asked or tuple(facts.name for facts in FACTS if facts.default)
+    chosen = tuple(name for name in offered if name in wanted)
     if reference.images is None and asked is None:
         yield Note(f"{reference.path} holds statistics only; computed: {', '.join(chosen)}")
     return chosen

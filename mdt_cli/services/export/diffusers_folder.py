@@ -22,8 +22,9 @@ from mdt_cli.config.sampling import (
     SamplingConfig,
 )
 from mdt_cli.core.codecs.codec import Codec
+from mdt_cli.core.model.shape import TransformerShape
 from mdt_cli.errors import MdtError
-from mdt_cli.services.build.network import network_shape
+from mdt_cli.services.build.network import shape_of
 from mdt_cli.services.export.inline import bundle
 from mdt_cli.services.export.model_card import class_names
 from mdt_cli.services.model import Inputs, Trained, largest_difference
@@ -62,7 +63,7 @@ def write_folder(folder: Path, trained: Trained, codec: Codec) -> None:
         {
             "_class_name": "MdtTransformer2DModel",
             "_diffusers_version": diffusers.__version__,
-            **network_arguments(trained),
+            **exported_shape(trained).flat(),
         },
     )
     tensors = {
@@ -85,15 +86,15 @@ def write_folder(folder: Path, trained: Trained, codec: Codec) -> None:
     )
 
 
-def network_arguments(trained: Trained) -> dict[str, Any]:
-    """What the network was built with; channels and classes from the data it was trained on."""
-    shape = list(trained.facts["latent_shape"])
-    return {
-        "latent_shape": shape,
-        "out_channels": shape[0] * trained.loss.out_multiplier,
-        "num_classes": trained.num_classes,
-        **network_shape(trained.config.model),
-    }
+def exported_shape(trained: Trained) -> TransformerShape:
+    """What the network was built from; channels and classes from the data it was trained on."""
+    channels, height, width = trained.facts["latent_shape"]
+    return shape_of(
+        trained.config.model,
+        (channels, height, width),
+        out_channels=channels * trained.loss.out_multiplier,
+        num_classes=trained.num_classes,
+    )
 
 
 def write_codec(folder: Path, codec: Codec) -> list[str | None]:

@@ -42,7 +42,7 @@ def under_layout_names(
     for name, tensor in contents.tensors.items():
         if not name.endswith(INDEX):
             found[family.prefix + name] = tensor
-        elif not network.has_relative_bias or not _same(tensor, network.offset_index_NN):
+        elif not _same(tensor, network.positions.for_pass(None, 0)):
             raise MdtError(
                 f"{source}: {name} does not number offsets as MDT does, so the relative bias would "
                 "be read at wrong places"
@@ -51,8 +51,8 @@ def under_layout_names(
     return found | matrices
 
 
-def _same(theirs: Tensor, ours: Tensor) -> bool:
-    return theirs.shape == ours.shape and torch.equal(theirs.long(), ours)
+def _same(theirs: Tensor, ours: Tensor | None) -> bool:
+    return ours is not None and theirs.shape == ours.shape and torch.equal(theirs.long(), ours)
 
 
 def check_fits(

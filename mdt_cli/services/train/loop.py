@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -36,10 +36,12 @@ from mdt_cli.services.runtime import (
     make_deterministic,
     pick_device,
 )
-from mdt_cli.services.train.online_metrics import Scorer, open_scorer
 from mdt_cli.services.train.trackers import Trackers
 from mdt_cli.services.train.trainer import Trainer
 from mdt_cli.services.train.validation import Monitor
+
+if TYPE_CHECKING:
+    from mdt_cli.services.train.online_metrics import Scorer
 
 MANY_LENGTHS = 12
 # Entries of a log record that are no losses.
@@ -82,7 +84,12 @@ def train(request: TrainRequest) -> Iterator[Event]:
     if not resumed and request.initial is not None:
         yield from request.initial(network, cache)
         trainer.restart_emas()
-    scorer = open_scorer(config, cache, trainer.loss, trainer.device)
+    scorer = None
+    if config.evaluation.every:
+        # Extractors and metrics are loaded only by a run that scores.
+        from mdt_cli.services.train.online_metrics import open_scorer
+
+        scorer = open_scorer(config, cache, trainer.loss, trainer.device)
     # Only now is everything checked that can be: a refused start leaves no trace.
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
@@ -180,7 +187,7 @@ def _fresh_network(request: TrainRequest, cache: LatentCache) -> Transformer:
 class Loop:
     """Steps, and what is told and saved between them."""
 
-    def __init__(self, trainer: Trainer, scorer: Scorer | None) -> None:
+    def __init__(self, trainer: Trainer, scorer: "Scorer | None") -> None:
         self._trainer, self._config = trainer, trainer.config
         self._monitor = Monitor(trainer, scorer)
         self._trackers = self._open_trackers()

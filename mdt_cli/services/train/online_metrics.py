@@ -16,7 +16,7 @@ from torch import Tensor
 from mdt_cli.artifacts import run_folder
 from mdt_cli.artifacts.latent_cache.read import LatentCache
 from mdt_cli.artifacts.weights import read_tensors, save_tensors
-from mdt_cli.config.evaluation import MetricName
+from mdt_cli.config.evaluation import FACTS, MetricName, facts_of, that_need
 from mdt_cli.config.run import RunConfig
 from mdt_cli.config.sampling import NoGuidanceConfig, SamplingConfig
 from mdt_cli.core.codecs.codec import Codec, codec_from_facts, decoded
@@ -27,13 +27,11 @@ from mdt_cli.core.rng import stream
 from mdt_cli.core.sampling.to_uint8 import to_uint8
 from mdt_cli.errors import MdtError
 from mdt_cli.files import atomic_path
+from mdt_cli.metrics.compute import compute
 from mdt_cli.metrics.extractors.build import build_extractor
 from mdt_cli.metrics.extractors.extractor import Extractor, extract_batch
-from mdt_cli.metrics.frechet import frechet_distance
-from mdt_cli.metrics.inception_score import inception_score
-from mdt_cli.metrics.kernel import kernel_distance
-from mdt_cli.metrics.precision_recall import density_coverage, precision_recall
-from mdt_cli.metrics.registry import DENSITY_NEIGHBOURS, NEIGHBOURS, metric_key
+from mdt_cli.metrics.features import ALL_ROWS, Features, Gaussian, Side
+from mdt_cli.metrics.statistics import Statistics
 from mdt_cli.services.build.objective import diffusion_of
 from mdt_cli.services.build.sampler import check_sampling, generate
 from mdt_cli.services.events import Event, Note, Progress, ScoresDone, Warned
@@ -41,17 +39,8 @@ from mdt_cli.services.runtime import Stop
 from mdt_cli.services.train.trainer import Trainer
 
 FOLDER = "evaluation"
-# Those that a few thousand rows of features in memory are enough for.
-POSSIBLE: tuple[MetricName, ...] = (
-    "fid",
-    "is",
-    "precision",
-    "recall",
-    "density",
-    "coverage",
-    "kid",
-)
-MOST_NEIGHBOURS = max(NEIGHBOURS, DENSITY_NEIGHBOURS)
+# Every metric that a run can compute is defined for this many images a side.
+FEWEST = max(2, *(facts.neighbours + 1 for facts in FACTS if facts.online))
 
 
 class Scorer:
@@ -191,31 +180,28 @@ class Scorer:
         return hashlib.sha256(json.dumps(about).encode()).hexdigest()
 
 
-def open_scorer(
-    config: RunConfig, cache: LatentCache, loss: Loss, device: torch.device
-) -> Scorer | None:
-    """None where `evaluation.every` is 0. MdtError for what cannot be scored."""
+def open_scorer(config: RunConfig, cache: LatentCache, loss: Loss, device: torch.device) -> Scorer:
+    """The scorer of a run with `evaluation.every` above 0. MdtError for what cannot be scored."""
     table = config.evaluation
-    if not table.every:
-        return None
-    impossible = [name for name in table.metrics if name not in POSSIBLE]
+    impossible = [name for name in table.metrics if not facts_of(name).online]
     if impossible:
         raise MdtError(
             f"evaluation.metrics: {', '.join(impossible)} cannot be computed while training",
-            f"use some of {', '.join(POSSIBLE)}",
+            f"use some of {', '.join(facts.name for facts in FACTS if facts.online)}",
         )
-    most = max(2, MOST_NEIGHBOURS + 1)
-    if min(table.count, table.reference, len(cache)) < most:
+    if min(table.count, table.reference, len(cache)) < FEWEST:
         raise MdtError(
             f"evaluation.count {table.count} and evaluation.reference {table.reference} of "
-            f"{len(cache)} images: a score needs at least {most} on both sides"
+            f"{len(cache)} images: a score needs at least {FEWEST} on both sides"
         )
     conditional = config.data.conditional and cache.facts.num_classes > 0
     check_sampling(_sampling(config, conditional), diffusion_of(loss))
     extractor = build_extractor(table.extractor, device)
-    if "is" in table.metrics and extractor.head_CD is None:
+    classified = ", ".join(that_need("classes", table.metrics))
+    if classified and extractor.head_CD is None:
         raise MdtError(
-            f"evaluation.metrics has is, but {extractor.name} knows no classes", "leave is out"
+            f"evaluation.metrics: {classified} needs a class layer, which {extractor.name} lacks",
+            f"leave {classified} out",
         )
     return Scorer(extractor, codec_from_facts(dict(cache.facts.codec), device, None))
 
@@ -233,24 +219,20 @@ def scores(
     metrics: tuple[MetricName, ...],
     extractor: Extractor,
 ) -> dict[str, float]:
-    """Each metric's value under the name it has in reports."""
+    """Each metric's value under the name it has in reports; no error of a Fréchet distance."""
+    features = Features(
+        samples=_side(samples_ND),
+        reference=_side(reference_MD),
+        head_CD=extractor.head_CD,
+        bias_C=extractor.bias_C,
+        limits=ALL_ROWS,
+    )
+    found = compute(features, metrics)
+    return {facts_of(name).named_by(extractor.name): found[name]["value"] for name in metrics}
 
-    def frechet() -> float:
-        sides = [(x.double().mean(0), x.double().T.cov()) for x in (samples_ND, reference_MD)]
-        return frechet_distance(*sides[0], *sides[1])
 
-    def sureness() -> float:
-        if extractor.head_CD is None:
-            raise ValueError("no class layer")
-        return inception_score(samples_ND, extractor.head_CD, extractor.bias_C).value
-
-    ways: dict[str, Callable[[], float]] = {
-        "fid": frechet,
-        "is": sureness,
-        "precision": lambda: precision_recall(samples_ND, reference_MD, NEIGHBOURS).precision,
-        "recall": lambda: precision_recall(samples_ND, reference_MD, NEIGHBOURS).recall,
-        "density": lambda: density_coverage(samples_ND, reference_MD, DENSITY_NEIGHBOURS).density,
-        "coverage": lambda: density_coverage(samples_ND, reference_MD, DENSITY_NEIGHBOURS).coverage,
-        "kid": lambda: kernel_distance(samples_ND, reference_MD).value,
-    }
-    return {metric_key(metric, extractor.name): ways[metric]() for metric in metrics}
+def _side(rows_ND: Tensor) -> Side:
+    """Rows in the order of seeds or of the cache; their moments in one pass over all of them."""
+    rows = rows_ND.double()
+    moments = Statistics(rows.mean(0), rows.T.cov(), digest="", count=len(rows))
+    return Side(Gaussian(moments), rows_ND)

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -30,9 +31,11 @@ from mdt_cli.services.strips import (
     targets_are_normalised,
 )
 from mdt_cli.services.train.batches import posterior_draw
-from mdt_cli.services.train.online_metrics import Scorer
 from mdt_cli.services.train.previews import labelled_grid
 from mdt_cli.services.train.trainer import Trainer
+
+if TYPE_CHECKING:
+    from mdt_cli.services.train.online_metrics import Scorer
 
 NO_ROOM = "they do not fit the memory beside the training"
 
@@ -43,7 +46,7 @@ class Monitor:
     The first process looks by itself; scores are shared work.
     """
 
-    def __init__(self, trainer: Trainer, scorer: Scorer | None = None) -> None:
+    def __init__(self, trainer: Trainer, scorer: "Scorer | None" = None) -> None:
         self._trainer, self._scorer = trainer, scorer
         self._can_preview = True
         self.held_out: Mapping[str, float] = {}

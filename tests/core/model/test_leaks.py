@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mdt_cli.core.masking.tokens import TokenSubset
+from mdt_cli.core.model.route import Route
 from tests.core.model.test_transformer import SUBSET, T, X, Y, network_of
 
 DROPPED = SUBSET.dropped_BN
@@ -87,7 +88,7 @@ def test_mcdit_sees_clean_patches_where_it_hides_noisy_ones_and_nowhere_else() -
 def test_tokens_off_the_route_come_back_bit_for_bit() -> None:
     network = network_of(["tread", "size/tiny"]).float()
     # Blocks 2 to depth - 4 run without them: the published route.
-    assert network.route == (2, 9)
+    assert network.route == Route(2, 9)
     arriving: dict[int, Tensor] = {}
     for number, block in enumerate(network.blocks):
         block.register_forward_pre_hook(

@@ -5,7 +5,7 @@ import torch
 
 from mdt_cli.config.load import load
 from mdt_cli.core.masking.tokens import RandomTokens, TokenSubset
-from mdt_cli.core.model.transformer import mirror_skips
+from mdt_cli.core.model.assemble import mirror_skips
 from mdt_cli.core.rng import stream
 from mdt_cli.errors import MdtError
 from mdt_cli.services.build.network import build_network

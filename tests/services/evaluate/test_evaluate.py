@@ -12,7 +12,8 @@ from PIL import Image
 from mdt_cli.cli import app
 from mdt_cli.errors import MdtError
 from mdt_cli.metrics.extractors import weights
-from mdt_cli.services.evaluate import compute as evaluation_metrics
+from mdt_cli.metrics.features import Limits
+from mdt_cli.services.evaluate import compute as compute_module
 from mdt_cli.services.evaluate import evaluate as evaluate_module
 from mdt_cli.services.evaluate import feature_shards
 from mdt_cli.services.evaluate.evaluate import EvaluateRequest, evaluate, score
@@ -101,7 +102,7 @@ def test_npz_and_folder_score_the_same(
 def test_precision_and_recall_look_at_a_bounded_reference(
     sets: tuple[Path, Path], inception: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluation_metrics, "REFERENCE_LIMIT", 5)
+    monkeypatch.setattr(compute_module, "PUBLISHED", Limits(neighbours=5, kernel=None))
     report, _ = run(EvaluateRequest(*sets, weights=inception))
     assert report["metrics"]["precision"]["reference"] == 5
     assert report["metrics"]["fid"]["reference"] == 6
@@ -111,9 +112,9 @@ def test_a_reference_too_large_to_keep_scores_as_its_leading_rows(
     sets: tuple[Path, Path], inception: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = EvaluateRequest(*sets, ("fid", "sfid", "kid", "memorisation"), weights=inception)
-    monkeypatch.setattr(evaluation_metrics, "KERNEL_LIMIT", 4)
+    monkeypatch.setattr(compute_module, "PUBLISHED", Limits(None, 4))
     whole, _ = run(asked)
-    monkeypatch.setattr(evaluate_module, "KERNEL_LIMIT", 4)
+    monkeypatch.setattr(evaluate_module, "PUBLISHED", Limits(None, 4))
     part, _ = run(asked)
     for name, metric in part["metrics"].items():
         # So few rows are decomposed themselves where all are kept, else their covariance is.
@@ -130,8 +131,8 @@ def test_copies_of_images_beyond_the_kept_rows_are_found(
     sets: tuple[Path, Path], inception: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_folder(sets[0], {f"{7 + i:06d}.png": png(50 + i) for i in range(6)})
-    monkeypatch.setattr(evaluation_metrics, "KERNEL_LIMIT", 4)
-    monkeypatch.setattr(evaluate_module, "KERNEL_LIMIT", 4)
+    monkeypatch.setattr(compute_module, "PUBLISHED", Limits(None, 4))
+    monkeypatch.setattr(evaluate_module, "PUBLISHED", Limits(None, 4))
     report, _ = run(EvaluateRequest(*sets, ("fid", "memorisation"), weights=inception))
     assert report["metrics"]["memorisation"]["identical"] == 6
     pairs = {pair["sample"]: pair["reference"] for pair in report["nearest"]["closest"][:6]}

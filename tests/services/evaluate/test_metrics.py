@@ -257,7 +257,10 @@ def test_what_an_extractor_lacks_is_refused_or_left_out(
         (replace(asked, metrics=("sfid",)), "sfid is defined only for inception, but the extr"),
         (replace(asked, metrics=("cmmd",)), "cmmd is defined only for clip, but the extractor"),
         (replace(asked, extractor=net, metrics=("is",)), "only for inception and efficientnet"),
-        (replace(asked, samples=five, metrics=("coverage",)), "5 images; density and coverage n"),
+        (
+            replace(asked, samples=five, metrics=("coverage",)),
+            "5 images; coverage needs at least 6",
+        ),
         (replace(asked, metrics=("fid_infinity",)), "over 1,280 features needs 12,810, better 25,"),
         (replace(asked, memory=0), "--memory is 0"),
         (replace(asked, extractor=net, weights=net), "but --extractor is .*net.pt"),

@@ -4,6 +4,7 @@ import hashlib
 import json
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Generator
 from pathlib import Path
@@ -81,6 +82,21 @@ def test_scores_come_and_the_run_keeps_its_bits(cache: Path, tmp_path: Path) -> 
     kept = "evaluation/kid_efficientnet_lite0"
     assert records[1][kept] == scored[1].scores["kid_efficientnet_lite0"]
     assert any("1 more times" in event.text for event in events if isinstance(event, Note))
+
+
+def test_a_run_without_scores_loads_no_metric(cache: Path, tmp_path: Path) -> None:
+    words = ["pretrain", str(cache), str(tmp_path / "run"), *assignments(2)]
+    code = (
+        "import sys; from mdt_cli.cli.app import run; "
+        f"print(run({words!r})); "
+        "rooms = ('mdt_cli.metrics', 'mdt_cli.services.evaluate'); "
+        "print([name for name in sys.modules if name.startswith(rooms)])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment()
+    )
+    assert done.stdout.splitlines()[-2:] == ["0", "[]"], done.stdout + done.stderr
+    assert (tmp_path / "run" / "checkpoints" / "step-0000002").is_dir()
 
 
 def test_scores_that_are_there_when_a_signal_comes_are_kept(

@@ -86,10 +86,11 @@ def _block(
     """`index`: the block's place in the one matrix that modulates all blocks of its stack."""
     for part in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"):
         yield from linear(f"{theirs}.{part}", f"{ours}.{part}")
-    if network.has_relative_bias:
+    block = network.get_submodule(ours)
+    if block.get_submodule("attn").bias_table is not None:
         table = f"{theirs}.attn.rel_pos_bias.relative_position_bias_table"
         yield table, Place((Slot(f"{ours}.attn.bias_table"),))
-    if network.get_submodule(ours).skip is not None:
+    if block.skip is not None:
         yield from linear(f"{theirs}.skip_linear", f"{ours}.skip")
     rows = 6 * width
     for kind in ("weight", "bias"):

@@ -1,71 +1,43 @@
 """The network as a diffusers model; bundled into exported folders, never imported by `mdt`."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import Tensor
 
-from mdt_cli.core.model.transformer import Transformer
+from mdt_cli.core.model.assemble import assemble
+from mdt_cli.core.model.shape import TransformerShape
 
 
 class MdtTransformer2DModel(ModelMixin, ConfigMixin):
-    """Its configuration is the argument list of `Transformer`; its tensors are the network's."""
+    """Its configuration is a flat `TransformerShape`; its tensors are those of the network."""
 
     # diffusers writes this into the index of a pipeline as the name of the file to load.
     __module__ = __name__.rpartition(".")[2]
 
-    @register_to_config
-    def __init__(
-        self,
-        latent_shape: tuple[int, int, int],
-        out_channels: int,
-        num_classes: int,
-        patch_size: int,
-        hidden_size: int,
-        depth: int,
-        num_heads: int,
-        mlp_ratio: float,
-        condition: str,
-        zero_null: bool,
-        positions: str,
-        relative_bias: bool,
-        decoder_depth: int,
-        long_skips: bool,
-        input_skip: bool,
-        narrow_depth: int,
-        narrow_size: int,
-        narrow_heads: int,
-        narrow_subtract: bool,
-        output_conv: bool,
-    ) -> None:
+    def __init__(self, shape: TransformerShape) -> None:
         super().__init__()
-        channels, height, width = latent_shape
-        self.network = Transformer(
-            latent_shape=(channels, height, width),
-            out_channels=out_channels,
-            num_classes=num_classes,
-            patch_size=patch_size,
-            hidden_size=hidden_size,
-            depth=depth,
-            num_heads=num_heads,
-            mlp_ratio=mlp_ratio,
-            condition=condition,
-            zero_null=zero_null,
-            positions=positions,
-            relative_bias=relative_bias,
-            decoder_depth=decoder_depth,
-            long_skips=long_skips,
-            input_skip=input_skip,
-            narrow_depth=narrow_depth,
-            narrow_size=narrow_size,
-            narrow_heads=narrow_heads,
-            narrow_subtract=narrow_subtract,
-            output_conv=output_conv,
-        )
+        self.register_to_config(**shape.flat())
+        self.network = assemble(shape)
+
+    @classmethod
+    def from_config(
+        cls, config: Mapping[str, Any], return_unused_kwargs: bool = False, **kwargs: Any
+    ) -> Any:
+        """A new network from the content of `config.json`; `kwargs` replace keys of it.
+
+        With `return_unused_kwargs` also the keywords that are no key of it.
+        """
+        shape = TransformerShape.from_flat({**config, **kwargs})
+        model, known = cls(shape), shape.flat()
+        named = {**config, "_class_name": cls.__name__}
+        model.register_to_config(**{k: v for k, v in named.items() if k not in known})
+        unused = {k: v for k, v in kwargs.items() if k not in known}
+        return (model, unused) if return_unused_kwargs else model
 
     def forward(
         self,
