@@ -28,13 +28,14 @@ from mdt_cli.metrics.extractors.weights import cached_inception
 from mdt_cli.metrics.frechet import frechet_distance
 from mdt_cli.metrics.psnr_ssim import WINDOW, psnr, ssim
 from mdt_cli.metrics.statistics import Moments
+from mdt_cli.services.evaluate.checks import FEW_IMAGES, check_outputs
 from mdt_cli.services.evaluate.figures import reconstruction_figure
-from mdt_cli.services.evaluate.html import page_of, write_page
-from mdt_cli.services.evaluate.report_files import check_places
+from mdt_cli.services.evaluate.html import write_page
+from mdt_cli.services.evaluate.report import device_name
+from mdt_cli.services.evaluate.request import page_of
 from mdt_cli.services.events import EvaluationDone, Event, Note, Progress, Warned
 from mdt_cli.services.runtime import pick_device
 
-FEW_IMAGES = 2048
 CPU_BATCH, GPU_BATCH = 4, 32
 SHOWN = 8
 # Two batches of features [B, D] on the CPU.
@@ -72,7 +73,7 @@ def reconstruct(request: ReconstructionRequest) -> Iterator[Event]:
     resize = request.resize or "clean"
     codec = open_codec(request.codec, device)
     codec.latent_shape(side)
-    check_places(target, page)
+    check_outputs(target, page)
     extractor = build_extractor(name, device, request.weights, resize, image_size=(side, side))
     if count < FEW_IMAGES:
         yield Warned(
@@ -89,7 +90,7 @@ def reconstruct(request: ReconstructionRequest) -> Iterator[Event]:
     while batch := list(islice(pictures, batch_size)):
         found.add(np.stack(batch), codec, device, perceptual)
         yield Progress(found.count, count)
-    report = _report(request, codec, found, side, platform_name(device))
+    report = _report(request, codec, found, side, device_name(device))
     write_json(target, report)
     write_page(page, report, [{"samples": [reconstruction_figure(found.shown)]}])
     yield EvaluationDone(report, str(target), str(page))
@@ -166,10 +167,6 @@ def _lpips(device: torch.device) -> Perceptual | None:
         return found.flatten().cpu()
 
     return distance
-
-
-def platform_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def _report(

@@ -1,9 +1,9 @@
-"""Reports of several sets side by side: who is best, and where nobody can tell."""
+"""Reports of several sets side by side: which is best, and where nobody can say."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mdt_cli.config.evaluation import facts_of_key
+from mdt_cli.config.evaluation import facts_of_key, lower_is_better
 from mdt_cli.metrics.intervals import Score, is_tie
 
 FORMAT = 1
@@ -28,12 +28,6 @@ def side_by_side(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         },
         "reports": list(reports),
     }
-
-
-def lower_is_better(name: str) -> bool:
-    """Whether smaller values of a report's metric are better; of an unknown one more is."""
-    facts = facts_of_key(name)
-    return facts is not None and facts.direction == "lower"
 
 
 def cautions(reports: Sequence[Mapping[str, Any]]) -> list[str]:

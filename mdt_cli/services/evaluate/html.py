@@ -6,25 +6,13 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from mdt_cli.errors import MdtError
+from mdt_cli.config.evaluation import lower_is_better
 from mdt_cli.files import atomic_path
-from mdt_cli.services.evaluate.comparison import lower_is_better
-from mdt_cli.services.evaluate.details import missing_classes
 from mdt_cli.services.evaluate.figures import Figure
+from mdt_cli.services.evaluate.report import missing_classes
 
 Figures = Mapping[str, Sequence[Figure]]
-PAGE = ".html"
 MOST_CLASSES = 50
-
-
-def page_of(report: Path) -> Path:
-    """The page beside a report. MdtError where both would be one file."""
-    if report.suffix.lower() == PAGE:
-        raise MdtError(
-            f"--out {report} is the name of the page, which is written beside the report",
-            f"name the report: --out {report.with_suffix('.json')}",
-        )
-    return report.with_suffix(PAGE)
 
 
 def write_page(path: Path, report: Mapping[str, Any], figures: Sequence[Figures]) -> None:

@@ -30,6 +30,8 @@ from mdt_cli.metrics.statistics import (
 )
 from mdt_cli.services.events import Event, Note
 
+PAGE = ".html"
+
 
 @dataclass(frozen=True)
 class EvaluateRequest:
@@ -67,6 +69,28 @@ class Reference:
         if self.statistics is not None:
             return self.statistics.count
         return self.images.count if self.images else None
+
+
+def default_report(request: EvaluateRequest) -> Path:
+    """`report.json` in a folder of samples, `NAME.report.json` beside a file.
+
+    Of several sets: `comparison.json` in the current folder.
+    """
+    if request.others:
+        return Path("comparison.json")
+    if request.samples.is_dir():
+        return request.samples / "report.json"
+    return request.samples.with_name(request.samples.stem + ".report.json")
+
+
+def page_of(report: Path) -> Path:
+    """The page beside a report. MdtError where both would be one file."""
+    if report.suffix.lower() == PAGE:
+        raise MdtError(
+            f"--out {report} is the name of the page, which is written beside the report",
+            f"name the report: --out {report.with_suffix('.json')}",
+        )
+    return report.with_suffix(PAGE)
 
 
 def open_reference(path: Path, crop: int | None = None) -> Reference:

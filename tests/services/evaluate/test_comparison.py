@@ -1,6 +1,7 @@
 from typing import Any
 
-from mdt_cli.services.evaluate.comparison import lower_is_better, side_by_side
+from mdt_cli.config.evaluation import lower_is_better
+from mdt_cli.services.evaluate.comparison import side_by_side
 
 
 def report(
