@@ -47,7 +47,7 @@ def test_faults_end_with_a_sentence_and_exit_1(
         (("--weights", tmp_path / "none.pt"), "error: no such file"),
         (("--weights", short), "short.pth is truncated or another file: its SHA-256 is"),
         (("--extractor", short), "short.pth is neither TorchScript (.pt) nor an exported"),
-        (("--extractor", "dinov2"), "error: the weights of dinov2 are not at hand"),
+        (("--extractor", "dinov2"), "error: the weights of dinov2 were not found"),
         (
             ("--metrics", "sfid", "--extractor", "efficientnet-lite0"),
             "error: sfid is defined only for inception, but the extractor is efficientnet-lite0",

@@ -57,31 +57,32 @@ def usable_statistics(
             raise MdtError(
                 f"{reference.path} has the arrays of ADM's files, whose tables resize by "
                 f"{made_with}, but samples would be resized by {resize}",
-                f"use --resize {made_with}, or say --resize {resize}",
+                f"use --resize {made_with}, or pass --resize {resize}",
             )
         return reference if reference.images is None else without
     if held.extractor is not None and held.extractor != extractor:
         raise MdtError(
-            f"{reference.path} was made with {held.extractor}, but the extractor is {extractor}",
+            f"{reference.path} was computed with {held.extractor}, but the extractor is "
+            f"{extractor}",
             f"use --extractor {held.extractor}, or give the reference images",
         )
     if held.extractor is None and extractor != "inception":
         raise MdtError(
-            f"{reference.path} does not say how it was made, so it can only be Inception's",
+            f"{reference.path} does not record its extractor, so it is taken for Inception's",
             "use --extractor inception, or give the reference images",
         )
     if made_with is None and extractor == "inception" and request.resize is None:
         raise MdtError(
-            f"{reference.path} does not say which resizing made it, and each gives another FID",
+            f"{reference.path} does not record its resize mode, and each mode gives another FID",
             RULES_OF_OTHERS,
         )
     if made_with is not None and made_with != resize:
         raise MdtError(
-            f"{reference.path} was made with {made_with} resizing, but samples would be "
+            f"{reference.path} was computed with {made_with} resizing, but samples would be "
             f"resized by {resize}",
             f"use --resize {made_with}"
             if made_with in RESIZES and extractor == "inception"
-            else "make it again with --save-reference",
+            else "write it again with --save-reference",
         )
     return reference
 
@@ -198,7 +199,8 @@ def remarks(
         if samples.jpegs:
             yield Warned(
                 f"{samples.jpegs:,} samples are JPEG or of another lossy format, whose artefacts "
-                "move every score; sample to PNG" + (f" ({samples.path})" if len(sets) > 1 else "")
+                "change every score; sample to PNG"
+                + (f" ({samples.path})" if len(sets) > 1 else "")
             )
     for images in (*sets, *([reference.images] if reference.images else [])):
         for note in images.images.notes:
@@ -213,8 +215,8 @@ def remarks(
     held = reference.statistics
     if held is not None and held.resize is None and not held.adm:
         yield Warned(
-            f"{reference.path} does not say which resizing made it; --resize {extractor.resize} is "
-            "taken at its word"
+            f"{reference.path} does not record its resize mode; assuming {extractor.resize} as "
+            "given by --resize"
         )
     counts = dict.fromkeys(samples.count for samples in sets if samples.count < FEW_IMAGES)
     few = [f"{count:,} samples" for count in counts]
@@ -228,13 +230,13 @@ def remarks(
     enough = ENOUGH_PER_DIMENSION * extractor.dimensions
     if "fid_infinity" in metrics and min(samples.count for samples in sets) < enough:
         yield Warned(
-            f"fid_infinity over {extractor.dimensions:,} features is too low below {enough:,} "
-            "samples, by more than its interval tells"
+            f"fid_infinity over {extractor.dimensions:,} features is underestimated below "
+            f"{enough:,} samples, by more than its interval shows"
         )
-    whole = reference.images
+    real = reference.images
     bounded = [name for names in of_neighbours(metrics).values() for name in names]
     most = PUBLISHED.neighbours
-    if bounded and whole and most is not None and whole.count > most:
+    if bounded and real and most is not None and real.count > most:
         uses = "use" if len(bounded) > 1 else "uses"
         yield Note(f"{' and '.join(bounded)} {uses} {most:,} of the reference images")
 
@@ -245,7 +247,7 @@ def check_outputs(report: Path, page: Path) -> None:
         check_writable(file)
         if file.is_file() and file.stat().st_size and not is_ours(file):
             raise MdtError(
-                f"{file} is there already and is no report of mdt evaluate",
+                f"{file} exists and is not a report of mdt evaluate",
                 "name another file with --out: the report is written there, and its page beside it",
             )
 
@@ -263,7 +265,7 @@ def check_statistics_file(file: Path, reference: Path, sets: Iterable[Path]) -> 
     check_writable(file)
     if file.is_file() and not {"mu", "sigma"} <= keys(file):
         raise MdtError(
-            f"--save-reference {file} is there already and holds no statistics", "name another file"
+            f"--save-reference {file} exists and holds no statistics", "name another file"
         )
 
 

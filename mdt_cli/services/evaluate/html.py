@@ -61,14 +61,14 @@ def write_page(path: Path, report: Mapping[str, Any], figures: Sequence[Figures]
 def stamp_of(report: Mapping[str, Any], name: str) -> str:
     """Which published tables a number may stand in, or why in none."""
     tables = report["metrics"][name].get("comparable_with", [])
-    told = report["comparability"]
+    stamps = report["comparability"]
     if tables:
         keys = {"ADM": "adm_tables", "clean-fid": "clean_fid_tables"}
-        terms = "; ".join(str(told[keys[table]]["provided_that"]) for table in tables)
+        terms = "; ".join(str(stamps[keys[table]]["provided_that"]) for table in tables)
         return f"{' and '.join(tables)} tables, provided that {terms}"
-    if told["adm_tables"]["comparable"] or told["clean_fid_tables"]["comparable"]:
+    if stamps["adm_tables"]["comparable"] or stamps["clean_fid_tables"]["comparable"]:
         return "neither: no published table of this protocol has this metric"
-    reasons = [*told["adm_tables"]["why_not"], *told["clean_fid_tables"]["why_not"]]
+    reasons = [*stamps["adm_tables"]["why_not"], *stamps["clean_fid_tables"]["why_not"]]
     return "neither: " + "; ".join(dict.fromkeys(reasons))
 
 
@@ -96,5 +96,5 @@ def _count(count: int | None) -> str:
 
 
 def _short(path: str) -> str:
-    """The last two parts of a path: enough to tell sets apart."""
+    """The last two parts of a path: enough to distinguish sets."""
     return "/".join(Path(path).parts[-2:])

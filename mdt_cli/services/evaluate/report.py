@@ -224,7 +224,7 @@ def nearest_section(
     device: torch.device,
     memory: int,
 ) -> dict[str, Any] | None:
-    """`nearest` of the report: pairs by their places in reading order, the closest first."""
+    """`nearest` of the report: pairs by their positions in reading order, the closest first."""
     samples_ND, reference_MD = of_samples.features_ND, of_reference.features_ND
     if samples_ND is None or reference_MD is None or len(reference_MD) < 2:
         return None

@@ -38,7 +38,7 @@ def test_other_counts_and_jpegs_are_cautioned_against() -> None:
     values = moved | unmoved
     found = side_by_side([report("a", 9, **values), report("b", 8, 8, **values)])["comparison"]
     assert {name for name, told in found["metrics"].items() if told["best"] is None} == set(moved)
-    assert "9, 8 images" in found["cautions"][0]
+    assert "differ in size (9, 8)" in found["cautions"][0]
     assert "JPEG" in found["cautions"][1]
 
 

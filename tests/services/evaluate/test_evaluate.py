@@ -64,7 +64,7 @@ def test_without_weights_the_default_says_why_and_names_its_numbers(
         "recall_efficientnet_lite0",
         "kid_efficientnet_lite0",
     ]
-    assert "not comparable with published FID" in told(events, Note)
+    assert "not with published FID" in told(events, Note)
     assert "not inception" in report["comparability"]["verdict"]
 
 

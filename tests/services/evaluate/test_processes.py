@@ -177,7 +177,7 @@ def test_a_damaged_shard_of_another_process_is_waited_for(words: list[str], tmp_
     time.sleep(1)
     assert first.poll() is None
     finish(lone(words, out, 1))
-    assert "made again" not in finish(first)
+    assert "extracted again" not in finish(first)
     assert not out.with_suffix(".work").exists()
     finish(start(words, tmp_path / "straight.json"))
     assert out.read_bytes() == (tmp_path / "straight.json").read_bytes()
