@@ -94,6 +94,7 @@ def page_of(report: Path) -> Path:
 
 
 def open_reference(path: Path, crop: int | None = None) -> Reference:
+    """Images, stored statistics, or both; `crop` is the side of `--size`, for images alone."""
     if not has_statistics(path):
         return Reference(path, sized(open_images(path), crop), None)
     images = sized(open_images(path)) if "arr_0" in keys(path) else None
@@ -169,6 +170,7 @@ def _check_same_network(asked: str, made_with: str, path: Path) -> None:
 def choose_resize(
     request: EvaluateRequest, extractor: ExtractorName | Path, reference: Reference
 ) -> str:
+    """The resize mode asked for, else the one that the reference records, else `clean`."""
     if extractor != "inception":
         if request.resize not in (None, "clean"):
             raise MdtError(
@@ -223,5 +225,6 @@ def choose_metrics(
 
 
 def times(size: tuple[int, int]) -> str:
+    """`WIDTHxHEIGHT` of a (height, width), as messages have it."""
     height, width = size
     return f"{width}x{height}"
