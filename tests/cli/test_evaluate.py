@@ -96,7 +96,7 @@ def test_bad_sets_end_with_a_sentence_and_exit_1(
             "--save-reference does not go with",
         ),
         ((a, "pixels", "--reconstruction", "--out", tmp_path / "r.html"), "name of the page"),
-        ((a, tmp_path / "nothing"), "does not exist"),
+        ((a, tmp_path / "nothing"), "no such folder or file"),
     ):
         assert run(["evaluate", *map(str, words)]) == 1, words
         told = capsys.readouterr()

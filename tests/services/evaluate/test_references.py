@@ -77,7 +77,7 @@ def test_statistics_of_unknown_origin_are_told_and_stamped(
         )
         values.add(report["metrics"]["fid"]["value"])
     assert len(values) == 3
-    assert "does not say how it was made" in str(report["comparability"]["clean_fid_tables"])
+    assert "does not record how it was computed" in str(report["comparability"]["clean_fid_tables"])
     np.savez(foreign, mu=np.zeros(5), sigma=np.eye(5))
     with pytest.raises(MdtError, match="statistics of 5 features, but inception gives 64"):
         run(replace(asked, resize="clean"))
