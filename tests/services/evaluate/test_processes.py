@@ -71,13 +71,13 @@ def test_a_killed_extraction_goes_on(words: list[str], tmp_path: Path, signum: i
     assert not out.exists()
     if signum == signal.SIGTERM:
         assert process.returncode == 143
-        assert "run the same command again to go on" in told
+        assert "run the same command again to resume" in told
     damaged = sorted(tmp_path.glob("killed.work/*/*.safetensors"))[0]
     content = bytearray(damaged.read_bytes())
     content[-1] ^= 1
     damaged.write_bytes(content)
     told = finish(start(words, out))
-    assert "have features from an earlier run; going on" in told
+    assert "have features from an earlier run; resuming" in told
     finish(start(words, tmp_path / "straight.json"))
     assert out.read_bytes() == (tmp_path / "straight.json").read_bytes()
 

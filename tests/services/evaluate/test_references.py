@@ -81,7 +81,7 @@ def test_statistics_of_unknown_origin_are_told_and_stamped(
     np.savez(foreign, mu=np.zeros(5), sigma=np.eye(5))
     with pytest.raises(MdtError, match="statistics of 5 features, but inception gives 64"):
         run(replace(asked, resize="clean"))
-    with pytest.raises(MdtError, match="can only be Inception's"):
+    with pytest.raises(MdtError, match="it is taken for Inception's"):
         run(EvaluateRequest(sets[0], foreign, extractor="efficientnet-lite0"))
     about = {"extractor": "efficientnet-lite0", "resize": "legacy_pytorch"}
     np.savez(foreign, mu=np.zeros(1280), sigma=np.eye(1280), **about)
