@@ -173,7 +173,7 @@ def test_refusals_are_a_sentence_and_exit_code_one(
     out = tmp_path / "out"
     assert run(["import", str(tmp_path / "evil.pt"), str(out), "--family", "dit"]) == 1
     told = capsys.readouterr().err
-    assert told.startswith(f"error: {tmp_path / 'evil.pt'} was not read: it asks for posix.system")
+    assert told.startswith(f"error: {tmp_path / 'evil.pt'} was not read: it refers to posix.system")
     assert "Traceback" not in told
     assert sorted(path.name for path in tmp_path.iterdir()) == ["evil.pt"]
     torch.save(official.filled(official.mdt()), tmp_path / "mdt.pt")

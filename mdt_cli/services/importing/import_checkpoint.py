@@ -186,7 +186,7 @@ def _notes(
 def _header(
     request: ImportRequest, contents: Contents, loaded: Loaded, facts: Mapping[str, Any]
 ) -> Header:
-    decay = f"{loaded.config.ema.decays[0]:g}"
+    decay = loaded.config.ema.names[0]
     if named := re.match(r"ema_(0\.\d+)_", request.source.name):
         decay = named[1]
     return Header(
