@@ -63,7 +63,7 @@ class Trained:
 def find_weights(path: Path, ema: str | None) -> Path:
     """The weights file meant by a run, a checkpoint or a file.
 
-    ema: None for the first average, a decay such as "0.999", or "online". Raises MdtError.
+    ema: None for the first EMA weights, a name such as "0.999", or "online". Raises MdtError.
     """
     if path.is_file():
         if ema is not None and read_header(path).ema != ema:
@@ -96,7 +96,7 @@ def find_weights(path: Path, ema: str | None) -> Path:
         except DamagedError:
             continue
         return _in_checkpoint(folder, ema)
-    raise MdtError(f"no checkpoint of {path} is whole", "restore one of them from a copy")
+    raise MdtError(f"no checkpoint of {path} is intact", "restore one of them from a copy")
 
 
 def _in_checkpoint(folder: Path, ema: str | None) -> Path:
@@ -109,8 +109,9 @@ def _in_checkpoint(folder: Path, ema: str | None) -> Path:
     if ema not in have:
         near = difflib.get_close_matches(ema, [*have, ONLINE], n=1)
         raise MdtError(
-            f"{folder} has no average {ema}",
-            f"there are {', '.join(have)} and online" + (f"; meant {near[0]}?" if near else ""),
+            f"{folder} has no EMA weights {ema}",
+            f"there are {', '.join(have)} and online"
+            + (f"; did you mean {near[0]}?" if near else ""),
         )
     return folder / f"ema-{ema}.safetensors"
 
