@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
+from mdt_cli.artifacts.open_images import open_images
 from mdt_cli.errors import MdtError
+from mdt_cli.images.sized import sized
 from mdt_cli.metrics import extract as extraction
 from mdt_cli.metrics.extract import Extracted, extract
 from mdt_cli.metrics.extractors import weights
 from mdt_cli.metrics.extractors.build import build_extractor, extract_batch
-from mdt_cli.metrics.images.containers import open_images
 from tests.metrics.extractors.test_inception_network import pooled_of, random_weights
 from tests.metrics.stand_in import write_stand_in
 from tests.pictures import array, png, write_folder
@@ -149,7 +150,9 @@ def test_spatial_rows_of_a_very_large_set_are_not_kept(
     file = tmp_path / "stand-in.pt"
     monkeypatch.setattr(weights, "INCEPTION_SHA256", write_stand_in(file))
     extractor = build_extractor("inception", CPU, file, "clean", spatial=True)
-    images = open_images(write_folder(tmp_path / "a", {f"{i}.png": png(i) for i in range(5)}))
+    images = sized(
+        open_images(write_folder(tmp_path / "a", {f"{i}.png": png(i) for i in range(5)}))
+    )
 
     def run() -> Extracted:
         work = extract(images, extractor, CPU, 2, keep=True)
