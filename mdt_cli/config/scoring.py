@@ -11,7 +11,7 @@ AtLeastTwo = Annotated[int, Field(ge=2)]
 
 
 class EvaluationConfig(Table):
-    """Samples of the first average against images of the cache, with seeds of their own.
+    """Samples of the first EMA weights against images of the cache, with seeds of their own.
 
     Few samples make a number that ranks the checkpoints of one run, not one for a table.
     """

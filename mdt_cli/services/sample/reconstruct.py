@@ -1,4 +1,4 @@
-"""Images with hidden patches, restored: what a network of masked reconstruction can do."""
+"""Masked reconstruction: images with hidden patches, restored by the network."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -44,7 +44,7 @@ ON_THE_GRID = 48
 
 @dataclass(frozen=True)
 class ReconstructRequest:
-    """`images`: a folder, an archive, one picture, or a latent cache like that of the run."""
+    """`images`: a folder, an archive, one image, or a latent cache like that of the run."""
 
     weights: Path
     out: Path
@@ -60,7 +60,7 @@ class ReconstructRequest:
 def reconstruct(request: ReconstructRequest) -> Iterator[Event]:
     """Write a strip for each seed; the last event of the first process is `SamplesDone`.
 
-    Seed k hides patches of image k, counted in the order of their names, round and round.
+    Seed k hides patches of image k, counted in the order of their names, modulo their number.
     """
     if not 0 <= request.mask_ratio < 1:
         raise MdtError(
@@ -172,12 +172,12 @@ class _Images(Protocol):
     def name(self, index: int) -> str: ...
 
     def read(self, indices: list[int], codec: Codec) -> tuple[Tensor, Tensor | None]:
-        """Latents [B, C, H, W], and the images they are of [B, 3, S, S] where they are at hand."""
+        """Latents [B, C, H, W], and the images they are of [B, 3, S, S] where they exist."""
         ...
 
 
 class _Pictures:
-    """Pictures of any source, cropped as `encode-latents` crops them; latents are the mode."""
+    """Images of any source, cropped as `encode-latents` crops them; latents are the mode."""
 
     def __init__(self, source: ImageSet, size: int) -> None:
         self._source, self._size = source, size
