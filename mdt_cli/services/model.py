@@ -175,8 +175,8 @@ LARGEST = 1e-4
 IMAGES = 4
 
 
-# (x [B, C, H, W], time as the network reads it [B], y [B] or None) -> the network's answer.
-Answer = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+# (x [B, C, H, W], time as the network reads it [B], y [B] or None) -> a raw output.
+Exported = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 @dataclass(frozen=True)
@@ -206,9 +206,9 @@ def fixed_inputs(trained: Trained) -> Inputs:
 
 
 @torch.no_grad()
-def largest_difference(ours: Answer, theirs: Answer, inputs: Inputs) -> float:
-    """Max |a - b| over all values; infinity where an answer is not finite."""
-    first = ours(inputs.x, inputs.t, inputs.y)
+def largest_difference(network: Transformer, theirs: Exported, inputs: Inputs) -> float:
+    """Max |a - b| over all values; infinity where an output is not finite."""
+    first = network(inputs.x, inputs.t, inputs.y).final
     second = theirs(inputs.x, inputs.t, inputs.y)
     if first.shape != second.shape:
         return float("inf")

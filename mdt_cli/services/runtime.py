@@ -25,6 +25,7 @@ from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor, nn
 
 from mdt_cli.config.sampling import Precision
+from mdt_cli.core.batch import Answer
 from mdt_cli.errors import MdtError, Stopped
 
 # What the first process may take for previews, held-out losses and checkpoints of a large network
@@ -228,7 +229,7 @@ class Autocast(nn.Module):
         super().__init__()
         self._network = network
 
-    def forward(self, x: Tensor, t_B: Tensor, y_B: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, t_B: Tensor, y_B: Tensor | None) -> Answer:
         with torch.autocast(x.device.type, torch.bfloat16):
-            output: Tensor = self._network(x, t_B, y_B)
-        return output.float()
+            answer: Answer = self._network(x, t_B, y_B)
+        return answer._replace(final=answer.final.float())

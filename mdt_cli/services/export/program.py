@@ -68,7 +68,7 @@ class _WithLabels(torch.nn.Module):
         self.network = network
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Any:
-        return self.network(x, t, y)
+        return self.network(x, t, y).final
 
 
 class _WithoutLabels(torch.nn.Module):
@@ -77,7 +77,7 @@ class _WithoutLabels(torch.nn.Module):
         self.network = network
 
     def forward(self, x: Tensor, t: Tensor) -> Any:
-        return self.network(x, t, None)
+        return self.network(x, t, None).final
 
 
 def _arguments(x: Tensor, t_B: Tensor, y_B: Tensor | None) -> tuple[Tensor, ...]:

@@ -141,7 +141,7 @@ def round_trip(
 def forward_summary(trained: Trained, source: Path) -> dict[str, Any]:
     """Numbers of one forward pass on fixed inputs; MdtError where the answer is not finite."""
     inputs = fixed_inputs(trained)
-    answer = trained.network(inputs.x, inputs.t, inputs.y).double()
+    answer = trained.network(inputs.x, inputs.t, inputs.y).final.double()
     if not bool(answer.isfinite().all()):
         raise MdtError(f"{source}: a forward pass answers NaN or infinity", "nothing was written")
     flat = answer.flatten()

@@ -99,7 +99,8 @@ def _flops(network: Transformer, latent_shape: tuple[int, int, int], keep: int |
 def teacher_flops(network: Transformer, latent_shape: tuple[int, int, int]) -> int:
     """Of one pass of the averaged decoder on one image."""
     x = torch.empty(1, *latent_shape, device="meta")
-    c_BD = network.condition(x.new_empty(1), torch.empty(1, dtype=torch.int64, device="meta"))
+    y_B = torch.empty(1, dtype=torch.int64, device="meta")
+    c_BD = network(x, x.new_empty(1), y_B).condition
     with FlopCounterMode(display=False) as counter:
         network.patch_decoder()(x, c_BD)
     return counter.get_total_flops()

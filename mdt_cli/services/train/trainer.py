@@ -278,10 +278,10 @@ class Trainer:
                 self._teach,
             )
 
-    def _teach(self, scaled: Tensor, t_B: Tensor, y_B: Tensor | None) -> Tensor:
-        """The averaged decoder's raw answer to latents that it sees whole."""
+    def _teach(self, scaled: Tensor, c_BD: Tensor | None) -> Tensor:
+        """The averaged decoder's raw output for latents of which it sees every patch."""
         assert self.teacher is not None
-        answer: Tensor = self.teacher.module(scaled, self.network.condition(t_B, y_B))
+        answer: Tensor = self.teacher.module(scaled, c_BD)
         return answer
 
 

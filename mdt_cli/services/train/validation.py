@@ -274,7 +274,7 @@ def _add(percent: dict[str, float], weights: str, trainer: Trainer) -> None:
         # The mode of the posterior: one answer for each image.
         latents = read.mean.to(trainer.device)
         times_B = torch.zeros(len(part), device=trainer.device)
-        logits_BK = trainer.network(latents, times_B, None)
+        logits_BK = trainer.network(latents, times_B, None).final
         for k in TOP:
             right[k] += int(hits(logits_BK, read.label.to(trainer.device), k).sum())
     for k in TOP:

@@ -8,7 +8,7 @@ from mdt_cli.config.sampling import (
     PowerCosineGuidanceConfig,
     SamplingConfig,
 )
-from mdt_cli.core.batch import Condition
+from mdt_cli.core.batch import Answer, Condition
 from mdt_cli.core.objectives.edm import Edm
 from mdt_cli.core.objectives.epsilon import Epsilon
 from mdt_cli.core.objectives.flow import Flow
@@ -63,7 +63,7 @@ class Ideal(nn.Module):
         pad = [zero] * (self.objective.out_multiplier - 1)
         at_0 = self.objective.denoised(torch.cat([zero, *pad], 1), noisy, t)
         at_1 = self.objective.denoised(torch.cat([zero + 1, *pad], 1), noisy, t)
-        return torch.cat([(clean - at_0) / (at_1 - at_0), *pad], 1).float()
+        return Answer(torch.cat([(clean - at_0) / (at_1 - at_0), *pad], 1).float())
 
     def _process(self, x, t_embed):
         view = (-1, 1, 1, 1)
@@ -129,7 +129,7 @@ def test_dpm_solver_with_guidance_on_all_channels_equals_the_restated_one():
         x_B = torch.from_numpy(x).float()
         # The network reads 1 to 1000.
         t_B = torch.tensor([indices[step] + 1])
-        with_class, without = (network(x_B, t_B, torch.tensor([y])).double() for y in (2, 3))
+        with_class, without = (network(x_B, t_B, torch.tensor([y])).final.double() for y in (2, 3))
         noise = (with_class + 0.4 * (with_class - without)).numpy()
         return (x - sigmas[step] * noise) / alphas[step]
 
@@ -168,7 +168,8 @@ def test_maskdm_asks_for_the_trailing_times_and_puts_the_networks_noise_back():
     network, y_B = Ideal(COSINE), torch.tensor([1])
 
     def noise_at(x, time):
-        return network(torch.from_numpy(x).float(), torch.tensor([time]), y_B).double().numpy()
+        answer = network(torch.from_numpy(x).float(), torch.tensor([time]), y_B)
+        return answer.final.double().numpy()
 
     expected = ddim_with_clipping(noise_at, start, COSINE.betas.numpy(), 250, draws)
     assert abs(ours.double().numpy() - expected).max() < 1e-4
@@ -281,9 +282,9 @@ def test_generate_is_the_sampler_from_the_noise_of_the_seeds(tmp_path):
 def test_the_variance_the_network_learned_is_used():
     class Wide(Ideal):
         def forward(self, x, t_embed, y, subset=None):
-            output = super().forward(x, t_embed, y, subset)
-            output[:, 4:] = self.v
-            return output
+            answer = super().forward(x, t_embed, y, subset)
+            answer.final[:, 4:] = self.v
+            return answer
 
     ends = []
     for v in (-1.0, 1.0):

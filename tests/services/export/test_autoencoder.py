@@ -127,7 +127,7 @@ def test_a_plain_dit_as_diffusers_own_class(tmp_path: Path, autoencoder: dict[st
     assert type(pipe.transformer).__mro__[1].__name__ == "DiTTransformer2DModel"
     trained = load_trained(source, None, CPU)
     x, t = torch.randn(5, 4, 8, 8), torch.tensor([0, 250, 500, 750, 999])
-    ours = trained.network(x, t, torch.tensor([0, 1, 2, 3, 3]))
+    ours = trained.network(x, t, torch.tensor([0, 1, 2, 3, 3])).final
     # Row 1000 is the null class, and so is any row without a class.
     theirs = pipe.transformer(x, t, torch.tensor([0, 1, 2, 1000, 500])).sample.detach()
     torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-5)

@@ -220,7 +220,7 @@ def test_a_stranger_without_mdt_gets_the_same_answers(tmp_path: Path) -> None:
         "x": inputs.x,
         "t": inputs.t,
         "y": inputs.y,
-        "answer": trained.network(inputs.x, inputs.t, inputs.y),
+        "answer": trained.network(inputs.x, inputs.t, inputs.y).final,
         "latents": latents,
     }
     save_file(stored, elsewhere / "stored.safetensors")

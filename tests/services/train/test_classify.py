@@ -14,7 +14,7 @@ from mdt_cli.artifacts.training_log import accuracy, learning
 from mdt_cli.artifacts.weights import read_tensors
 from mdt_cli.cli.app import run as mdt
 from mdt_cli.config.load import Loaded, load
-from mdt_cli.core.batch import Batch, Condition
+from mdt_cli.core.batch import Answer, Batch, Condition
 from mdt_cli.core.objectives.classification import Classification, hits
 from mdt_cli.core.rng import stream
 from mdt_cli.errors import MdtError
@@ -121,7 +121,8 @@ def test_the_answer_is_that_of_a_plain_restatement(made: tuple[Path, Path]) -> N
         tokens[:, 1:].mean(1), (16,), w["classifier.norm.weight"], w["classifier.norm.bias"], 1e-6
     )
     wanted = pooled @ w["classifier.linear.weight"].T + w["classifier.linear.bias"]
-    torch.testing.assert_close(network(x, torch.zeros(2), None), wanted, atol=1e-5, rtol=1e-5)
+    logits = network(x, torch.zeros(2), None).final
+    torch.testing.assert_close(logits, wanted, atol=1e-5, rtol=1e-5)
 
 
 def test_layers_learn_at_falling_rates(made: tuple[Path, Path]) -> None:
@@ -199,8 +200,8 @@ def test_accuracy_is_counted_on_held_out_images(made: tuple[Path, Path]) -> None
             super().__init__()
             self.logits = torch.nn.Parameter(torch.tensor([1.0, 0.0, -1.0, -2.0, -3.0, -4.0]))
 
-        def forward(self, x: torch.Tensor, t_B: torch.Tensor, y_B: None) -> torch.Tensor:
-            return self.logits.expand(len(x), -1)
+        def forward(self, x: torch.Tensor, t_B: torch.Tensor, y_B: None) -> Answer:
+            return Answer(self.logits.expand(len(x), -1))
 
     network = Always0()
     always5 = SimpleNamespace(tensors={"logits": network.logits.detach().flip(0)})

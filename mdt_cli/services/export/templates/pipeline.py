@@ -19,6 +19,7 @@ from mdt_cli.config.sampling import (
     PowerCosineGuidanceConfig,
     SamplingConfig,
 )
+from mdt_cli.core.batch import Answer
 from mdt_cli.core.objectives.base import Diffusion
 from mdt_cli.core.objectives.edm import Edm
 from mdt_cli.core.objectives.epsilon import Epsilon
@@ -117,9 +118,9 @@ class MdtPipeline(DiffusionPipeline):
             ids.append(index)
         return ids
 
-    def _network(self, x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
+    def _network(self, x: Tensor, t: Tensor, y: Tensor | None) -> Answer:
         (output,) = self.transformer(x, t, y, return_dict=False)
-        return output.float()
+        return Answer(output.float())
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images [B, 3, H, W], about -1..1."""

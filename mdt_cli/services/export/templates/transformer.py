@@ -55,7 +55,7 @@ class MdtTransformer2DModel(ModelMixin, ConfigMixin):
         for table in self.network.buffers():
             if table.is_floating_point() and table.dtype != self.dtype:
                 table.data = table.to(self.dtype)
-        output = self.network(hidden_states.to(self.dtype), timestep, class_labels)
+        output = self.network(hidden_states.to(self.dtype), timestep, class_labels).final
         if not return_dict:
             return (output,)
         return Transformer2DModelOutput(sample=output)
