@@ -16,7 +16,7 @@ from mdt_cli.services.events import Event, Note, Warned
 from mdt_cli.services.work import Share
 
 ROWS_AT_ONCE = 256
-# What fast-DiT encodes with unless told otherwise.
+# The default codec of fast-DiT.
 FAST_DIT_CODEC = "stabilityai/sd-vae-ft-ema"
 
 
@@ -24,12 +24,12 @@ def convert(request: EncodeRequest, features: Features) -> Iterator[Event]:
     """Write the rows of `features` as a cache; the last event is CacheDone."""
     if request.flip and not features.flip:
         raise MdtError(
-            f"{request.images} has no mirrored latents, and they cannot be made from latents",
+            f"{request.images} has no mirrored latents, and latents cannot be mirrored",
             "leave out --flip, or encode the images",
         )
-    yield Note(f"{features.rows} latents of {features.kind}; nothing is encoded again")
-    codec, told = _codec(request, features)
-    yield from told
+    yield Note(f"{features.rows} latents of {features.kind}; nothing is re-encoded")
+    codec, warnings = _codec(request, features)
+    yield from warnings
     rows = range(features.rows)
     if request.limit is not None and request.limit < features.rows:
         picked: Sequence[int] = [k * features.rows // request.limit for k in range(request.limit)]
@@ -90,7 +90,7 @@ def _part(
 
 
 def _codec(request: EncodeRequest, features: Features) -> tuple[dict[str, Any], list[Event]]:
-    """What made the latents, as far as anyone says, with the scale that they have here."""
+    """The codec of the latents, as far as it is recorded, and their scale; warnings about both."""
     channels, side, _ = features.shape
     facts: dict[str, Any] = {
         "name": "autoencoder",
@@ -121,5 +121,5 @@ def _codec(request: EncodeRequest, features: Features) -> tuple[dict[str, Any], 
         facts |= {"kind": "AutoencoderKL", "id": FAST_DIT_CODEC}
         text = f"taken to be latents of {FAST_DIT_CODEC}, fast-DiT's default"
         return facts, [Warned(f"{text}; name another autoencoder with --codec")]
-    text = "nothing says which autoencoder made these latents: `mdt sample` will need --codec"
+    text = "the autoencoder of these latents is not recorded: `mdt sample` will need --codec"
     return facts, [Warned(text)]

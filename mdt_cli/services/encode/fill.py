@@ -97,7 +97,7 @@ class Filling:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Remove a cache of which no shard was written; tell a stopped user what is kept."""
+        """Remove a cache of which no shard was written; report what is kept of a stopped run."""
         # A signal may come when a shard is written, but not yet counted: look at the files.
         alone = self._share.of == 1
         if not self._kept and self.missing and alone and not any(self._folder.glob("shard-*")):

@@ -365,11 +365,11 @@ def test_added_images_are_a_new_cache(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"size": 8}, "begun with image_size 16, not 8"),
-        ({"flip": True}, "begun with flip False, not True"),
-        ({"shard_size": 5}, "begun with shard_rows 4, not 5"),
+        ({"size": 8}, "started with image_size 16, not 8"),
+        ({"flip": True}, "started with flip False, not True"),
+        ({"shard_size": 5}, "started with shard_rows 4, not 5"),
         ({"limit": 5}, "made from other images"),
-        ({"unconditional": True}, "begun with labelled True, not False"),
+        ({"unconditional": True}, "started with labelled True, not False"),
     ],
 )
 def test_another_request_over_the_same_cache_is_refused(

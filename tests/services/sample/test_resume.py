@@ -68,7 +68,7 @@ def test_more_seeds_join_the_folder(request_):
     after = contents(request_.out)
     assert all(after[name] == data for name, data in before.items() if name != "samples.json")
     assert manifest(request_.out)["seeds"] == "0-11"
-    with pytest.raises(MdtError, match=r"holds 000004.png, a seed that was not asked for"):
+    with pytest.raises(MdtError, match=r"holds 000004.png, a seed that was not requested"):
         run(replace(request_, seeds="0-3"))
 
 
