@@ -16,7 +16,6 @@ WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "sta
 
 
 def ema_file(decay: float) -> str:
-    """The name of the file with the EMA weights of that decay."""
     return f"ema-{decay:g}.safetensors"
 
 
@@ -43,7 +42,7 @@ def write_checkpoint(
     optimizer: Mapping[str, Tensor],
     state: CheckpointState,
 ) -> None:
-    """Write a complete checkpoint folder, or nothing."""
+    """Write a whole checkpoint folder, or nothing."""
     with atomic_path(folder) as temporary:
         temporary.mkdir()
         save_weights(temporary / WEIGHTS, weights, header)
@@ -105,7 +104,6 @@ def checkpoints(run: Path) -> list[Path]:
 
 
 def step_of(folder: Path) -> int:
-    """The step in the name of a checkpoint folder; -1 for another name."""
     digits = folder.name.removeprefix("step-")
     return int(digits) if digits.isdigit() else -1
 
