@@ -4,6 +4,7 @@ import sys
 
 
 def main() -> None:
+    """Run the command of this process's arguments and exit with its code."""
     from mdt_cli.cli.app import run
 
     sys.exit(run(sys.argv[1:]))

@@ -1,8 +1,8 @@
-"""What may end a command: the one exception a user may see, and the stop a signal asked for."""
+"""What may end a command: the one exception that users see, and a stop by a signal."""
 
 
 class MdtError(Exception):
-    """Wrong input, told in a sentence: what is wrong, who set it, and (`hint`) how to repair it."""
+    """Wrong input: `message` says what is wrong and who set it, `hint` how to repair it."""
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message if hint is None else f"{message}\n  {hint}")

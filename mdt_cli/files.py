@@ -1,4 +1,4 @@
-"""Files appear whole or not at all: written beside their place, flushed, then renamed."""
+"""Atomic writes: to a temporary name beside the target, flushed, then renamed."""
 
 import errno
 import hashlib
@@ -20,7 +20,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
     """Yield a temporary path (file or folder) beside `target`, renamed over it on success.
 
     Whatever was written is flushed to disk first. On any error, a signal included, the temporary
-    is removed and `target` is as it was. Raises MdtError where the place cannot be written.
+    is removed and `target` is as it was. Raises MdtError if `target` cannot be written.
     """
     temporary = target.with_name(f"{TEMPORARY}{os.getpid()}-{target.name}")
     try:
@@ -37,7 +37,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)
         else:
-            # A place that cannot be written may not be looked into either: the error above tells.
+            # A folder that cannot be written may not be readable either; the error is raised above.
             with suppress(OSError):
                 temporary.unlink()
 
@@ -55,7 +55,7 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def _is_another_running(pid: int) -> bool:
-    """A number may come back, in containers often as our own: what bears it is not ours either."""
+    """Whether another live process has this number; numbers are reused, in containers even ours."""
     if pid == os.getpid():
         return False
     try:
@@ -78,7 +78,7 @@ def check_writable(target: Path) -> None:
         _flush(probe)
     except (FileExistsError, NotADirectoryError) as error:
         raise MdtError(
-            f"cannot write {target}: {target.parent} is not a folder", "choose another place"
+            f"cannot write {target}: {target.parent} is not a folder", "choose another path"
         ) from error
     except OSError as error:
         raise cannot_write(target, error) from error
@@ -88,13 +88,13 @@ def check_writable(target: Path) -> None:
 
 
 def cannot_write(target: Path, error: OSError) -> MdtError:
-    """The sentence for a write that failed."""
+    """The MdtError for a write that failed with `error`; a full disk has its own message."""
     if error.errno == errno.ENOSPC:
         return MdtError(
             f"the disk is full: {target} was not written",
             "free some space and run the same command again; finished work is kept",
         )
-    return MdtError(f"cannot write {target}: {error.strerror or error}", "choose another place")
+    return MdtError(f"cannot write {target}: {error.strerror or error}", "choose another path")
 
 
 def _umask() -> int:
@@ -125,7 +125,7 @@ def write_json(target: Path, data: Mapping[str, Any]) -> None:
     """Write `data` as indented JSON, atomically."""
     text = json.dumps(data, indent=2, ensure_ascii=False) + "\n"
     with atomic_path(target) as temporary:
-        # Bytes of file names that are not UTF-8 become escapes that JSON reads as they were.
+        # Bytes of file names that are not UTF-8 become escapes, which JSON decodes again.
         temporary.write_text(text, "utf-8", errors="backslashreplace")
 
 

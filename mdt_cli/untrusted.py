@@ -1,4 +1,4 @@
-"""Tensor files that other programs wrote, read without running anything in them."""
+"""Reads tensor files of other programs without executing any code in them."""
 
 import argparse
 import pickle
@@ -39,7 +39,7 @@ _KINDS = "expected a .pt or .pth file of torch.save, or a .safetensors file"
 
 
 def read_foreign(path: Path) -> Any:
-    """Whatever the file holds: a state dict, or a container around some. Tensors stay mapped.
+    """The content of the file: a state dict, or a container around some. Tensors stay mapped.
 
     Only tensors, plain values and `argparse.Namespace` are built. Raises MdtError for a file that
     asks for more, is cut short, or is no checkpoint.
@@ -65,7 +65,7 @@ def read_foreign(path: Path) -> Any:
             raise _cut_short(path) from error
         if "unexpected EOF" in str(error):
             raise _cut_short(path) from error
-        raise MdtError(f"{path} is no checkpoint that torch saved", _KINDS) from error
+        raise MdtError(f"{path} is not a checkpoint saved by torch", _KINDS) from error
 
 
 def _safetensors(path: Path) -> dict[str, Any]:
@@ -74,11 +74,11 @@ def _safetensors(path: Path) -> dict[str, Any]:
             if "mdt.config" in (file.metadata() or {}):
                 raise MdtError(
                     f"{path} was written by mdt and needs no import",
-                    "mdt sample, finetune and export read it as it is",
+                    "mdt sample, finetune and export read it directly",
                 )
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise MdtError(f"{path} is not a whole safetensors file: {error}") from error
+        raise MdtError(f"{path} is not an intact safetensors file: {error}") from error
 
 
 @contextmanager
@@ -104,22 +104,22 @@ def _refused(path: Path, message: str) -> MdtError:
     wanted = named[1] if named else next(_forbidden(path), None)
     if wanted is not None:
         return MdtError(
-            f"{path} was not read: it asks for {wanted}, which may run code; only tensors, plain "
+            f"{path} was not read: it refers to {wanted}, which may run code; only tensors, plain "
             "values and argparse.Namespace are allowed",
-            "ask for the state dict alone, saved by torch.save or as .safetensors",
+            "obtain the state dict alone, saved by torch.save or as .safetensors",
         )
     if "pickle protocol" in message or "Unsupported operand" in message:
         with _pickle_of(path) as file:
             if file.read(1) == b"\x80":
                 return MdtError(
-                    f"{path} is a pickle of a kind that cannot be read safely",
+                    f"{path} is a pickle of a protocol that cannot be read safely",
                     "save it again with torch.save and its default protocol",
                 )
-    return MdtError(f"{path} is no checkpoint that torch saved", _KINDS)
+    return MdtError(f"{path} is not a checkpoint saved by torch", _KINDS)
 
 
 def _forbidden(path: Path) -> Iterator[str]:
-    """Names of functions and classes that the pickle asks for and that we do not allow."""
+    """Functions and classes that the pickle refers to and that are not allowed."""
     texts: list[str] = []
     with _pickle_of(path) as file:
         try:

@@ -103,7 +103,7 @@ def _exit_code(words: Sequence[str]) -> int:
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else int(done.code is not None)
     except BrokenPipeError:
-        # The reader of our output has gone (`mdt ... | head`): nothing is left to say to it.
+        # The reader of our output has closed it (`mdt ... | head`): write no more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return 0

@@ -172,7 +172,7 @@ def _tell(events: Iterator[Any], title: str, as_json: bool) -> None:
             None,
         )
     if done is None:
-        return  # one of several processes: the first one tells
+        return  # one of several processes; the first one reports
     report = done.report
     talk(f"report: {done.path}" + (f" and {done.page}" if done.page else ""))
     if as_json:
@@ -184,7 +184,7 @@ def _tell(events: Iterator[Any], title: str, as_json: bool) -> None:
 
 
 def show_side_by_side(report: dict[str, Any]) -> None:
-    """A column for each set; * marks the best, = what cannot be told from it."""
+    """A column for each set; * marks the best, = a tie with it."""
     comparison = report["comparison"]
     rows = []
     for name, compared in comparison["metrics"].items():

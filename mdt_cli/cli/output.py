@@ -9,23 +9,25 @@ from typing import Any
 
 
 def is_first_process() -> bool:
+    """Whether this is rank 0 of a launcher, or the only process."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def print_any_name() -> None:
-    """A file name that the encoding of a stream does not know is shown with escapes."""
+    """Show characters that the encoding of a stream lacks as escapes."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def talk(text: str) -> None:
-    """A line for the person at the terminal."""
+    """A message on stderr."""
     if is_first_process():
         print(text, file=sys.stderr, flush=True)
 
 
 def warn(text: str) -> None:
+    """A warning on stderr."""
     talk(f"warning: {text}")
 
 
@@ -37,12 +39,13 @@ def fail(message: str, hint: str | None) -> None:
 
 
 def emit(text: str) -> None:
-    """A line of data."""
+    """A line of data on stdout."""
     if is_first_process():
         print(text, flush=True)
 
 
 def emit_json(data: Mapping[str, Any]) -> None:
+    """`data` as indented JSON on stdout."""
     emit(json.dumps(data, indent=2, ensure_ascii=False))
 
 
@@ -59,7 +62,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
     for column in columns:
         shown.add_column(column, overflow="fold")
     for row in rows:
-        # As text: what stands in brackets is no markup.
+        # As text, so that brackets are not read as markup.
         shown.add_row(*map(Text, row))
     console = Console()
     if not console.is_terminal:
@@ -69,6 +72,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
 
 
 def human_bytes(count: float) -> str:
+    """A number of bytes in the largest binary unit that keeps it above 1."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if count < 1024:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
@@ -77,6 +81,7 @@ def human_bytes(count: float) -> str:
 
 
 def human_seconds(seconds: float) -> str:
+    """A duration as "1.5 s", "2 min 05 s" or "3 h 07 min"."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -81,7 +81,7 @@ def _show_ratio(curve: "RatioCurve") -> None:
 
 
 def _range(low: float, high: float) -> str:
-    return f"{low:.4f}" if low == high else f"{low:.4f} to {high:.4f}, drawn"
+    return f"{low:.4f}" if low == high else f"{low:.4f} to {high:.4f}, random"
 
 
 def _first_sentence(about: str) -> str:

@@ -16,7 +16,7 @@ Fresh = Annotated[
     typer.Option(
         "--fresh",
         count=True,
-        help="Start over; the old run is moved aside. Given twice, it is deleted.",
+        help="Start over. An existing run is deleted only if this is given twice.",
     ),
 ]
 

@@ -27,7 +27,7 @@ def sample(
         str | None,
         typer.Option(
             help='Class indices, names or "all". Seed k uses entry k mod N.',
-            show_default="drawn by the seed",
+            show_default="sampled by each seed",
         ),
     ] = None,
     steps: Annotated[

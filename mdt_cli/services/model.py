@@ -104,7 +104,7 @@ def _in_checkpoint(folder: Path, ema: str | None) -> Path:
         return folder / WEIGHTS
     if ema is None:
         config = RunConfig.model_validate(read_header(folder / WEIGHTS).config)
-        return folder / ema_file(config.ema.decays[0])
+        return folder / ema_file(config.ema.names[0])
     have = sorted(file.stem.removeprefix("ema-") for file in folder.glob("ema-*.safetensors"))
     if ema not in have:
         near = difflib.get_close_matches(ema, [*have, ONLINE], n=1)

@@ -48,7 +48,7 @@ def test_import_sample_finetune_export_inspect(
     assert "EMA 0.9999, step 300,000" in streams.out
     assert "bit for bit" in streams.out
     assert "guidance power_cosine 3.8, uint8 truncate" in streams.out
-    assert "the file also has online (--weights online)" in streams.err
+    assert "the checkpoint also has online (--weights online)" in streams.err
 
     ours, samples = str(tmp_path / "ours"), tmp_path / "samples"
     assert run(["sample", ours, str(samples), "--seeds", "0-2", "--classes", "class2,0"]) == 0
@@ -173,7 +173,7 @@ def test_refusals_are_a_sentence_and_exit_code_one(
     out = tmp_path / "out"
     assert run(["import", str(tmp_path / "evil.pt"), str(out), "--family", "dit"]) == 1
     told = capsys.readouterr().err
-    assert told.startswith(f"error: {tmp_path / 'evil.pt'} was not read: it asks for posix.system")
+    assert told.startswith(f"error: {tmp_path / 'evil.pt'} was not read: it refers to posix.system")
     assert "Traceback" not in told
     assert sorted(path.name for path in tmp_path.iterdir()) == ["evil.pt"]
     torch.save(official.filled(official.mdt()), tmp_path / "mdt.pt")

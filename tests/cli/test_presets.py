@@ -44,7 +44,7 @@ def test_a_drawn_ratio_tells_its_range(capsys: pytest.CaptureFixture[str]) -> No
     assert run(["presets", "mdtv2"]) == 0
     text = capsys.readouterr().out
     assert "Mask ratio: uniform, on average 0.400" in text
-    assert "0.3000 to 0.5000, drawn" in text
+    assert "0.3000 to 0.5000, random" in text
     assert run(["presets", "dit"]) == 0
     assert "Mask ratio" not in capsys.readouterr().out
 

@@ -89,7 +89,7 @@ def guided_denoiser(net: Net) -> Denoise:
 def ddpm_step(net: Net, part: int) -> Tensor:
     """Mean (0) or log variance (1) of two steps of the chain of 250."""
     objective = Epsilon()
-    chain, found = Chain(objective.alphas_cumprod, 250), []
+    chain, found = Chain(objective.chain.alphas_cumprod, 250), []
     for x, step, label in zip(latents(1).split(1), STEPS, Y.tolist(), strict=True):
         t = torch.tensor([chain.indices[step]])
         output = net(x, t, torch.tensor([label]), None)

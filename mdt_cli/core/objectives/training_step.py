@@ -36,14 +36,14 @@ class Term:
 
     @property
     def name(self) -> str:
-        """What a log calls it: region and target, where they say something."""
+        """Its name in a log: region and target where they are not the defaults."""
         said = [self.region] if self.region != "all" else []
         return "-".join(said + ([self.target] if self.target != "objective" else []))
 
 
 @dataclass(frozen=True)
 class View:
-    """One pass on `tokens` "all" or "kept"; `clean_fill`: dropped places show clean latents."""
+    """One pass on `tokens` "all" or "kept"; `clean_fill`: clean latents at dropped positions."""
 
     tokens: str
     terms: tuple[Term, ...] = (Term(),)

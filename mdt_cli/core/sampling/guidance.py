@@ -77,6 +77,7 @@ def of_conditions(estimate: ConditionedEstimate, conditions: Mapping[str, Condit
 
 
 def constant(scale: float) -> Scale:
+    """The same scale at every time."""
     return lambda t: scale
 
 

@@ -69,8 +69,8 @@ class Ideal(nn.Module):
         view = (-1, 1, 1, 1)
         match self.objective:
             case Epsilon():
-                t = t_embed - self.objective.first_time
-                abar = self.objective.alphas_cumprod[t].view(view)
+                t = t_embed - self.objective.chain.first_time
+                abar = self.objective.chain.alphas_cumprod[t].view(view)
                 return t, x, abar.sqrt(), (1 - abar).sqrt()
             case Edm():
                 t = (4 * t_embed.double()).exp()
@@ -100,7 +100,7 @@ def test_every_solver_samples_the_class_asked_for(kind, solver):
         wanted = MEAN + label
         if kind == "scaled_linear" and solver != "ddpm":
             # This chain keeps 7% of the image to its end, but starts from noise without an image.
-            kept = float(objective.alphas_cumprod[-1]) ** 0.5
+            kept = float(objective.chain.alphas_cumprod[-1]) ** 0.5
             wanted -= STD * kept * wanted / (kept**2 * STD**2 + 1 - kept**2) ** 0.5
         assert float(values.mean()) == pytest.approx(wanted, abs=0.045)
         assert float(values.std()) == pytest.approx(STD, abs=0.06)
@@ -120,7 +120,7 @@ def test_dpm_solver_with_guidance_on_all_channels_equals_the_restated_one():
     """U-ViT's sampler: 50 steps, noise + 0.4 (noise - noise without class), every channel."""
     chosen = sampling("dpm++", 50, guidance=ConstantGuidanceConfig(scale=1.4, channels="all"))
     ours = generate(Ideal(SCALED), SCALED, chosen, SHAPE, 3, [7], [2], CPU).double().numpy()
-    network, chain = Ideal(SCALED), SCALED.alphas_cumprod
+    network, chain = Ideal(SCALED), SCALED.chain.alphas_cumprod
     indices = [round(k * 999 / 49) for k in range(50)][::-1]
     alphas = [float(chain[index]) ** 0.5 for index in indices] + [1.0]
     sigmas = [(1 - alpha**2) ** 0.5 for alpha in alphas]
@@ -171,7 +171,7 @@ def test_maskdm_asks_for_the_trailing_times_and_puts_the_networks_noise_back():
         answer = network(torch.from_numpy(x).float(), torch.tensor([time]), y_B)
         return answer.final.double().numpy()
 
-    expected = ddim_with_clipping(noise_at, start, COSINE.betas.numpy(), 250, draws)
+    expected = ddim_with_clipping(noise_at, start, COSINE.chain.beta_T.numpy(), 250, draws)
     assert abs(ours.double().numpy() - expected).max() < 1e-4
 
 

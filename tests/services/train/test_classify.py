@@ -25,6 +25,7 @@ from mdt_cli.services.encode.request import EncodeRequest
 from mdt_cli.services.events import Classified, Note, TrainingDone
 from mdt_cli.services.inspection.inspect import inspect
 from mdt_cli.services.train.batches import Split
+from mdt_cli.services.train.look import Look
 from mdt_cli.services.train.start import finetune, starting_config
 from mdt_cli.services.train.validation import held_out_accuracy
 from tests.services.sample.test_reconstruct import LMD
@@ -204,18 +205,16 @@ def test_accuracy_is_counted_on_held_out_images(made: tuple[Path, Path]) -> None
             return Answer(self.logits.expand(len(x), -1))
 
     network = Always0()
-    always5 = SimpleNamespace(tensors={"logits": network.logits.detach().flip(0)})
-    trainer = SimpleNamespace(
-        network=network,
-        emas={0.5: always5},
+    always5 = {"logits": network.logits.detach().flip(0)}
+    data = SimpleNamespace(
         cache=open_cache(made[0]),
         config=config_of(made[1], 1, "validation.batch_size=3").config,
-        device=torch.device("cpu"),
         # Rows from 40 on are of class 1.
-        data=SimpleNamespace(split=Split(torch.arange(80), torch.tensor([7, 41, 42, 43]))),
+        split=Split(torch.arange(80), torch.tensor([7, 41, 42, 43])),
     )
+    look = Look(network, {"0.5": always5}, data, 0, made[0])
     wanted = {"top1/online": 25.0, "top5/online": 100.0, "top1/0.5": 0.0, "top5/0.5": 75.0}
-    assert held_out_accuracy(trainer) == wanted
+    assert held_out_accuracy(look) == wanted
     assert network.logits[0] == 1
     assert network.training
 
