@@ -159,7 +159,7 @@ class _Restoring:
                 )
         except torch.OutOfMemoryError as error:
             raise MdtError(
-                f"a batch of {job.batch_size} images does not fit the memory of {self._device}",
+                f"a batch of {job.batch_size} images does not fit in the memory of {self._device}",
                 f"try --batch-size {max(1, job.batch_size // 2)}",
             ) from error
         return dict(zip(positions, strips, strict=True))

@@ -137,7 +137,7 @@ class _Drawing:
                 images = decoded(self._codec, latents)
         except torch.OutOfMemoryError as error:
             raise MdtError(
-                f"a batch of {job.batch_size} images does not fit the memory of {self._device}",
+                f"a batch of {job.batch_size} images does not fit in the memory of {self._device}",
                 f"try --batch-size {max(1, job.batch_size // 2)}",
             ) from error
         _check_finite(images, seeds)
