@@ -82,7 +82,7 @@ def read_manifest(path: Path) -> tuple[dict[str, Any], str]:
     return manifest, hashlib.sha256(data).hexdigest()
 
 
-def facts_of(manifest: dict[str, Any], digest: str) -> CacheFacts:
+def cache_facts(manifest: dict[str, Any], digest: str) -> CacheFacts:
     """The facts in a manifest. LookupError, TypeError or ValueError if one is missing or wrong."""
     channels, height, width = (int(n) for n in manifest["latent_shape"])
     return CacheFacts(

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from mdt_cli.artifacts.latent_cache.format import FLIP, MANIFEST, MEAN, PIXELS, STD
-from mdt_cli.artifacts.latent_cache.manifest import AGAIN, CacheFacts, facts_of, read_manifest
+from mdt_cli.artifacts.latent_cache.manifest import AGAIN, CacheFacts, cache_facts, read_manifest
 from mdt_cli.errors import MdtError
 from mdt_cli.files import sha256_of
 
@@ -152,7 +152,7 @@ def open_cache(path: Path, verify: bool = False) -> LatentCache:
     """
     manifest, digest = read_manifest(path)
     try:
-        facts = facts_of(manifest, digest)
+        facts = cache_facts(manifest, digest)
         listed = [entry for entry in manifest["shards"] if entry["rows"]]
         shards = [_shard(path, entry, facts) for entry in listed]
         sums = [entry["sha256"] for entry in listed]
