@@ -126,7 +126,7 @@ class LossTermConfig(Table):
 
     objective: the objective's own error, with its weight over time. clean, noisy: plain squares
     between the clean estimate and the clean or the noisy latents. teacher_noisy, teacher_clean:
-    between it and the estimate of an averaged decoder that is fed with those latents (MC-DiT).
+    between it and the estimate of an EMA decoder that is fed with those latents (MC-DiT).
     """
 
     region: Literal["all", "kept", "dropped"] = "all"
@@ -180,8 +180,10 @@ class MaskingConfig(Table):
 
     @property
     def is_masked(self) -> bool:
+        """Whether any pass sees kept tokens only."""
         return any(view.tokens == "kept" for view in self.views)
 
     @property
     def has_teacher(self) -> bool:
+        """Whether any loss term has the output of an EMA decoder as its target."""
         return any(term.target.startswith("teacher") for view in self.views for term in view.terms)

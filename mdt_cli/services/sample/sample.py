@@ -1,4 +1,4 @@
-"""From weights to pictures: one batch at a time, resumable, shared among processes."""
+"""From weights to images: one batch at a time, resumable, shared among processes."""
 
 import time
 from collections.abc import Generator, Iterator, Mapping
@@ -24,10 +24,11 @@ from mdt_cli.images.contact_sheet import save_grid, square
 from mdt_cli.services.build.objective import diffusion_of
 from mdt_cli.services.build.sampler import sampler_of
 from mdt_cli.services.events import Event, Note, SamplesDone, Warned
-from mdt_cli.services.model import Trained, load_trained
+from mdt_cli.services.model import LoadedModel, load_trained
 from mdt_cli.services.runtime import Autocast, computed, own_device
+from mdt_cli.services.sample.batches import generate_share
 from mdt_cli.services.sample.options import parse_classes, parse_seeds, with_choices
-from mdt_cli.services.work import draw_share, num_processes
+from mdt_cli.services.work import Share
 
 FORMATS = ("png", "npz")
 GRID_ROWS, GRID_COLUMNS = 50, 10
@@ -54,7 +55,7 @@ class SampleRequest:
 
 
 def sample(request: SampleRequest) -> Iterator[Event]:
-    """Draw what is missing in the folder; the last event of the first process is `SamplesDone`."""
+    """Generate what is missing in the folder; the first process ends with `SamplesDone`."""
     seeds = parse_seeds(request.seeds)
     if request.format not in FORMATS:
         raise MdtError(f"--format {request.format}: no such format", "it is png or npz")
@@ -78,7 +79,8 @@ def sample(request: SampleRequest) -> Iterator[Event]:
     folder.check()
 
     started = time.monotonic()
-    drawn = yield from draw_share(folder, job, draw_batch)
+    share = Share.from_environment()
+    drawn = yield from generate_share(folder, job, draw_batch, share)
     if drawn is None:
         return
     path = folder.finish(_facts(trained, request))
@@ -90,7 +92,7 @@ def sample(request: SampleRequest) -> Iterator[Event]:
         grid=None if grid is None else str(grid),
         count=len(seeds),
         drawn=drawn,
-        processes=num_processes(),
+        processes=share.of,
         seconds=time.monotonic() - started,
         weights=str(trained.path),
         ema=trained.ema,
@@ -103,7 +105,7 @@ class _Drawing:
     """Seeds of a batch to bytes of images."""
 
     def __init__(
-        self, trained: Trained, sampling: SamplingConfig, codec: Codec, device: torch.device
+        self, trained: LoadedModel, sampling: SamplingConfig, codec: Codec, device: torch.device
     ) -> None:
         self._num_classes = trained.num_classes
         network = trained.network
@@ -135,7 +137,7 @@ class _Drawing:
                 images = decoded(self._codec, latents)
         except torch.OutOfMemoryError as error:
             raise MdtError(
-                f"a batch of {job.batch_size} images does not fit the memory of {self._device}",
+                f"a batch of {job.batch_size} images does not fit in the memory of {self._device}",
                 f"try --batch-size {max(1, job.batch_size // 2)}",
             ) from error
         _check_finite(images, seeds)
@@ -146,15 +148,15 @@ def _check_finite(images: Tensor, seeds: list[int]) -> None:
     good_B = images.isfinite().flatten(1).all(1).tolist()
     if not all(good_B):
         raise MdtError(
-            f"seed {seeds[good_B.index(False)]} gave values that are not numbers",
+            f"seed {seeds[good_B.index(False)]} gave NaN or infinite values",
             "the weights have diverged: use an earlier checkpoint, or another solver",
         )
 
 
 def _possible_guidance(
-    request: SampleRequest, trained: Trained, sampling: SamplingConfig
+    request: SampleRequest, trained: LoadedModel, sampling: SamplingConfig
 ) -> Generator[Event, None, SamplingConfig]:
-    """The sampling with guidance that this network can follow; says what was left out."""
+    """The sampling with guidance that this network supports; reports what is ignored."""
     if isinstance(sampling.guidance, NoGuidanceConfig):
         return sampling
     if not trained.num_classes:
@@ -164,19 +166,19 @@ def _possible_guidance(
                 "and guidance compares with and without one",
                 "leave out --guidance",
             )
-        yield Note("the network has no classes: sampling.guidance is left out")
+        yield Note("the network has no classes: sampling.guidance is ignored")
         return sampling.model_copy(update={"guidance": NoGuidanceConfig()})
     if trained.config.data.class_dropout == 0:
         yield Warned(
             "the network was trained with data.class_dropout 0, so it never saw the null class "
-            "that guidance compares with; expect odd pictures, or use --guidance 1"
+            "that guidance compares with; expect poor images, or use --guidance 1"
         )
     return sampling
 
 
 def _job(
     request: SampleRequest,
-    trained: Trained,
+    trained: LoadedModel,
     sampling: SamplingConfig,
     seeds: list[int],
     codec: Mapping[str, Any],
@@ -218,7 +220,7 @@ def _sampler_facts(sampling: SamplingConfig, diffusion: Diffusion) -> dict[str, 
     return facts
 
 
-def _facts(trained: Trained, request: SampleRequest) -> dict[str, Any]:
+def _facts(trained: LoadedModel, request: SampleRequest) -> dict[str, Any]:
     """What `samples.json` says beyond the settings; it may differ between two same jobs."""
     return {
         "weights_path": str(trained.path),

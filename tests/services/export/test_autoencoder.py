@@ -60,7 +60,7 @@ def test_the_autoencoder_goes_along(tmp_path: Path, autoencoder: dict[str, Any])
     trained = load_trained(source, None, CPU)
     latents = generate(
         trained.network,
-        trained.diffusion,
+        trained.loss.diffusion,
         trained.config.sampling,
         (4, 8, 8),
         3,
@@ -121,7 +121,7 @@ def test_a_plain_dit_as_diffusers_own_class(tmp_path: Path, autoencoder: dict[st
     )
     assert isinstance(done, ExportDone)
     assert done.parity <= 1e-5
-    assert any(isinstance(note, Note) and "answers differ by up to" in note.text for note in notes)
+    assert any(isinstance(note, Note) and "outputs differ by up to" in note.text for note in notes)
     pipe = load_as_stranger(tmp_path / "out")
     assert type(pipe).__name__ == "DiTPipeline"
     assert type(pipe.transformer).__mro__[1].__name__ == "DiTTransformer2DModel"
@@ -137,7 +137,7 @@ def test_a_plain_dit_as_diffusers_own_class(tmp_path: Path, autoencoder: dict[st
     images = pipe(labels, num_inference_steps=2, guidance_scale=2.0, output_type="np").images
     assert images.shape == (2, 16, 16, 3)
     card = (tmp_path / "out" / "README.md").read_text()
-    for part in ("learned variance", "all latent channels", "shift_factor", "hold a comma"):
+    for part in ("learned variance", "all latent channels", "shift_factor", "with a comma"):
         assert part in card
 
 
@@ -148,7 +148,7 @@ def test_ddim_of_the_dit_folder_starts_and_ends_like_ours(
     source = weights(tmp_path / "w.safetensors", DIT, autoencoder)
     list(export(ExportRequest(source, tmp_path / "out", format="diffusers-dit")))
     scheduler = load_as_stranger(tmp_path / "out").scheduler
-    ours = load_trained(source, None, CPU).diffusion
+    ours = load_trained(source, None, CPU).loss.diffusion
     torch.testing.assert_close(
         scheduler.alphas_cumprod.double(), ours.chain.alphas_cumprod, rtol=0, atol=1e-6
     )
