@@ -1,4 +1,4 @@
-"""What services tell while they work: frozen facts; only the command line draws them."""
+"""What services report while they work: frozen facts, which only the command line displays."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -103,9 +103,9 @@ Event = object
 
 @dataclass(frozen=True)
 class CacheDone:
-    """A latent cache is whole. `skipped` is (relative path, reason); `bytes` is all its files.
+    """A latent cache is complete. `skipped` is (relative path, reason); `bytes` is all its files.
 
-    `unchanged`: it was whole before, and only its checksums were compared. `path` is a str, as
+    `unchanged`: it was complete before, and only its checksums were compared. `path` is a str, as
     in every event, so that it can go into JSON.
     """
 
@@ -149,9 +149,9 @@ class ExportDone:
 
 @dataclass(frozen=True)
 class SamplesDone:
-    """Samples are whole at `path` (a folder, or the npz in it).
+    """Samples are complete at `path` (a folder, or the npz in it).
 
-    This process drew `drawn` of `count`. `settings` decides the pictures, as in `samples.json`.
+    This process generated `drawn` of `count`. `settings` decides the images, as in `samples.json`.
     """
 
     path: str
@@ -176,7 +176,7 @@ class StageStarted:
 
 @dataclass(frozen=True)
 class StageDone:
-    """`images` were encoded, trained on, drawn or scored; 0 where nothing was left to do."""
+    """`images` were encoded, trained on, generated or scored; 0 if nothing was left to do."""
 
     stage: str
     seconds: float

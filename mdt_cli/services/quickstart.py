@@ -42,10 +42,12 @@ class Stage:
 
     @property
     def name(self) -> str:
+        """The name of the command."""
         return self.words[0]
 
     @property
     def command(self) -> str:
+        """The command line as one line of shell."""
         return "mdt " + shlex.join(self.words)
 
 

@@ -54,14 +54,14 @@ class NpzFolder:
                 self._compare(place)
 
     def missing(self, batch: int) -> list[int]:
-        """All positions of a batch, or none: its part is whole or absent."""
+        """All positions of a batch, or none: its part is complete or absent."""
         done = self._is_joined() or self._is_whole(batch)
         return [] if done else list(self._job.batch(batch))
 
     def begin(self) -> None:
-        """MdtError where another process has begun with other settings.
+        """MdtError if another process has started with other settings.
 
-        Parts do not say what they were drawn with, so the first process says it for all of them:
+        Parts do not record their settings, so the first process records them for all:
         processes that look for the newest checkpoint may find two.
         """
         if self._is_joined():
@@ -84,6 +84,7 @@ class NpzFolder:
             mine.unlink(missing_ok=True)
 
     def write(self, positions: Sequence[int], images: Mapping[int, Pixels]) -> None:
+        """Write the part of one batch; `positions` are all positions of that batch."""
         rows = np.stack([images[position] for position in positions])
         # A handle: given a name, NumPy would add its own suffix to the temporary one.
         part = self._part(positions[0] // self._job.batch_size)
@@ -110,7 +111,7 @@ class NpzFolder:
             return dict(rows.read(sorted(positions)))
 
     def _compare(self, place: Path) -> None:
-        """MdtError where `place` tells of other settings."""
+        """MdtError if `place` records other settings."""
         try:
             there = json.loads(place.read_text("utf-8"))
         except ValueError as error:

@@ -1,4 +1,4 @@
-"""What any artifact is, told from its own files. Loads torch only where tensors are looked at."""
+"""What an artifact is, recognised by its files. Loads torch only where tensors are looked at."""
 
 import tomllib
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What a program of `mdt export` says of itself: a `.pt2` file, or a folder with `model.onnx`."""
+"""What a program of `mdt export` records: a `.pt2` file, or a folder with `model.onnx`."""
 
 import json
 import zipfile
@@ -14,16 +14,18 @@ from mdt_cli.services.inspection.inspected import Inspected, read
 
 
 def torch_program(path: Path) -> Inspected:
+    """A `.pt2` file. MdtError if it is damaged; of other programs only the size is known."""
     try:
         with zipfile.ZipFile(path) as archive:
             named = [name for name in archive.namelist() if name.endswith(f"extra/{ABOUT}")]
             about = json.loads(archive.read(named[0])) if named else None
     except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise MdtError(f"{path} is not a whole program of torch.export: {error}") from error
+        raise MdtError(f"{path} is not an intact program of torch.export: {error}") from error
     return _told(path, "torch.export program", about, path.stat().st_size)
 
 
 def onnx_program(folder: Path) -> Inspected:
+    """A folder with `model.onnx` and the description beside it."""
     size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
     return _told(folder, "ONNX program", read(folder / ABOUT), size)
 

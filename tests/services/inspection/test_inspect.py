@@ -181,7 +181,7 @@ def test_programs(tmp_path: Path, format: str) -> None:
         assert found.facts["step"] == read_header(source).step
         assert "hidden_size = 32" in (found.config or "")
     (tmp_path / "bad.pt2").write_bytes(b"PK")
-    with pytest.raises(MdtError, match="not a whole program"):
+    with pytest.raises(MdtError, match="not an intact program"):
         inspect(tmp_path / "bad.pt2")
 
 
