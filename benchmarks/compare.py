@@ -120,9 +120,11 @@ def step_time(recipe: str, work: Path) -> dict[str, float]:
     from mdt_cli.artifacts.latent_cache.read import open_cache
     from mdt_cli.config.load import load
     from mdt_cli.services.build.network import build_network
-    from mdt_cli.services.runtime import make_accelerator
+    from mdt_cli.services.train.batches import train_data
     from mdt_cli.services.train.cost import train_flops
-    from mdt_cli.services.train.trainer import Trainer
+    from mdt_cli.services.train.loop import train_step
+    from mdt_cli.services.train.placement import place
+    from mdt_cli.services.train.state import TrainState
 
     cache = open_cache(work / "cache")
     shape, classes = cache.facts.latent_shape, cache.facts.num_classes
@@ -130,15 +132,16 @@ def step_time(recipe: str, work: Path) -> dict[str, float]:
     for stage, presets in (("first", [recipe]), ("last", [recipe, *last_presets(recipe)])):
         config = load(presets, assignments(recipe, 0, 1e-3, 1000, 1000)).config
         network = build_network(config, shape, classes)
-        accelerator = make_accelerator("no", "cpu")
-        trainer = Trainer(work / "timing", "pretrain", config, cache, accelerator, network)
+        placement = place("no", "cpu")
+        data = train_data(config, cache, network.grid)
+        state = TrainState(work / "timing", "pretrain", data, placement, network)
         times = []
         if stage == "last" and not last_presets(recipe):
             result |= {"last": result["first"], "last_flops": result["first_flops"]}
             continue
         for step in range(16):
             begun = time.perf_counter()
-            trainer.optimize([trainer.data.micro_batch(step, 0)])
+            train_step(state, data, placement, [data.micro_batch(step, 0)])
             times.append(time.perf_counter() - begun)
         with torch.device("meta"):
             plain = build_network(config, shape, classes)

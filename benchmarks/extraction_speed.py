@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from mdt_cli.artifacts.open_images import open_images
+from mdt_cli.images.sized import sized
 from mdt_cli.metrics.extract import feature_batches
 from mdt_cli.metrics.extractors.build import build_extractor
 from mdt_cli.metrics.extractors.extractor import extract_batch
-from mdt_cli.metrics.images.containers import open_images
-from mdt_cli.metrics.images.image_set import decode, read_raw
 from mdt_cli.services.evaluate.evaluate import CPU_BATCH, GPU_BATCH
 from mdt_cli.services.runtime import pick_device
 
@@ -45,11 +45,11 @@ def main() -> None:
     asked = parser.parse_args()
     device = pick_device(asked.device)
     batch = asked.batch_size or (GPU_BATCH if device.type == "cuda" else CPU_BATCH)
-    images = open_images(asked.images)
+    images = sized(open_images(asked.images))
     extractor = build_extractor(asked.extractor, device, asked.weights)
-    raw = list(islice(read_raw(images), asked.count))
+    raw = list(islice(images.read(), asked.count))
     count = len(raw)
-    pixels = [decode(images, name, data) for name, data in raw]
+    pixels = [images.decode(name, data) for name, data in raw]
     ready = torch.from_numpy(np.stack([extractor.prepare(p) for p in pixels]))
     parts = ready.split(batch)
     threads = min(8, torch.get_num_threads()) if device.type == "cpu" else 1
@@ -64,7 +64,7 @@ def main() -> None:
 
     extract_batch(extractor, parts[0].to(device))
     rows = [
-        ("decode, one thread", rate(count, lambda: [decode(images, n, d) for n, d in raw])),
+        ("decode, one thread", rate(count, lambda: [images.decode(n, d) for n, d in raw])),
         ("resize, one thread", rate(count, lambda: [extractor.prepare(p) for p in pixels])),
         ("network alone", rate(count, network)),
         (
@@ -72,9 +72,7 @@ def main() -> None:
             rate(
                 count,
                 lambda: list(
-                    feature_batches(
-                        images, extractor, device, batch, read_raw(images, range(count))
-                    )
+                    feature_batches(images, extractor, device, batch, images.read(range(count)))
                 ),
             ),
         ),

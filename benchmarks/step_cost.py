@@ -84,31 +84,34 @@ def one(recipe: str, size: str, batch: int, device: str, steps: int) -> dict[str
     import torch
 
     from mdt_cli.services.build.network import build_network
-    from mdt_cli.services.runtime import make_accelerator
+    from mdt_cli.services.train.batches import train_data
     from mdt_cli.services.train.cost import train_flops
-    from mdt_cli.services.train.trainer import Trainer
+    from mdt_cli.services.train.loop import train_step
+    from mdt_cli.services.train.placement import place
+    from mdt_cli.services.train.state import TrainState
 
     torch.manual_seed(0)
     config = config_of(recipe, size, batch, device)
     with tempfile.TemporaryDirectory() as folder:
         cache: Any = NoiseCache()
         network = build_network(config, LATENT, 1000)
-        accelerator = make_accelerator(config.training.precision, device)
-        trainer = Trainer(Path(folder) / "run", "pretrain", config, cache, accelerator, network)
+        placement = place(config.training.precision, device)
+        data = train_data(config, cache, network.grid)
+        state = TrainState(Path(folder) / "run", "pretrain", data, placement, network)
         warm = 3 if device == "cpu" else 12
         micro = config.training.num_micro_batches
         drawn = [
-            [trainer.data.micro_batch(step, index) for index in range(micro)]
+            [data.micro_batch(step, index) for index in range(micro)]
             for step in range(warm + steps)
         ]
         ceiling = matmul_rate(device)
         for batches in drawn[:warm]:
-            trainer.optimize(batches)
+            train_step(state, data, placement, batches)
         synchronize(device)
         times = []
         for batches in drawn[warm:]:
             begun = time.perf_counter()
-            trainer.optimize(batches)
+            train_step(state, data, placement, batches)
             synchronize(device)
             times.append(time.perf_counter() - begun)
         with torch.device("meta"):

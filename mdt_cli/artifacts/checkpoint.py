@@ -15,8 +15,9 @@ from mdt_cli.files import atomic_path, sha256_of, write_json
 WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
 
 
-def ema_file(decay: float) -> str:
-    return f"ema-{decay:g}.safetensors"
+def ema_file(name: str) -> str:
+    """The file of the EMA weights of this name in a checkpoint folder."""
+    return f"ema-{name}.safetensors"
 
 
 class DamagedError(MdtError):
@@ -38,7 +39,7 @@ def write_checkpoint(
     folder: Path,
     header: Header,
     weights: Mapping[str, Tensor],
-    emas: Mapping[float, Mapping[str, Tensor]],
+    averages: Mapping[str, Mapping[str, Tensor]],
     optimizer: Mapping[str, Tensor],
     state: CheckpointState,
 ) -> None:
@@ -46,9 +47,9 @@ def write_checkpoint(
     with atomic_path(folder) as temporary:
         temporary.mkdir()
         save_weights(temporary / WEIGHTS, weights, header)
-        for decay, tensors in emas.items():
-            averaged = Header(header.config, header.data, header.step, f"{decay:g}", header.stage)
-            save_weights(temporary / ema_file(decay), tensors, averaged)
+        for name, tensors in averages.items():
+            averaged = Header(header.config, header.data, header.step, name, header.stage)
+            save_weights(temporary / ema_file(name), tensors, averaged)
         save_tensors(temporary / OPTIMIZER, optimizer, {"format": "pt"})
         files = {path.name: sha256_of(path) for path in sorted(temporary.iterdir())}
         write_json(

@@ -102,9 +102,14 @@ class EmaConfig(Table):
     # The averaged decoder that a loss term may have for its target (MC-DiT).
     teacher_decay: Beta = 0.999
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the weights are called in files, messages and --ema, in the order of `decays`."""
+        return tuple(f"{decay:g}" for decay in self.decays)
+
     @model_validator(mode="after")
     def _distinct(self) -> Self:
-        if len(set(self.decays)) != len(self.decays):
+        if len(set(self.names)) != len(self.names):
             raise ValueError(f"decays {list(self.decays)} repeat a value")
         return self
 

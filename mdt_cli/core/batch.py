@@ -1,10 +1,11 @@
-"""What one forward pass of training is about: images, times, noise, condition, kept tokens.
+"""What goes into a forward pass (images, times, noise, condition, kept tokens) and what comes out.
 
-Axes: B batch, C channels, H W latent size.
+Axes: B batch, C channels, H W latent size, D hidden size.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,6 +34,17 @@ class Condition:
     def pin(self) -> "Condition":
         """In memory that a GPU fetches from without making the host wait."""
         return Condition(None if self.y_B is None else self.y_B.pin_memory())
+
+
+class Answer(NamedTuple):
+    """What a network gives back.
+
+    final: its raw output, [B, C, H, W] or a logit per class [B, classes]. condition: the vector
+    [B, D] that modulated it, None where nothing does.
+    """
+
+    final: Tensor
+    condition: Tensor | None = None
 
 
 def joined(conditions: Sequence[Condition]) -> Condition:

@@ -17,7 +17,7 @@ Denoise = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Level:
-    """One stop: the state is y = x / scale, its noise is `tau`, the network is told `t`."""
+    """One stop: the state is y = x / scale, its noise is `tau`, the network reads `t`."""
 
     tau: float
     scale: float
@@ -51,6 +51,7 @@ class Levels:
 
     @property
     def steps(self) -> int:
+        """The number of steps between stops."""
         return len(self.stops) - 1
 
 
@@ -102,11 +103,13 @@ def flow_times(steps: int) -> Tensor:
 def edm_levels(
     steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
 ) -> Levels:
+    """EDM's levels: t is sigma, the state is x itself (Karras et al. 2022)."""
     sigmas: list[float] = karras_sigmas(steps, sigma_min, sigma_max, rho).tolist()
     return Levels(tuple(Level(sigma, 1.0, sigma) for sigma in sigmas), start=sigmas[0])
 
 
 def flow_levels(steps: int) -> Levels:
+    """Rectified flow's levels: t falls evenly from 1 to 0."""
     times: list[float] = flow_times(steps).tolist()
     return Levels(tuple(Level(t, 1.0, t) for t in times), start=1.0, straight=True)
 

@@ -1,4 +1,4 @@
-"""Float32 on GPUs: whole, or with the 10 bits of TF32."""
+"""Float32 on GPUs: all 23 bits of the mantissa, or the 10 of TF32."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

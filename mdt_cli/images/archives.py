@@ -1,85 +1,102 @@
-"""Where the bytes of one item lie, and how a worker process fetches them."""
+"""Random access into folders, archives and parquet files, for worker processes too."""
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from mdt_cli.images.decode import UnreadableError
+from mdt_cli.images.decode import Raw, UnreadableError
 
 STORED, DEFLATED = 0, 8
-# One picture larger than this when unpacked is taken for a bomb.
+# An image file larger than this, once unpacked, is taken for a decompression bomb.
 MAX_BYTES = 1 << 30
 
 
 class Reader(Protocol):
-    """Picklable; each worker process has its own copy and opens files on first use."""
+    """Picklable while closed; each worker process has its own copy and opens files on first use."""
 
-    def read(self, place: Any) -> bytes:
-        """The bytes at a place of this source. Raises OSError or UnreadableError with a reason."""
+    def read(self, location: Any) -> Raw:
+        """The image at a location of this container, still encoded, or its path or its pixels.
+
+        Raises OSError or UnreadableError with a reason.
+        """
+
+    def files(self, locations: Sequence[Any]) -> set[Path]:
+        """The files that hold the images at these locations."""
 
     def close(self) -> None:
-        """Let go of what is open; reading again opens it again."""
+        """Close what is open; reading again opens it again."""
 
 
 @dataclass(frozen=True)
 class FolderReader:
-    """Places are paths relative to `root`."""
+    """Locations are paths relative to `root`."""
 
     root: Path
 
-    def read(self, place: str) -> bytes:
-        path = self.root / place
+    def read(self, location: str) -> Path:
+        """The path: a header can then be read without the rest of the file."""
+        path = self.root / location
         if path.stat().st_size > MAX_BYTES:
             raise UnreadableError(f"larger than {MAX_BYTES} bytes")
-        return path.read_bytes()
+        return path
+
+    def files(self, locations: Sequence[str]) -> set[Path]:
+        """One file per location."""
+        return {self.root / location for location in locations}
 
     def close(self) -> None:
-        pass
+        """Nothing is held open."""
 
 
 @dataclass(frozen=True)
 class Extent:
-    """A stretch of an archive: where it starts, how long it is stored and unpacked, how packed."""
+    """One member of an archive: its offset, its size as stored and unpacked, in bytes."""
 
-    archive: int
+    archive: int  # index of the archive among those of the reader
     offset: int
     stored: int
     size: int
     method: int = STORED
-    crc: int | None = None  # None: not known (tar); `offset` is then the data itself
+    crc: int | None = None  # None: unknown (tar); `offset` is then that of the data itself
 
 
 @dataclass
 class ArchiveReader:
-    """Places are extents of zip or tar files, read without the archive's table of contents."""
+    """Locations are extents of zip or tar files; the archive's directory is not read again."""
 
     paths: tuple[Path, ...]
     _open: tuple[int, BinaryIO] | None = field(default=None, repr=False)
 
-    def read(self, place: Extent) -> bytes:
-        if place.size > MAX_BYTES:
+    def read(self, location: Extent) -> bytes:
+        """The unpacked bytes, after a check of their CRC where the archive has one."""
+        if location.size > MAX_BYTES:
             raise UnreadableError(f"larger than {MAX_BYTES} bytes")
-        file = self._file(place.archive)
-        file.seek(place.offset)
-        if place.crc is not None:
+        file = self._file(location.archive)
+        file.seek(location.offset)
+        if location.crc is not None:
             # A zip entry: a local header of 30 bytes, a name and extras of their own lengths.
             head = file.read(30)
             if head[:4] != b"PK\x03\x04":
                 raise UnreadableError("the zip is damaged here")
             name, extra = int.from_bytes(head[26:28], "little"), int.from_bytes(head[28:], "little")
-            file.seek(place.offset + 30 + name + extra)
-        data = file.read(place.stored)
-        if len(data) < place.stored:
+            file.seek(location.offset + 30 + name + extra)
+        data = file.read(location.stored)
+        if len(data) < location.stored:
             raise UnreadableError("the archive ends in the middle of it")
-        if place.method == DEFLATED:
+        if location.method == DEFLATED:
             try:
-                data = zlib.decompressobj(-15).decompress(data, place.size or 1)
+                data = zlib.decompressobj(-15).decompress(data, location.size or 1)
             except zlib.error as error:
                 raise UnreadableError(f"cannot be unpacked: {error}") from error
-        if place.crc is not None and zlib.crc32(data) != place.crc:
+        if location.crc is not None and zlib.crc32(data) != location.crc:
             raise UnreadableError("the zip's checksum does not match")
         return data
+
+    def files(self, locations: Sequence[Extent]) -> set[Path]:
+        """The archives that are read."""
+        return {self.paths[location.archive] for location in locations}
 
     def _file(self, archive: int) -> BinaryIO:
         if self._open is None or self._open[0] != archive:
@@ -89,6 +106,7 @@ class ArchiveReader:
         return self._open[1]
 
     def close(self) -> None:
+        """Close the archive that is open."""
         if self._open is not None:
             self._open[1].close()
             self._open = None
@@ -96,16 +114,17 @@ class ArchiveReader:
 
 @dataclass
 class ParquetReader:
-    """Places are (file, row group, row in the group); the last row group read is kept."""
+    """Locations are (file, row group, row in the group); the last row group read is kept."""
 
     paths: tuple[Path, ...]
     column: str
     _group: tuple[tuple[int, int], list[Any]] | None = field(default=None, repr=False)
 
-    def read(self, place: tuple[int, int, int]) -> bytes:
+    def read(self, location: tuple[int, int, int]) -> bytes:
+        """The encoded image in that row of the image column."""
         import pyarrow.parquet
 
-        file, group, row = place
+        file, group, row = location
         if self._group is None or self._group[0] != (file, group):
             with pyarrow.parquet.ParquetFile(self.paths[file]) as table:
                 column = table.read_row_group(group, columns=[self.column]).column(0)
@@ -116,5 +135,10 @@ class ParquetReader:
             raise UnreadableError("the row holds no image bytes")
         return data
 
+    def files(self, locations: Sequence[tuple[int, int, int]]) -> set[Path]:
+        """The parquet files that are read."""
+        return {self.paths[file] for file, _, _ in locations}
+
     def close(self) -> None:
+        """Drop the row group that was kept."""
         self._group = None

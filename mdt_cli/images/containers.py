@@ -1,93 +1,113 @@
-"""What a path is (folder, zip, tar, parquet, EDM2), and the images in it."""
+"""What contains images (folder, zip, tar, parquet, npz), and the set of images in it."""
 
 import json
 import os
 import zipfile
 from collections import Counter
-from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 from mdt_cli.errors import MdtError
 from mdt_cli.images import labels
 from mdt_cli.images.archives import DEFLATED, STORED, ArchiveReader, Extent, FolderReader
-from mdt_cli.images.files import as_text, is_hidden, refuse_run, walk
-from mdt_cli.images.image_set import Found, Source, kept, make_source, no_images
+from mdt_cli.images.files import as_text, is_hidden, is_packed_tar, walk
+from mdt_cli.images.image_set import Found, ImageSet, kept, make_set, no_images
+from mdt_cli.images.npz import from_npz
 from mdt_cli.images.parquet import from_parquet
+from mdt_cli.images.pickles import refused_pickle
 from mdt_cli.images.tar import from_tars
 
 EDM_LABELS = "dataset.json"
-SAMPLES = "samples.json"
+# Where a stopped evaluation keeps its features; it may lie among class folders.
+WORK = ".work"
 
 
-def open_source(path: Path, labelled: bool = True) -> Source:
-    """Find out what `path` is and list its images. Raises MdtError where there are none.
+def open_container(path: Path) -> ImageSet:
+    """Recognise the container at `path` and list its images. Raises MdtError where there are none.
 
-    `labelled` False: whatever the layout says about classes is not looked at.
+    Classes that contradict each other are the set's `fault`, not an error.
     """
     if not path.exists():
-        raise MdtError(f"no such folder or file: {path}", "give a folder, zip or tar of images")
+        raise MdtError(
+            f"no such folder or file: {path}", "give a folder, zip, tar, parquet or npz of images"
+        )
     if path.is_dir():
-        refuse_run(path)
-        return _open_folder(path, labelled)
+        return open_folder(path)
+    suffix = path.suffix.lower()
+    if suffix == ".npz":
+        return from_npz(path)
     # A tar whose last member is a zip also ends as a zip does.
-    if path.suffix == ".tar":
-        return from_tars([path], path.parent, labelled)
+    if suffix == ".tar":
+        return from_tars([path], path.parent, path)
     if zipfile.is_zipfile(path):
-        return _from_zip(path, labelled)
-    if path.suffix == ".parquet":
-        return from_parquet([path], path.parent, labelled)
+        return _from_zip(path)
+    if suffix == ".parquet":
+        return from_parquet([path], path.parent, path)
+    if suffix == ".zip":
+        raise MdtError(f"{path} is not a readable zip", "it may be truncated: copy it again")
+    if suffix in (".pkl", ".pickle"):
+        raise refused_pickle(path)
+    if is_packed_tar(path.name):
+        raise MdtError(f"{path} is a packed tar", "unpack it to .tar, or to a folder, first")
     raise MdtError(
-        f"{path} is neither a folder nor a zip, tar or parquet file",
+        f"{path} is neither a folder nor a zip, tar, parquet or npz file",
         "unpack it, or give the folder that holds it",
     )
 
 
-def _open_folder(path: Path, labelled: bool) -> Source:
+def open_folder(path: Path, wanted: Callable[[str], bool] | None = None) -> ImageSet:
+    """The images at any depth below `path`, else those in its tars, else in its parquet files.
+
+    Images whose relative path is not `wanted` are counted as ignored.
+    """
     found = [
         Found(name, name, "broken link" if size is None else str(size)) for name, size in walk(path)
     ]
     names = [path / item.name for item in found if not item.name.rpartition("/")[2].startswith(".")]
-    tars = [name for name in names if name.suffix == ".tar"]
+    tars = [name for name in names if name.suffix.lower() == ".tar"]
     tables = [name for name in names if name.suffix == ".parquet"]
     ignored: Counter[str] = Counter()
     images = sorted(kept(found, ignored), key=lambda item: item.name)
-    if (path / SAMPLES).is_file():
-        # Of a folder that `mdt sample` drew: not the grid beside the samples.
-        drawn = [item for item in images if PurePosixPath(item.name).stem.isdigit()]
-        ignored["not a sample"] += len(images) - len(drawn)
-        images = drawn
+    if wanted is not None:
+        chosen = [item for item in images if wanted(item.name)]
+        ignored["not a sample"] += len(images) - len(chosen)
+        images = chosen
     if not images and tars:
-        return from_tars(sorted(tars), path, labelled)
+        return from_tars(sorted(tars), path, path)
     if not images and tables:
-        return from_parquet(sorted(tables), path, labelled)
+        return from_parquet(sorted(tables), path, path)
     if not images:
         if any(name.name.startswith("img-mean-std-") for name in names):
-            raise MdtError(
-                f"{path} holds EDM2 latents (img-mean-std-*.npy), not images",
-                "encode the images they were made from",
-            )
+            raise _edm_latents(path)
         raise no_images(path, ignored)
-    listing = path / EDM_LABELS
-    reader = FolderReader(path)
-    if not labelled:
-        return make_source("folder", reader, images, None, ignored)
+    reader, listing = FolderReader(path), path / EDM_LABELS
     if listing.is_file():
-        found_labels = _edm_labels(listing.read_bytes(), images, path)
-        return make_source("edm2-folder", reader, images, found_labels, ignored)
+        find = partial(_edm_labels, listing.read_bytes(), images, path)
+        return make_set(path, "edm2-folder", reader, images, find, ignored)
     inner, notes = labels.inside_wrapper([item.name for item in images])
-    found_labels = labels.from_folders(inner, str(path))
-    classes = found_labels[1]
-    empty = sorted(
-        entry.name
-        for entry in os.scandir(path / images[0].name.removesuffix(inner[0]))
-        if entry.is_dir() and not is_hidden(entry.name) and as_text(entry.name) not in classes
-    )
+    find = partial(labels.from_folders, inner, str(path))
+    empty = _empty_folders(path / images[0].name.removesuffix(inner[0]), inner)
     if empty:
         notes += (f"folders without images, left out of the classes: {', '.join(empty[:10])}",)
-    return make_source("folder", reader, images, found_labels, ignored, notes)
+    return make_set(path, "folder", reader, images, find, ignored, notes)
 
 
-def _from_zip(path: Path, labelled: bool) -> Source:
+def _empty_folders(folder: Path, inner: list[str]) -> list[str]:
+    """Folders beside the classes in which no image lies, by name."""
+    filled = {as_text(name.partition("/")[0]) for name in inner}
+    return sorted(
+        entry.name
+        for entry in os.scandir(folder)
+        if entry.is_dir()
+        and not is_hidden(entry.name)
+        and not entry.name.endswith(WORK)
+        and as_text(entry.name) not in filled
+    )
+
+
+def _from_zip(path: Path) -> ImageSet:
     try:
         with zipfile.ZipFile(path) as archive:
             members = [member for member in archive.infolist() if not member.is_dir()]
@@ -104,45 +124,48 @@ def _from_zip(path: Path, labelled: bool) -> Source:
                 "unpack it and give the folder",
             )
     ignored: Counter[str] = Counter()
-    found = (
-        Found(
-            member.filename.removeprefix("./"),
-            Extent(
-                archive=0,
-                offset=member.header_offset,
-                stored=member.compress_size,
-                size=member.file_size,
-                method=member.compress_type,
-                crc=member.CRC,
-            ),
-            f"{member.file_size} {member.CRC:08x}",
-        )
-        for member in members
-    )
-    images = sorted(kept(found, ignored), key=lambda item: item.name)
+    images = sorted(kept(map(_zip_member, members), ignored), key=lambda item: item.name)
     if not images:
         if any("img-mean-std-" in member.filename for member in members):
-            raise MdtError(
-                f"{path} holds EDM2 latents (img-mean-std-*.npy), not images",
-                "encode the images they were made from",
-            )
+            raise _edm_latents(path)
         raise no_images(path, ignored)
+    reader = ArchiveReader((path,))
     if listing is not None:
         ignored[".json"] -= 1
-        found_labels = _edm_labels(listing, images, path) if labelled else None
-        return make_source("edm2-zip", ArchiveReader((path,)), images, found_labels, +ignored)
+        find = partial(_edm_labels, listing, images, path)
+        return make_set(path, "edm2-zip", reader, images, find, +ignored)
     inner, notes = labels.inside_wrapper([item.name for item in images])
-    images = [replace(item, name=name) for item, name in zip(images, inner, strict=True)]
-    found_labels = labels.from_folders(inner, str(path)) if labelled else None
-    return make_source("zip", ArchiveReader((path,)), images, found_labels, ignored, notes)
+    images = [
+        Found(name, item.location, item.stamp) for item, name in zip(images, inner, strict=True)
+    ]
+    find = partial(labels.from_folders, inner, str(path))
+    return make_set(path, "zip", reader, images, find, ignored, notes)
 
 
-def _edm_labels(
-    listing: bytes, images: list[Found], path: Path
-) -> tuple[list[int], tuple[str, ...]]:
+def _zip_member(member: zipfile.ZipInfo) -> Found:
+    extent = Extent(
+        archive=0,
+        offset=member.header_offset,
+        stored=member.compress_size,
+        size=member.file_size,
+        method=member.compress_type,
+        crc=member.CRC,
+    )
+    name = member.filename.removeprefix("./")
+    return Found(name, extent, f"{member.file_size} {member.CRC:08x}")
+
+
+def _edm_latents(path: Path) -> MdtError:
+    return MdtError(
+        f"{path} holds EDM2 latents (img-mean-std-*.npy), not images",
+        "encode the images they were made from",
+    )
+
+
+def _edm_labels(listing: bytes, images: list[Found], path: Path) -> labels.Classes:
     where = f"{path}/{EDM_LABELS}"
     try:
-        rows = json.loads(listing).get("labels")
+        rows: Any = json.loads(listing).get("labels")
         by_name = {str(name): label for name, label in rows} if rows else {}
     except (ValueError, TypeError, AttributeError) as error:
         raise MdtError(

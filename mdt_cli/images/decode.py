@@ -1,4 +1,4 @@
-"""From any picture to upright 8-bit RGB, the same for training and for scoring on every machine."""
+"""From any image to upright 8-bit RGB, the same for training and for scoring on every machine."""
 
 import re
 import warnings
@@ -13,6 +13,8 @@ import numpy.typing as npt
 from PIL import ExifTags, Image, ImageOps
 
 Pixels = npt.NDArray[np.uint8]
+# An image as its container holds it: encoded, the path of a file, or pixels [H,W,3].
+Raw = Path | bytes | Pixels
 
 # What `read_picture` does, for manifests and reports.
 CROP = "upright (EXIF), alpha over white, halved by box, bicubic, centre square"
@@ -29,7 +31,7 @@ PNG_EXIF = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
 
 
 class UnreadableError(Exception):
-    """A picture that cannot be used, with the reason as its text."""
+    """An image that cannot be used, with the reason as its text."""
 
 
 @dataclass(frozen=True)
@@ -43,49 +45,75 @@ class Picture:
 
 @dataclass(frozen=True)
 class Header:
-    """`size` (height, width) once upright; `lossy` if what it holds lost detail, by its content."""
+    """`size` (height, width) once upright; `lossy` by the content, not by the suffix."""
 
     size: tuple[int, int]
     lossy: bool
 
 
-def read_picture(data: bytes, size: int) -> Picture:
+def read_picture(raw: Raw, size: int) -> Picture:
     """Decode, turn upright, lay over white, crop to `size`. Raises UnreadableError."""
+    if isinstance(raw, np.ndarray):
+        mode, enlarged, pixels = "RGB", min(raw.shape[:2]) < size, crop_pixels(raw, size)
+        return Picture(np.ascontiguousarray(pixels.transpose(2, 0, 1)), mode, enlarged)
     with _reasons(), warnings.catch_warnings():
         # Pillow warns of large images, odd EXIF and the like; MAX_PIXELS below decides.
         warnings.simplefilter("ignore")
-        with _opened(data) as image:
+        with _opened(_content(raw)) as image:
             mode, upright = image.mode, as_rgb(image)
         enlarged = min(upright.size) < size
         pixels = np.asarray(centre_crop(upright, size))
     return Picture(np.ascontiguousarray(pixels.transpose(2, 0, 1)), mode, enlarged)
 
 
-def read_pixels(source: Path | bytes, size: int | None = None) -> Pixels:
+def read_pixels(raw: Raw, size: int | None = None) -> Pixels:
     """uint8 [H,W,3] as `read_picture` has them; cropped only where a size is given."""
+    if isinstance(raw, np.ndarray):
+        return raw if size is None else crop_pixels(raw, size)
     with _reasons():
-        with _opened(source) as image:
+        with _opened(raw) as image:
             upright = as_rgb(image)
         return np.asarray(upright if size is None else centre_crop(upright, size))
 
 
 def crop_pixels(pixels_HWC: Pixels, size: int) -> Pixels:
-    """The crop of `read_picture` for a picture that is decoded, uint8 [H,W,3]."""
+    """The crop of `read_picture` for an image that is decoded, uint8 [H,W,3]."""
     return np.asarray(centre_crop(Image.fromarray(pixels_HWC), size))
 
 
-def read_header(source: Path | bytes) -> Header:
-    """What is known without decoding. Raises UnreadableError."""
-    with _reasons(), _opened(source) as image:
+def read_header(raw: Raw) -> Header:
+    """Size and compression, without decoding. Raises UnreadableError."""
+    if isinstance(raw, np.ndarray):
+        return Header((raw.shape[0], raw.shape[1]), lossy=False)
+    with _reasons(), _opened(raw) as image:
         lossy = image.format in LOSSY or image.info.get("compression") in ("jpeg", "tiff_jpeg")
         if image.format == "WEBP":
-            found = re.search(rb"VP8[ L]", _content(source)[12:])
+            found = re.search(rb"VP8[ L]", _content(raw)[12:])
             lossy = found is not None and found[0] == b"VP8 "
-        return Header(_upright_size(image, source), lossy)
+        return Header(_upright_size(image, raw), lossy)
+
+
+def stored_size(raw: Raw) -> tuple[int, int]:
+    """(width, height) as stored, of an image of any size; raises what Pillow raises."""
+    if isinstance(raw, np.ndarray):
+        return raw.shape[1], raw.shape[0]
+    with unlimited_header(raw) as image:
+        return image.size
+
+
+@contextmanager
+def unlimited_header(raw: Path | bytes) -> Iterator[Image.Image]:
+    """An image of which only the header is read; Pillow's limit of pixels does not apply."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        with Image.open(BytesIO(raw) if isinstance(raw, bytes) else raw) as image:
+            yield image
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """The picture upright in RGB: turned by EXIF, deep grey scaled, alpha laid over white."""
+    """The image upright in RGB: turned by EXIF, 16-bit grey scaled, alpha laid over white."""
     image.load()
     image = _upright(image)
     if image.mode == "RGB" and "transparency" not in image.info:
@@ -104,7 +132,7 @@ def as_rgb(image: Image.Image) -> Image.Image:
 def centre_crop(image: Image.Image, size: int) -> Image.Image:
     """The square crop of ADM (Dhariwal & Nichol 2021): halve by boxes, then bicubic, then crop.
 
-    A smaller picture is enlarged until its short side is `size`.
+    A smaller image is enlarged until its short side is `size`.
     """
     while min(image.size) >= 2 * size:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
@@ -121,23 +149,23 @@ def centre_crop(image: Image.Image, size: int) -> Image.Image:
 
 def _upright(image: Image.Image) -> Image.Image:
     if image.format == "JPEG" and not {"exif", "xmp"} & image.info.keys():
-        # Most small data sets: the search for a rotation costs a tenth of such a picture.
+        # Most small data sets: the search for a rotation costs a tenth of decoding.
         return image
     try:
         return ImageOps.exif_transpose(image)
-    # The pixels were decoded; an EXIF block nobody can parse says nothing about their rotation.
+    # The pixels were decoded; an EXIF block that cannot be parsed gives no rotation.
     except Exception:  # noqa: BLE001
         return image
 
 
 def _upright_size(image: Image.Image, source: Path | bytes) -> tuple[int, int]:
-    """(height, width) that `_upright` gives; decodes only where nothing less can tell."""
+    """(height, width) that `_upright` gives; decodes only where the header does not suffice."""
     if image.height == image.width:
         return image.height, image.width
     if image.format == "PNG" and not any(name in _content(source) for name in PNG_EXIF):
         return image.height, image.width
     if image.format in ("PNG", "TIFF"):
-        # The one may tell its orientation behind the pixels, the other is turned on loading.
+        # A PNG may hold its orientation behind the pixels, a TIFF is turned on loading.
         image.load()
     turned = _orientation(image) in SIDEWAYS
     return (image.width, image.height) if turned else (image.height, image.width)
@@ -179,14 +207,14 @@ def _orientation(image: Image.Image) -> int:
 
 @contextmanager
 def _reasons() -> Iterator[None]:
-    """Whatever goes wrong as UnreadableError."""
+    """Turn whatever goes wrong into UnreadableError."""
     try:
         yield
     except UnreadableError:
         raise
     except Image.DecompressionBombError as error:
         raise UnreadableError(f"decompression bomb: more than {MAX_PIXELS} pixels") from error
-    # Pillow's plugins let many kinds of exception through for a broken file; a picture that
+    # Pillow's plugins let many kinds of exception through for a broken file; an image that
     # cannot be decoded is listed with its reason, whatever it was.
     except Exception as error:
         raise UnreadableError(_reason(error)) from error

@@ -15,6 +15,7 @@ JUNK = "__MACOSX"
 
 
 def suffix(name: str) -> str:
+    """The suffix in lower case, with its dot."""
     # Not PurePosixPath(name).suffix: listing 50,000 files would take a second longer.
     return posixpath.splitext(name)[1].lower()
 
@@ -25,26 +26,13 @@ def as_text(name: str) -> str:
 
 
 def is_image(name: str) -> bool:
+    """Whether a name has the suffix of an image."""
     return suffix(name) in SUFFIXES
 
 
 def is_packed_tar(name: str) -> bool:
+    """Whether a name is that of a compressed tar, which has no random access."""
     return name.lower().endswith((".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".tar.zst"))
-
-
-def refuse_run(folder: Path) -> None:
-    """MdtError for a run of training or a folder of runs: the pictures in there are previews."""
-    try:
-        inner = [path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name)]
-        runs = [run for run in (folder, *inner) if (run / "checkpoints").is_dir()]
-    except OSError:
-        return  # whoever lists the folder says why it cannot be read
-    for run in runs:
-        if (run / "config.toml").is_file():
-            raise MdtError(
-                f"{run} is a run of training, and its pictures are previews",
-                f"draw samples from it first: mdt sample {run} SAMPLES",
-            )
 
 
 def is_hidden(name: str) -> bool:

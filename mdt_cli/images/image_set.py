@@ -1,46 +1,72 @@
-"""A list of images, whatever they were found in: what workers read, and in which order."""
+"""A set of images, whatever contains it: names, classes, a digest, and how to read each image."""
 
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mdt_cli.errors import MdtError
 from mdt_cli.images.archives import Reader
+from mdt_cli.images.decode import Raw, UnreadableError
 from mdt_cli.images.files import SUFFIXES, is_hidden, is_image, suffix
+from mdt_cli.images.labels import Classes
 
 
 @dataclass(frozen=True)
-class Source:
-    """Items in the order of their relative paths.
+class ImageSet:
+    """Images of one path in the order of their names; listed, not yet read.
 
-    `places` are what `reader` understands, `stamps` what tells that an item changed (its size,
-    and its checksum where the archive has one). `classes` is empty for unlabelled images.
+    `reader` is picklable and understands `locations`. `stamps` change when an image changes: its
+    size, and its checksum where the archive has one. `labels` are class numbers, indices into
+    `classes`; without classes they are 0.
     """
 
+    path: Path
     kind: str
     reader: Reader
     names: list[str]
-    places: list[Any]
+    locations: list[Any]
     stamps: list[str]
     labels: list[int]
     classes: tuple[str, ...]
-    ignored: dict[str, int]
+    ignored: dict[str, int]  # how many files are no images, by their suffix
     notes: tuple[str, ...] = ()
+    # Why there are no classes although the layout seems to have some.
+    fault: MdtError | None = None
+    size: tuple[int, int] | None = None  # (height, width), where the container has one for all
+    provenance: Mapping[str, Any] | None = None  # `samples.json` of a sample folder
 
     def __len__(self) -> int:
         return len(self.names)
 
     @property
     def digest(self) -> str:
-        """Names, stamps and labels of all items, hashed: another digest is another set."""
+        """SHA-256 of names, stamps and labels: another digest means another set."""
         state = hashlib.sha256(json.dumps(self.classes).encode())
         for name, stamp, label in zip(self.names, self.stamps, self.labels, strict=True):
             state.update(f"{name}\0{stamp}\0{label}\n".encode("utf-8", "surrogateescape"))
         return state.hexdigest()
+
+    def read(self, positions: Iterable[int]) -> Iterator[tuple[str, Raw | UnreadableError]]:
+        """Name and content of the images at `positions`, or the reason why one cannot be read.
+
+        Ascending positions cost one pass; what was opened stays open until `close`.
+        """
+        for k in positions:
+            try:
+                raw: Raw | UnreadableError = self.reader.read(self.locations[k])
+            except UnreadableError as error:
+                raw = error
+            except OSError as error:
+                raw = UnreadableError(str(error))
+            yield self.names[k], raw
+
+    def close(self) -> None:
+        """Close the files of the reader; reading again opens them again."""
+        self.reader.close()
 
 
 @dataclass(frozen=True)
@@ -48,50 +74,68 @@ class Found:
     """One file of a folder or archive, before it is known whether it is an image."""
 
     name: str
-    place: Any
+    location: Any
     stamp: str
 
 
-def make_source(
+def make_set(
+    path: Path,
     kind: str,
     reader: Reader,
-    images: list[Found],
-    found_labels: tuple[list[int], tuple[str, ...]] | None,
+    images: Sequence[Found],
+    find_classes: Callable[[], Classes] | None,
     ignored: Mapping[str, int],
     notes: tuple[str, ...] = (),
-) -> Source:
-    numbers, classes = found_labels or ([0] * len(images), ())
-    return Source(
+    size: tuple[int, int] | None = None,
+) -> ImageSet:
+    """The set of `images`; an MdtError of `find_classes` becomes the set's `fault`."""
+    classes: Classes = [0] * len(images), ()
+    fault = None
+    if find_classes is not None:
+        try:
+            classes = find_classes()
+        except MdtError as error:
+            fault = error
+    return ImageSet(
+        path=path,
         kind=kind,
         reader=reader,
         names=[item.name for item in images],
-        places=[item.place for item in images],
+        locations=[item.location for item in images],
         stamps=[item.stamp for item in images],
-        labels=numbers,
-        classes=classes,
+        labels=classes[0],
+        classes=classes[1],
         ignored=dict(ignored),
         notes=notes,
+        fault=fault,
+        size=size,
     )
 
 
-def limited(source: Source, limit: int | None) -> Source:
-    """At most `limit` items, evenly spread over the sorted list: every class has its share."""
-    if limit is None or limit >= len(source):
-        return source
+def without_classes(images: ImageSet) -> ImageSet:
+    """The same images, unlabelled; any folder is then just a folder."""
+    kind = "folder" if images.kind.endswith("folder") else images.kind
+    return replace(images, kind=kind, labels=[0] * len(images), classes=(), fault=None)
+
+
+def limited(images: ImageSet, limit: int | None) -> ImageSet:
+    """At most `limit` images, evenly spread over the sorted list, so that every class has some."""
+    if limit is None or limit >= len(images):
+        return images
     if limit < 1:
         raise MdtError(f"--limit {limit} leaves no image", "give a number from 1")
-    chosen = [k * len(source) // limit for k in range(limit)]
+    chosen = [k * len(images) // limit for k in range(limit)]
     return replace(
-        source,
-        names=[source.names[k] for k in chosen],
-        places=[source.places[k] for k in chosen],
-        stamps=[source.stamps[k] for k in chosen],
-        labels=[source.labels[k] for k in chosen],
+        images,
+        names=[images.names[k] for k in chosen],
+        locations=[images.locations[k] for k in chosen],
+        stamps=[images.stamps[k] for k in chosen],
+        labels=[images.labels[k] for k in chosen],
     )
 
 
 def kept(found: Iterable[Found], ignored: Counter[str]) -> Iterator[Found]:
-    """Those that are images by their suffix; the others are counted by why they are not."""
+    """Those that are images by their suffix; `ignored` counts the others by suffix."""
     for item in found:
         if is_hidden(item.name):
             ignored["hidden"] += 1
@@ -101,7 +145,8 @@ def kept(found: Iterable[Found], ignored: Counter[str]) -> Iterator[Found]:
             ignored[suffix(item.name) or "no suffix"] += 1
 
 
-def no_images(path: Path, ignored: Counter[str]) -> MdtError:
+def no_images(path: Path, ignored: Mapping[str, int]) -> MdtError:
+    """The error for a container without a single image, with what it holds instead."""
     others = ", ".join(f"{count} {suffix}" for suffix, count in sorted(ignored.items())[:5])
     return MdtError(
         f"{path} holds no images" + (f" (found {others})" if others else ""),

@@ -1,4 +1,4 @@
-"""Classes from what a set of images says about itself: folders, numbers or names."""
+"""The one rule for classes: from folders, or from a number or a name for each image."""
 
 from collections.abc import Sequence
 
@@ -7,10 +7,12 @@ from mdt_cli.images.files import as_text
 
 # A class number this far above the number of images is a wrong column, not a class.
 MAX_CLASSES = 1_000_000
+# Class numbers of the images, and the names of the classes.
+Classes = tuple[list[int], tuple[str, ...]]
 SPLITS = {"train", "val", "valid", "validation", "test", "dev"}
 
 
-def from_folders(names: Sequence[str], where: str) -> tuple[list[int], tuple[str, ...]]:
+def from_folders(names: Sequence[str], where: str) -> Classes:
     """Labels and class names: the first folder of each relative path; none for a flat folder."""
     tops = [as_text(name.partition("/")[0]) if "/" in name else "" for name in names]
     classes = tuple(sorted(set(tops)))
@@ -44,9 +46,7 @@ def inside_wrapper(names: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
     return [name.removeprefix(top) for name in names], (note,)
 
 
-def from_values(
-    values: Sequence[object], names: Sequence[str] | None, where: str
-) -> tuple[list[int], tuple[str, ...]]:
+def from_values(values: Sequence[object], names: Sequence[str] | None, where: str) -> Classes:
     """Labels and class names from one value per image: class numbers, or class names.
 
     Numbers are kept as they are and named by `names` or themselves; a class no image has stays a

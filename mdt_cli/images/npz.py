@@ -1,8 +1,10 @@
-"""npz files, read row by row and never unpickled."""
+"""npz files: images as rows of `arr_0`, read one by one and never unpickled."""
 
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -11,9 +13,72 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mdt_cli.errors import MdtError
+from mdt_cli.images import labels
+from mdt_cli.images.decode import Pixels
+from mdt_cli.images.image_set import Found, ImageSet, make_set
 
+IMAGES, LABELS = "arr_0", "arr_1"
 # A truncated or foreign file shows itself as any of these, by where it broke.
 BROKEN = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, KeyError)
+
+
+def from_npz(path: Path) -> ImageSet:
+    """The rows of `arr_0`, uint8 [N,H,W,3] or [N,H,W,1], with classes from the integers in `arr_1`.
+
+    Row 5 is named `arr_0[5]`. Raises MdtError for an npz without images.
+    """
+    if {"mu", "sigma"} <= (held := keys(path)) and IMAGES not in held:
+        raise MdtError(
+            f"{path} holds statistics of a reference, not images",
+            f"the reference comes last: mdt evaluate SAMPLES {path}",
+        )
+    with RowFile(path, IMAGES) as rows:
+        shape, dtype = rows.shape, rows.dtype
+    if dtype != np.uint8 or len(shape) != 4 or shape[3] not in (1, 3):
+        raise MdtError(
+            f"{path}: {IMAGES} is {dtype} {list(shape)}, but images are uint8 [N, H, W, 3]",
+            "write uint8 images, channels last",
+        )
+    if 0 in shape:
+        raise MdtError(f"{path} holds no images", f"{IMAGES} has no rows")
+    numbers = load(path, frozenset({LABELS})).get(LABELS) if LABELS in held else None
+    find = None
+    if numbers is not None and numbers.ndim == 1 and numbers.dtype.kind in "iu":
+        find = partial(_classes, numbers.tolist(), shape[0], path)
+    stamp = "x".join(str(side) for side in shape[1:])
+    images = [Found(f"{IMAGES}[{row}]", row, stamp) for row in range(shape[0])]
+    return make_set(path, "npz", NpzReader(path), images, find, {}, size=(shape[1], shape[2]))
+
+
+def _classes(numbers: list[int], count: int, path: Path) -> labels.Classes:
+    if len(numbers) != count:
+        raise MdtError(f"{path} has {len(numbers)} labels for {count} images")
+    return labels.from_values(numbers, None, str(path))
+
+
+@dataclass
+class NpzReader:
+    """Locations are rows of `arr_0`."""
+
+    path: Path
+    _rows: "RowFile | None" = field(default=None, repr=False)
+
+    def read(self, location: int) -> Pixels:
+        """uint8 [H,W,3]; a single channel is repeated."""
+        if self._rows is None:
+            self._rows = RowFile(self.path, IMAGES)
+        pixels_HWC = self._rows.row(location)
+        return pixels_HWC if pixels_HWC.shape[2] == 3 else np.repeat(pixels_HWC, 3, axis=2)
+
+    def files(self, locations: Sequence[int]) -> set[Path]:
+        """The npz."""
+        return {self.path}
+
+    def close(self) -> None:
+        """Close the npz."""
+        if self._rows is not None:
+            self._rows.close()
+            self._rows = None
 
 
 def keys(path: Path) -> frozenset[str]:
@@ -76,6 +141,10 @@ class RowFile:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the npz; nothing can be read any more."""
         self._stream.close()
         self._archive.close()
 
@@ -85,23 +154,26 @@ class RowFile:
         Cheap in ascending order, in one call or in several: a packed array cannot be entered in
         the middle, and going back reads it from its beginning.
         """
+        for index in range(self.shape[0]) if wanted is None else wanted:
+            yield index, self.row(index)
+
+    def row(self, index: int) -> NDArray[Any]:
+        """One row. Raises MdtError where the file is damaged or ends before it."""
         row_shape = self.shape[1:]
         size = int(np.prod(row_shape)) * self.dtype.itemsize
-        chosen = range(self.shape[0]) if wanted is None else wanted
-        for index in chosen:
-            try:
-                if index != self._next:
-                    self._stream.seek(self._begin + index * size)
-                data = self._stream.read(size)
-            except BROKEN as error:
-                raise _broken(self._path, error) from error
-            if len(data) != size:
-                raise MdtError(
-                    f"{self._path}: {self._name} ends after {index} of {self.shape[0]} rows",
-                    "the file is truncated: copy or write it again",
-                )
-            self._next = index + 1
-            yield index, np.frombuffer(data, self.dtype).reshape(row_shape)
+        try:
+            if index != self._next:
+                self._stream.seek(self._begin + index * size)
+            data = self._stream.read(size)
+        except BROKEN as error:
+            raise _broken(self._path, error) from error
+        if len(data) != size:
+            raise MdtError(
+                f"{self._path}: {self._name} ends after {index} of {self.shape[0]} rows",
+                "the file is truncated: copy or write it again",
+            )
+        self._next = index + 1
+        return np.frombuffer(data, self.dtype).reshape(row_shape)
 
 
 def _broken(path: Path, error: BaseException) -> MdtError:

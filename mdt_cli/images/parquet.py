@@ -9,17 +9,17 @@ from typing import Any
 from mdt_cli.errors import MdtError
 from mdt_cli.images import labels
 from mdt_cli.images.archives import ParquetReader
-from mdt_cli.images.image_set import Found, Source, make_source
+from mdt_cli.images.image_set import Found, ImageSet, make_set
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "png", "picture")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "cls", "target")
 
 
-def from_parquet(paths: Sequence[Path], root: Path, labelled: bool) -> Source:
-    """List the rows of all files; row 5 of `a.parquet` is named `a.parquet/00000005`.
+def from_parquet(paths: Sequence[Path], root: Path, path: Path) -> ImageSet:
+    """The rows of all files, listed for `path`; row 5 of `a.parquet` is `a.parquet/00000005`.
 
-    Where the files are several splits, `train` is taken and the rest is told. Raises MdtError for
-    files without an image column.
+    Of several splits `train` is taken, and a note names the others. Raises MdtError for files
+    without an image column.
     """
     try:
         import pyarrow
@@ -34,32 +34,35 @@ def from_parquet(paths: Sequence[Path], root: Path, labelled: bool) -> Source:
     values: list[object] = []
     names: Sequence[str] | None = None
     image = ""
-    for number, path in enumerate(paths):
+    for number, file in enumerate(paths):
         try:
-            with pyarrow.parquet.ParquetFile(path) as table:
+            with pyarrow.parquet.ParquetFile(file) as table:
                 schema, features = table.schema_arrow, _features(table.schema_arrow)
-                columns = _columns(schema, features, path)
+                columns = _columns(schema, features, file)
                 if number and columns[0] != image:
                     raise MdtError(
-                        f"{path} keeps its images in {columns[0]}, the others in {image}",
+                        f"{file} keeps its images in {columns[0]}, the others in {image}",
                         "give one data set",
                     )
                 image, label = columns
-                found.extend(_rows(table.metadata, number, path, root))
-                if labelled and label is not None:
+                found.extend(_rows(table.metadata, number, file, root))
+                if label is not None:
                     values.extend(table.read(columns=[label]).column(0).to_pylist())
                     names = features.get(label, {}).get("names") or names
         except (pyarrow.ArrowException, OSError) as error:
-            raise MdtError(f"cannot read {path}: {error}", "download it again") from error
+            raise MdtError(f"cannot read {file}: {error}", "download it again") from error
     if not found:
         raise MdtError(f"{root} holds no images: its parquet files have no rows")
-    if values and len(values) != len(found):
-        raise MdtError(
-            f"only some of the parquet files of {root} have labels", "pass --unconditional"
-        )
-    found_labels = labels.from_values(values, names, str(root)) if values else None
+
+    def classes() -> labels.Classes:
+        if len(values) != len(found):
+            raise MdtError(
+                f"only some of the parquet files of {root} have labels", "pass --unconditional"
+            )
+        return labels.from_values(values, names, str(root))
+
     reader = ParquetReader(tuple(paths), image)
-    return make_source("parquet", reader, found, found_labels, {}, notes)
+    return make_set(path, "parquet", reader, found, classes if values else None, {}, notes)
 
 
 def _rows(metadata: Any, number: int, path: Path, root: Path) -> list[Found]:
@@ -67,8 +70,8 @@ def _rows(metadata: Any, number: int, path: Path, root: Path) -> list[Found]:
     rows: list[Found] = []
     for group in range(metadata.num_row_groups):
         for row in range(metadata.row_group(group).num_rows):
-            place = (number, group, row)
-            rows.append(Found(f"{name}/{len(rows):08d}", place, str(size)))
+            location = (number, group, row)
+            rows.append(Found(f"{name}/{len(rows):08d}", location, str(size)))
     return rows
 
 

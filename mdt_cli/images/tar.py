@@ -4,57 +4,56 @@ import json
 import tarfile
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from mdt_cli.errors import MdtError
 from mdt_cli.images import labels
 from mdt_cli.images.archives import ArchiveReader, Extent
-from mdt_cli.images.image_set import Found, Source, kept, make_source, no_images
+from mdt_cli.images.image_set import Found, ImageSet, kept, make_set, no_images
 
 # A label file is a number or a line of JSON; anything longer is not read.
 MAX_LABEL_BYTES = 1 << 20
 JSON_KEYS = ("label", "cls", "class_label", "class")
 
 
-def from_tars(paths: Sequence[Path], root: Path, labelled: bool) -> Source:
-    """List the images of all tars; an item is named `shard.tar/member`.
+def from_tars(paths: Sequence[Path], root: Path, path: Path) -> ImageSet:
+    """The images of all tars below `root`, listed for `path`; one is named `shard.tar/member`.
 
     Without label files, folders inside the tars are the classes. Raises MdtError for a damaged or
-    packed tar.
+    compressed tar.
     """
     found: list[Found] = []
-    told: dict[str, object] = {}
-    for number, path in enumerate(paths):
-        shard = path.relative_to(root).as_posix()
+    beside: dict[str, object] = {}
+    for number, tar in enumerate(paths):
         try:
-            _list(path, number, shard, found, told)
+            _list(tar, number, tar.relative_to(root).as_posix(), found, beside)
         except (tarfile.TarError, OSError, EOFError) as error:
             raise MdtError(
-                f"cannot read {path}: {error}",
+                f"cannot read {tar}: {error}",
                 "copy or download it again; packed tars (.tar.gz) must be unpacked to .tar",
             ) from error
     ignored: Counter[str] = Counter()
     images = sorted(kept(found, ignored), key=lambda item: item.name)
     if not images:
-        raise no_images(paths[0] if len(paths) == 1 else root, ignored)
-    reader, where = ArchiveReader(tuple(paths)), str(root)
-    if not labelled:
-        return make_source("webdataset", reader, images, None, ignored)
+        raise no_images(path, ignored)
     for label_file in (".cls", ".json"):
         ignored.pop(label_file, None)
-    notes: tuple[str, ...] = ()
-    if told:
-        values = [told.get(_key(item.name)) for item in images]
-        found_labels = labels.from_values(values, None, where)
-    else:
-        shards = [f"{path.relative_to(root).as_posix()}/" for path in paths]
-        members = [item.name.removeprefix(shards[item.place.archive]) for item in images]
-        inner, notes = labels.inside_wrapper(members)
-        found_labels = labels.from_folders(inner, where)
-    return make_source("webdataset", reader, images, found_labels, ignored, notes)
+    reader, where = ArchiveReader(tuple(paths)), str(root)
+    if beside:
+        values = [beside.get(_key(item.name)) for item in images]
+        find = partial(labels.from_values, values, None, where)
+        return make_set(path, "webdataset", reader, images, find, ignored)
+    shards = [f"{tar.relative_to(root).as_posix()}/" for tar in paths]
+    members = [item.name.removeprefix(shards[item.location.archive]) for item in images]
+    inner, notes = labels.inside_wrapper(members)
+    find = partial(labels.from_folders, inner, where)
+    return make_set(path, "webdataset", reader, images, find, ignored, notes)
 
 
-def _list(path: Path, number: int, shard: str, found: list[Found], told: dict[str, object]) -> None:
+def _list(
+    path: Path, number: int, shard: str, found: list[Found], beside: dict[str, object]
+) -> None:
     # "r:" reads plain tars only: a packed one cannot be entered in the middle.
     with tarfile.open(path, "r:") as tar:
         for member in tar:
@@ -67,7 +66,7 @@ def _list(path: Path, number: int, shard: str, found: list[Found], told: dict[st
                 file = tar.extractfile(member)
                 label = _label(name, file.read() if file is not None else b"")
                 if label is not None:
-                    told[_key(name)] = label
+                    beside[_key(name)] = label
 
 
 def _label(name: str, data: bytes) -> object:

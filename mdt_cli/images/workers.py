@@ -1,4 +1,4 @@
-"""Worker processes that read, decode and crop pictures, and hand them back in order."""
+"""Worker processes that read, decode and crop images, and return them in order."""
 
 import multiprocessing
 import os
@@ -10,24 +10,22 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass
-from io import BytesIO
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from mdt_cli.errors import MdtError
 from mdt_cli.images.archives import Reader
-from mdt_cli.images.decode import Pixels, UnreadableError, read_picture
+from mdt_cli.images.decode import Pixels, UnreadableError, read_picture, stored_size
 
-# One task is this many bytes of pixels at most, and this many pictures: enough that handing it
-# over costs nothing beside decoding, little enough that workers never wait for each other.
-TASK_BYTES, TASK_PICTURES = 4 << 20, 128
+# The most pixel bytes and images of one task: enough that its transfer costs nothing beside
+# decoding, little enough that workers never wait for each other.
+TASK_BYTES, TASK_IMAGES = 4 << 20, 128
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """`pixels` uint8 [n,3,S,S] of the pictures `kept` (indices); `skipped` (index, reason)."""
+    """`pixels` uint8 [n,3,S,S] of the images `kept` (indices); `skipped` (index, reason)."""
 
     pixels: Pixels
     kept: tuple[int, ...]
@@ -36,15 +34,15 @@ class Decoded:
     enlarged: int
 
 
-def decode(reader: Reader, first: int, places: Sequence[Any], size: int) -> Decoded:
-    """Read the pictures at `places`; the first of them has index `first`."""
-    pixels = np.empty((len(places), 3, size, size), np.uint8)
+def decode(reader: Reader, first: int, locations: Sequence[Any], size: int) -> Decoded:
+    """Read the images at `locations`; the first of them has index `first`."""
+    pixels = np.empty((len(locations), 3, size, size), np.uint8)
     kept: list[int] = []
     skipped: list[tuple[int, str]] = []
     modes, enlarged = Counter[str](), 0
-    for index, place in enumerate(places, first):
+    for index, location in enumerate(locations, first):
         try:
-            picture = read_picture(reader.read(place), size)
+            picture = read_picture(reader.read(location), size)
         except (UnreadableError, OSError) as error:
             skipped.append((index, str(error)))
             continue
@@ -55,13 +53,13 @@ def decode(reader: Reader, first: int, places: Sequence[Any], size: int) -> Deco
     return Decoded(pixels[: len(kept)], tuple(kept), tuple(skipped), dict(modes), enlarged)
 
 
-def picture_sizes(reader: Reader, places: Sequence[Any]) -> list[tuple[int, int]]:
-    """(width, height) from the headers of those pictures that have one."""
+def stored_sizes(reader: Reader, locations: Sequence[Any]) -> list[tuple[int, int]]:
+    """(width, height) from the headers of those images that have one."""
     sizes = []
-    for place in places:
-        # A broken picture is reported when its turn comes.
-        with suppress(Exception), Image.open(BytesIO(reader.read(place))) as image:
-            sizes.append(image.size)
+    for location in locations:
+        # A broken image is reported when it is decoded.
+        with suppress(Exception):
+            sizes.append(stored_size(reader.read(location)))
     reader.close()
     return sizes
 
@@ -69,12 +67,13 @@ def picture_sizes(reader: Reader, places: Sequence[Any]) -> list[tuple[int, int]
 class Decoders:
     """`workers` processes that decode ahead; 0 decodes in this process. Use as a context.
 
-    What comes out does not depend on their number.
+    Each worker is given `reader` once, and with each task its locations: those of all images would
+    take hundreds of megabytes per worker. The result does not depend on the number of workers.
     """
 
     def __init__(self, reader: Reader, size: int, workers: int) -> None:
         self._reader, self._size, self._workers = reader, size, workers
-        self._task = max(1, min(TASK_PICTURES, TASK_BYTES // (3 * size * size)))
+        self._task = max(1, min(TASK_IMAGES, TASK_BYTES // (3 * size * size)))
         self._pool: ProcessPoolExecutor | None = None
 
     def __enter__(self) -> "Decoders":
@@ -95,8 +94,8 @@ class Decoders:
             self._pool.shutdown(wait=True, cancel_futures=True)
         self._reader.close()
 
-    def decode(self, places: Sequence[Any], spans: Sequence[range]) -> Iterator[Decoded]:
-        """The pictures of all `spans` of `places`, span by span, in order."""
+    def decode(self, locations: Sequence[Any], spans: Sequence[range]) -> Iterator[Decoded]:
+        """The images of all `spans` of `locations`, span by span, in order."""
         tasks = (
             range(start, min(start + self._task, span.stop))
             for span in spans
@@ -104,13 +103,15 @@ class Decoders:
         )
         if self._pool is None:
             for task in tasks:
-                yield decode(self._reader, task.start, places[task.start : task.stop], self._size)
+                yield decode(
+                    self._reader, task.start, locations[task.start : task.stop], self._size
+                )
             return
         ahead = 2 * self._workers + 2
         waiting: deque[Future[Decoded]] = deque()
         try:
             for task in tasks:
-                part = places[task.start : task.stop]
+                part = locations[task.start : task.stop]
                 waiting.append(self._pool.submit(_work, task.start, part))
                 if len(waiting) >= ahead:
                     yield waiting.popleft().result()
@@ -136,13 +137,13 @@ def _start_worker(reader: Reader, size: int) -> None:
 
 
 def _end_with_parent() -> None:
-    """A killed parent cannot close its workers: they would wait for work for ever."""
+    """End with a parent that was killed: it can no longer close its workers."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
         os._exit(1)
 
 
-def _work(first: int, places: Sequence[Any]) -> Decoded:
+def _work(first: int, locations: Sequence[Any]) -> Decoded:
     reader, size = _worker
-    return decode(reader, first, places, size)
+    return decode(reader, first, locations, size)

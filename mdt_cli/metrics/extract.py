@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from mdt_cli.errors import MdtError
+from mdt_cli.images.decode import Raw
+from mdt_cli.images.sized import SizedSet, pixel_digest
 from mdt_cli.metrics.extractors.extractor import Extractor, extract_batch
 from mdt_cli.metrics.feature_rows import Rows
-from mdt_cli.metrics.images.image_set import ImageSet, Raw, decode, pixel_digest, read_raw
 from mdt_cli.metrics.statistics import Moments, Statistics
 
 SPATIAL_BYTES = 1 << 30
@@ -53,7 +54,7 @@ class Extracted:
 
 
 def extract(
-    images: ImageSet, extractor: Extractor, device: torch.device, batch_size: int, keep: bool
+    images: SizedSet, extractor: Extractor, device: torch.device, batch_size: int, keep: bool
 ) -> Generator[int, None, Extracted]:
     """Yield the number of images done after each batch; return moments and, if `keep`, features."""
     batches = feature_batches(images, extractor, device, batch_size)
@@ -61,7 +62,7 @@ def extract(
 
 
 def feature_batches(
-    images: ImageSet,
+    images: SizedSet,
     extractor: Extractor,
     device: torch.device,
     batch_size: int,
@@ -71,7 +72,7 @@ def feature_batches(
 
     NaN and wrong widths are MdtError.
     """
-    for batch in _batches(images, extractor, device, batch_size, source or read_raw(images)):
+    for batch in _batches(images, extractor, device, batch_size, source or images.read()):
         features_BD = batch.values
         if device.type != "cpu":
             features_BD = extract_batch(extractor, batch.values.to(device))
@@ -80,7 +81,7 @@ def feature_batches(
 
 
 def collect(
-    images: ImageSet,
+    images: SizedSet,
     extractor: Extractor,
     batches: Iterable[Batch],
     keep: bool,
@@ -131,7 +132,7 @@ def collect(
 
 
 def _batches(
-    images: ImageSet,
+    images: SizedSet,
     extractor: Extractor,
     device: torch.device,
     batch_size: int,
@@ -147,7 +148,7 @@ def _batches(
     def work(chunk: list[tuple[str, Raw]]) -> Batch:
         names, digests, prepared = [], [], []
         for name, raw in chunk:
-            pixels = decode(images, name, raw)
+            pixels = images.decode(name, raw)
             names.append(name)
             digests.append(pixel_digest(pixels))
             prepared.append(extractor.prepare(pixels))
@@ -172,7 +173,7 @@ def _batches(
         torch.set_num_threads(torch.get_num_threads())
 
 
-def _check(images: ImageSet, names: list[str], features_BD: Tensor, extractor: Extractor) -> None:
+def _check(images: SizedSet, names: list[str], features_BD: Tensor, extractor: Extractor) -> None:
     if features_BD.shape[1] != extractor.width:
         raise MdtError(
             f"the extractor gave {features_BD.shape[1]} features, expected {extractor.width}",

@@ -83,3 +83,35 @@ def _rows(classes: Sequence[str]) -> defaultdict[str, list[int]]:
 def _frechet(x_ND: Tensor, y_MD: Tensor) -> FrechetDistance:
     x_ND, y_MD = x_ND.double(), y_MD.double()
     return frechet_with_error(x_ND, x_ND.mean(0), x_ND.T.cov(), y_MD.mean(0), y_MD.T.cov())
+
+
+def matched(
+    samples: Sequence[str] | None, reference: Sequence[str] | None
+) -> tuple[Sequence[str], Sequence[str]] | None:
+    """Both sets' classes in the same words, or None where there is no way to tell.
+
+    Class numbers on one side stand for the sorted names of the other.
+    """
+    if samples is None or reference is None:
+        return None
+    ours, theirs = set(samples), set(reference)
+    if ours <= theirs:
+        return samples, reference
+    if _numbers(ours) and not _numbers(theirs):
+        named = _named(samples, theirs)
+        return None if named is None else (named, reference)
+    if _numbers(theirs) and not _numbers(ours):
+        named = _named(reference, ours)
+        return None if named is None else (samples, named)
+    return (samples, reference) if ours & theirs else None
+
+
+def _numbers(classes: set[str]) -> bool:
+    return all(name.isdigit() for name in classes)
+
+
+def _named(numbers: Sequence[str], classes: set[str]) -> list[str] | None:
+    names = sorted(classes)
+    if max(int(number) for number in numbers) >= len(names):
+        return None
+    return [names[int(number)] for number in numbers]

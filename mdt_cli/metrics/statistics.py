@@ -1,8 +1,6 @@
 """Streaming mean and covariance in float64, and the files that keep them."""
 
-import json
 import re
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -186,27 +184,6 @@ def save_statistics(path: Path, statistics: Statistics, spatial: Statistics | No
             digest=np.array(statistics.digest),
             size=np.array(statistics.size),
         )
-
-
-def conversion(path: Path, entry: str) -> str:
-    """A command line that turns an entry of EDM2's pickle of statistics into a file as ours.
-
-    Run by those who trust the pickle; a dictionary of mu and sigma alone passes as its own `fid`.
-    """
-    network, resize = {
-        "fid": ("inception", "legacy_tensorflow"),
-        "fd_dinov2": ("dinov2", "clean"),
-    }[entry]
-    made = path.with_name(f"{path.stem}-{network}.npz")
-    # Only double quotes, in strings of JSON, which are Python's too: the shell keeps the single.
-    source, target = (json.dumps(str(file), ensure_ascii=False) for file in (path, made))
-    chosen = 'p.get("fid", p)' if entry == "fid" else f'p["{entry}"]'
-    program = (
-        f'import pickle, numpy; p = pickle.load(open({source}, "rb")); e = {chosen}; '
-        f'numpy.savez({target}, mu=e["mu"], sigma=e["sigma"], extractor="{network}", '
-        f'resize="{resize}", **{{"count": p[k] for k in p if k == "num_images"}})'
-    )
-    return f"python -c {shlex.quote(program)}"
 
 
 def _text(stored: dict[str, NDArray[Any]], name: str) -> str | None:

@@ -104,7 +104,7 @@ def _in_checkpoint(folder: Path, ema: str | None) -> Path:
         return folder / WEIGHTS
     if ema is None:
         config = RunConfig.model_validate(read_header(folder / WEIGHTS).config)
-        return folder / ema_file(config.ema.decays[0])
+        return folder / ema_file(config.ema.names[0])
     have = sorted(file.stem.removeprefix("ema-") for file in folder.glob("ema-*.safetensors"))
     if ema not in have:
         near = difflib.get_close_matches(ema, [*have, ONLINE], n=1)
@@ -175,8 +175,8 @@ LARGEST = 1e-4
 IMAGES = 4
 
 
-# (x [B, C, H, W], time as the network reads it [B], y [B] or None) -> the network's answer.
-Answer = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+# (x [B, C, H, W], time as the network reads it [B], y [B] or None) -> a raw output.
+Exported = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 @dataclass(frozen=True)
@@ -206,9 +206,9 @@ def fixed_inputs(trained: Trained) -> Inputs:
 
 
 @torch.no_grad()
-def largest_difference(ours: Answer, theirs: Answer, inputs: Inputs) -> float:
-    """Max |a - b| over all values; infinity where an answer is not finite."""
-    first = ours(inputs.x, inputs.t, inputs.y)
+def largest_difference(network: Transformer, theirs: Exported, inputs: Inputs) -> float:
+    """Max |a - b| over all values; infinity where an output is not finite."""
+    first = network(inputs.x, inputs.t, inputs.y).final
     second = theirs(inputs.x, inputs.t, inputs.y)
     if first.shape != second.shape:
         return float("inf")

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,11 +20,10 @@ import torch.distributed as dist
 # Its functions have the default process group as a default argument: where it is imported later, by
 # DistributedDataParallel, it refers to the group to the end of Python.
 import torch.distributed.nn.functional
-from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor, nn
 
 from mdt_cli.config.sampling import Precision
+from mdt_cli.core.batch import Answer
 from mdt_cli.errors import MdtError, Stopped
 
 # What the first process may take for previews, held-out losses and checkpoints of a large network
@@ -32,8 +31,6 @@ from mdt_cli.errors import MdtError, Stopped
 LONGEST_ALONE = timedelta(hours=3)
 # Seconds to wait for the process groups to be destroyed; gloo takes milliseconds.
 LONGEST_LEAVE = 10
-# Blocks with a skip, without, and the first with one, in training and in evaluation.
-GRAPHS_PER_LENGTH = 6
 
 
 @dataclass
@@ -44,14 +41,14 @@ class Stop:
     heard: bool = False
     _hosts: Any = None
 
-    def everywhere(self, accelerator: Accelerator) -> bool:
-        """Whether any process was asked to stop: all call this together, and all hear the same.
+    def everywhere(self, processes: int) -> bool:
+        """Whether any of the `processes` was asked to stop; all call this together, and agree.
 
-        The processes exchange it from memory to memory: on the GPUs it would queue behind the step,
-        and every step would wait for its end.
+        It travels through host memory: on the GPUs it would queue behind the step, and every step
+        would wait for its end.
         """
         self.heard = self.signum is not None
-        if accelerator.num_processes > 1:
+        if processes > 1:
             if self._hosts is None:
                 self._hosts = dist.new_group(backend="gloo", timeout=LONGEST_ALONE)
             asked = torch.tensor(float(self.heard))
@@ -118,31 +115,10 @@ def check_precision(precision: str, device: str | None) -> None:
     fast = precision == "bf16" and any(has.get(k) for k in ("avx512_bf16", "amx_bf16", "bf16"))
     if not fast:
         raise MdtError(
-            f"training.precision {precision} on this CPU would be 8 to 100 times slower than "
-            "float32: it has no instructions for it",
-            "leave training.precision at no, or train on a GPU",
+            f"this CPU has no native {precision} support: training.precision={precision} would be "
+            "8-100x slower than float32",
+            "use training.precision=no, or train on a GPU",
         )
-
-
-def make_accelerator(precision: str, device: str | None) -> Accelerator:
-    """Processes and mixed precision by Accelerate; the device as `pick_device` says.
-
-    MdtError for a GPU by its number: Accelerate chooses among those that it sees.
-    """
-    if device is not None and device.startswith("cuda:"):
-        raise MdtError(
-            f"--device {device}: training takes no GPU by its number",
-            f"use --device cuda with CUDA_VISIBLE_DEVICES={device.removeprefix('cuda:')} before "
-            "the command",
-        )
-    cpu, tf32 = pick_device(device).type == "cpu", precision == "tf32"
-    torch.backends.cudnn.allow_tf32 = tf32
-    torch.set_float32_matmul_precision("high" if tf32 else "highest")
-    return Accelerator(
-        cpu=cpu,
-        mixed_precision="no" if tf32 else precision,
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=LONGEST_ALONE)],
-    )
 
 
 def make_deterministic(on: bool) -> None:
@@ -186,16 +162,6 @@ def leave_processes() -> None:
         leaving.join(LONGEST_LEAVE)
 
 
-def compile_blocks(blocks: Iterable[torch.nn.Module], num_lengths: int) -> None:
-    """Compile each block for `num_lengths` numbers of tokens, so that none runs uncompiled."""
-    limits = torch._dynamo.config
-    graphs = GRAPHS_PER_LENGTH * num_lengths
-    limits.recompile_limit = max(limits.recompile_limit, graphs)
-    limits.accumulated_recompile_limit = max(limits.accumulated_recompile_limit, graphs)
-    for block in blocks:
-        block.compile(dynamic=False)
-
-
 def own_cores() -> int:
     """This machine's cores that the job may run on, shared among its processes here; at least 1."""
     # macOS has no affinity: every core is allowed.
@@ -214,9 +180,9 @@ def computed(precision: Precision, device: torch.device) -> Precision:
             check_precision(precision, device.type)
         except MdtError as error:
             raise MdtError(
-                "sampling.precision bf16 on this CPU would be 8 to 100 times slower than float32: "
-                "it has no instructions for it",
-                "leave it at float32, or sample on a GPU",
+                "this CPU has no native bf16 support: sampling.precision=bf16 would be 8-100x "
+                "slower than float32",
+                "use float32, or sample on a GPU",
             ) from error
     return "float32" if precision == "tf32" and device.type == "cpu" else precision
 
@@ -228,7 +194,7 @@ class Autocast(nn.Module):
         super().__init__()
         self._network = network
 
-    def forward(self, x: Tensor, t_B: Tensor, y_B: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, t_B: Tensor, y_B: Tensor | None) -> Answer:
         with torch.autocast(x.device.type, torch.bfloat16):
-            output: Tensor = self._network(x, t_B, y_B)
-        return output.float()
+            answer: Answer = self._network(x, t_B, y_B)
+        return answer._replace(final=answer.final.float())

@@ -74,7 +74,7 @@ def make_strips(
     """
     times_B = torch.zeros(len(clean_BCHW), device=clean_BCHW.device)
     null_B = torch.full_like(times_B, num_classes, dtype=torch.int64) if num_classes else None
-    answer = network(clean_BCHW, times_B, null_B, subset)
+    answer = network(clean_BCHW, times_B, null_B, subset).final
     after = decoded(codec, restored(answer, clean_BCHW, subset, network.patch_size, normalised))
     before = decoded(codec, clean_BCHW) if images_B3SS is None else images_B3SS.to(after)
     hidden = hidden_places(subset, network.grid, *before.shape[2:])

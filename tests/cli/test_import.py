@@ -48,7 +48,7 @@ def test_import_sample_finetune_export_inspect(
     assert "EMA 0.9999, step 300,000" in streams.out
     assert "bit for bit" in streams.out
     assert "guidance power_cosine 3.8, uint8 truncate" in streams.out
-    assert "the file also has online (--weights online)" in streams.err
+    assert "the checkpoint also has online (--weights online)" in streams.err
 
     ours, samples = str(tmp_path / "ours"), tmp_path / "samples"
     assert run(["sample", ours, str(samples), "--seeds", "0-2", "--classes", "class2,0"]) == 0

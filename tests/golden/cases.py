@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mdt_cli.config.load import load
-from mdt_cli.core.batch import Batch, Condition
+from mdt_cli.core.batch import Answer, Batch, Condition
 from mdt_cli.core.levels import Denoise, edm_levels
 from mdt_cli.core.masking.tokens import TokenSubset
 from mdt_cli.core.objectives.epsilon import Epsilon
@@ -89,7 +89,7 @@ def guided_denoiser(net: Net) -> Denoise:
 def ddpm_step(net: Net, part: int) -> Tensor:
     """Mean (0) or log variance (1) of two steps of the chain of 250."""
     objective = Epsilon()
-    chain, found = Chain(objective.alphas_cumprod, 250), []
+    chain, found = Chain(objective.chain.alphas_cumprod, 250), []
     for x, step, label in zip(latents(1).split(1), STEPS, Y.tolist(), strict=True):
         t = torch.tensor([chain.indices[step]])
         output = net(x, t, torch.tensor([label]), None)
@@ -143,9 +143,9 @@ def ddpm_losses(net: Net, name: str, keep: int) -> list[float]:
     noisy = objective.add_noise(clean, noise, LOSS_T)
     output = net(noisy, LOSS_T, LOSS_Y, kept)
 
-    def answered(x: Tensor, *rest: object) -> Tensor:
+    def answered(x: Tensor, *rest: object) -> Answer:
         assert torch.equal(x, noisy)
-        return output
+        return Answer(output)
 
     total = view_loss(answered, objective, View("kept"), batch, 2)
     bound = objective.variational_bound(output, clean, noisy, LOSS_T).flatten(1).mean(1)
@@ -156,7 +156,9 @@ def published_losses(net: Net, name: str, batch: Batch) -> list[Tensor]:
     """Every term of the network's own configuration, per sample, before its weight."""
     config = config_of(name)
     view, loss = build_views(config.masking)[0], build_loss(config.objective)
-    return term_losses(net, loss, view, batch, config.model.patch_size)
+    return term_losses(
+        lambda *given: Answer(net(*given)), loss, view, batch, config.model.patch_size
+    )
 
 
 def maskdit_losses(net: Net) -> list[float]:

@@ -44,7 +44,7 @@ def as_trained(network: Transformer) -> Net:
     def run(x: Tensor, t: Tensor, y: Tensor | None, subset: TokenSubset | None = None) -> Tensor:
         if subset is not None:
             subset = TokenSubset(subset.kept_BK.sort(dim=1).values, subset.num_tokens)
-        return network(x, t, y, subset)
+        return network(x, t, y, subset).final
 
     return run
 

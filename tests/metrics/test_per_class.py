@@ -3,7 +3,7 @@ import torch
 
 from mdt_cli.metrics.frechet import frechet_distance
 from mdt_cli.metrics.kernel import kernel_distance
-from mdt_cli.metrics.per_class import class_scores
+from mdt_cli.metrics.per_class import class_scores, matched
 
 
 def normal(count: int, shift: float, seed: int, width: int = 4) -> torch.Tensor:
@@ -36,3 +36,12 @@ def test_classes_without_images_have_no_score_and_come_last() -> None:
     found = class_scores(normal(3, 0, 1), ["a", "a", "c"], normal(4, 0, 2), ["a", "a", "b", "b"])
     told = [(s.name, s.samples, s.reference, s.value is None) for s in found.scores]
     assert told == [("a", 2, 2, False), ("b", 0, 2, True), ("c", 1, 0, True)]
+
+
+def test_classes_of_two_sets_in_the_same_words() -> None:
+    assert matched(["cat"], ["cat", "dog"]) == (["cat"], ["cat", "dog"])
+    assert matched(["1", "0"], ["cat", "dog"]) == (["dog", "cat"], ["cat", "dog"])
+    assert matched(["cat", "dog"], ["0", "1"]) == (["cat", "dog"], ["cat", "dog"])
+    assert matched(["2"], ["cat", "dog"]) is None
+    assert matched(["bird"], ["cat", "dog"]) is None
+    assert matched(None, ["cat"]) is None

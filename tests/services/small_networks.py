@@ -69,7 +69,7 @@ def run_of(folder: Path, recipe: tuple[tuple[str, ...], tuple[str, ...]]) -> Pat
         folder / "checkpoints" / "step-0000007",
         Header(header.config, header.data, 7, "online", "pretrain"),
         tensors,
-        dict.fromkeys(load(*recipe).config.ema.decays, tensors),
+        dict.fromkeys(load(*recipe).config.ema.names, tensors),
         {"0/exp_avg": torch.ones(2)},
         CheckpointState(7, 64, 0, None, "abc"),
     )

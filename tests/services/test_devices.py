@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from mdt_cli.errors import MdtError
-from mdt_cli.services.runtime import make_accelerator, pick_device
+from mdt_cli.services.runtime import pick_device
+from mdt_cli.services.train.placement import place
 
 
 @pytest.mark.parametrize("asked", ["mps", "xpu", "meta", "abacus", "cuda:", "cuda:-1", "cpu:1", ""])
@@ -24,5 +25,5 @@ def test_a_gpu_beyond_the_last_is_a_sentence(monkeypatch):
 
 def test_training_takes_no_gpu_by_its_number():
     with pytest.raises(MdtError, match="--device cuda:1: training takes no GPU") as caught:
-        make_accelerator("no", "cuda:1")
+        place("no", "cuda:1")
     assert "CUDA_VISIBLE_DEVICES=1" in caught.value.hint

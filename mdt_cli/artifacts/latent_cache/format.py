@@ -1,17 +1,24 @@
-"""The plan of a cache: everything that decides its bytes, and how large it gets."""
+"""The names of the latent cache's format, and the plan that decides every byte of a cache."""
 
 import importlib.metadata
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mdt_cli.artifacts.latent_cache.write import DTYPES, FORMAT, PIXELS, VERSION
 from mdt_cli.errors import MdtError
 
+FORMAT, VERSION = "mdt-latents", 1
+MANIFEST, PLAN = "manifest.json", "plan.json"
+# Tensors of a shard besides `label`: these for autoencoders, `pixels` for the codec of that name.
+PIXELS, MEAN, STD, FLIP = "pixels", "mean", "std", "_flip"
+# Bytes of one value.
+WIDTHS = {"float16": 2, "bfloat16": 2, "float32": 4}
 # Part of the free space that a cache may fill by estimate: compression of file systems and other
 # writers are not known.
 SPACE_TO_SPARE = 0.98
+
+Plan = Mapping[str, Any]
 
 
 def make_plan(
@@ -97,7 +104,7 @@ def _row_bytes(shape: Sequence[int], stochastic: bool, flip: bool, dtype: str) -
     if dtype == "uint8":
         return values + 8
     copies = (1 + stochastic) * (1 + flip)
-    return values * copies * DTYPES[dtype].itemsize + 8
+    return values * copies * WIDTHS[dtype] + 8
 
 
 def estimate(plan: dict[str, Any]) -> int:

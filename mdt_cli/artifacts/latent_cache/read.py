@@ -21,7 +21,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mdt_cli.artifacts.latent_cache.write import (
+from mdt_cli.artifacts.latent_cache.format import (
     FLIP,
     FORMAT,
     MANIFEST,

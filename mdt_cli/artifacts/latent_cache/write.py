@@ -17,17 +17,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mdt_cli.artifacts.latent_cache.format import (
+    FORMAT,
+    MANIFEST,
+    MEAN,
+    PIXELS,
+    PLAN,
+    STD,
+    VERSION,
+    Plan,
+)
 from mdt_cli.artifacts.weights import save_tensors
 from mdt_cli.errors import MdtError
 from mdt_cli.files import TEMPORARY, atomic_path, sha256_of, write_json
 
-FORMAT, VERSION = "mdt-latents", 1
-MANIFEST, PLAN = "manifest.json", "plan.json"
-# Tensors of a shard besides `label`: these for autoencoders, `pixels` for the codec of that name.
-PIXELS, MEAN, STD, FLIP = "pixels", "mean", "std", "_flip"
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
-
-Plan = Mapping[str, Any]
 
 
 @dataclass(frozen=True)

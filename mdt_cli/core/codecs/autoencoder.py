@@ -4,20 +4,16 @@ import hashlib
 import json
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from mdt_cli.core.codecs.find_autoencoder import CONFIG, find_autoencoder
 from mdt_cli.errors import MdtError
 
 NAME = "autoencoder"
-KINDS = ("AutoencoderKL", "AutoencoderTiny", "VQModel", "AutoencoderDC")
-CONFIG = "config.json"
-# Folders of a pipeline in which its autoencoder may lie.
-SUBFOLDERS = ("vae", "vqvae", "vqgan", "movq")
 
 
 class AutoencoderCodec:
@@ -47,6 +43,7 @@ class AutoencoderCodec:
             self._shift, self._scale = shift * self._channels, scale * self._channels
 
     def latent_shape(self, image_size: int) -> tuple[int, int, int]:
+        """[C, H, W]; MdtError where the downsampling does not divide the side."""
         if image_size % self._downsampling:
             raise MdtError(
                 f"images of {image_size} pixels do not fit {self._id}, which divides them "
@@ -57,18 +54,21 @@ class AutoencoderCodec:
         return (self._channels, side, side)
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Mean and standard deviation; on a CPU the same bits for any number of threads."""
         mean, std = self._one_by_one(images) if self._on_cpu else self._moments(images)
         shift, scale = self._per_channel(self._shift), self._per_channel(self._scale)
         return (mean - shift) * scale, None if std is None else std * scale.abs()
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
+        """Images [B,3,S,S], float32."""
         shift, scale = self._per_channel(self._shift), self._per_channel(self._scale)
         z = latents.to(self._device, torch.float32) / scale + shift
         images: Tensor = self._model.decode(z.to(self._dtype)).sample
         return images.float()
 
     def facts(self) -> dict[str, Any]:
+        """Class, id, digest of the weights, shift and scale per channel."""
         return {
             "name": NAME,
             "kind": self._kind,
@@ -83,8 +83,8 @@ class AutoencoderCodec:
     def _one_by_one(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Each image on its own in one thread, several images at a time.
 
-        A convolution shared out among threads rounds differently for every number of them; this
-        way a cache has the same bytes on any machine shape, and it is no slower.
+        A convolution split among threads rounds differently for each number of threads; this
+        way a cache has the same bytes on every machine, at the same speed.
         """
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
@@ -97,7 +97,7 @@ class AutoencoderCodec:
         return torch.cat([mean for mean, _ in done]), torch.cat(spread) if spread else None
 
     def save(self, folder: Path) -> None:
-        """Write the autoencoder as diffusers does, without the place it was loaded from."""
+        """Write the autoencoder as diffusers does, without the path it was loaded from."""
         self._model.save_pretrained(folder)
         path = folder / CONFIG
         config = json.loads(path.read_text("utf-8"))
@@ -130,7 +130,7 @@ def load(
 
     Raises MdtError where it cannot be found or reached, or is of a kind that we do not know.
     """
-    model, kind, place = _model(id_or_folder)
+    model, kind, place = find_autoencoder(id_or_folder)
     shift, scale = _normalisation(model.config, place)
     digest = weights_digest(model)
     return AutoencoderCodec(_placed(model, device, dtype), kind, place, digest, shift, scale)
@@ -144,21 +144,21 @@ def reload(
 ) -> AutoencoderCodec:
     """The autoencoder that a cache names, with the shift and scale that the cache was made with.
 
-    `override` is another place of the same weights; other weights are an MdtError. Facts without
-    a digest (imported weights) are held against kind and latent shape alone.
+    `override` is another id or folder of the same weights; other weights are an MdtError. Without
+    a digest in the facts (imported weights) only kind and latent shape are compared.
     """
     place = override or facts.get("id")
     if place is None:
         raise MdtError(
-            "the cache does not say which autoencoder its latents are from",
+            "the cache does not record which autoencoder made its latents",
             "name it with --codec (a Hugging Face id or a folder)",
         )
-    model, kind, place = _model(str(place))
+    model, kind, place = find_autoencoder(str(place))
     digest, expected = weights_digest(model), facts.get("weights_sha256")
     if expected is not None and digest != expected:
         raise MdtError(
             f"the autoencoder at {place} is not the one the latents were made with: "
-            f"its weights are {digest[:12]}, the cache's {expected[:12]}",
+            f"its weights have digest {digest[:12]}, the cache records {expected[:12]}",
             "name the right one with --codec (a Hugging Face id or a folder)",
         )
     model, shift, scale = _placed(model, device, dtype), list(facts["shift"]), list(facts["scale"])
@@ -194,91 +194,6 @@ def weights_digest(model: nn.Module) -> str:
     return state.hexdigest()
 
 
-def _model(id_or_folder: str) -> tuple[Any, str, str]:
-    """The autoencoder in float32 on the CPU, its class name, and its id or absolute folder."""
-    from huggingface_hub import try_to_load_from_cache
-
-    folder = Path(id_or_folder).expanduser()
-    if folder.is_dir():
-        place, inside = str(folder.resolve()), [None if (folder / CONFIG).is_file() else ""]
-        if inside == [""]:
-            inside = [name for name in SUBFOLDERS if (folder / name / CONFIG).is_file()]
-        if not inside:
-            raise MdtError(
-                f"{folder} holds no autoencoder: it has no {CONFIG}",
-                "give a folder that diffusers saved an autoencoder or a pipeline to",
-            )
-        return _loaded(place, inside[0], local=True)
-    if id_or_folder.startswith((".", "/", "~")) or id_or_folder.count("/") != 1:
-        raise MdtError(
-            f'no such codec: "{id_or_folder}" is neither pixels nor a folder nor a Hugging Face id',
-            "write pixels, the path of a folder, or owner/name",
-        )
-    for subfolder in (None, *SUBFOLDERS):
-        # What is in the local cache is used without asking the network.
-        name = f"{subfolder}/{CONFIG}" if subfolder else CONFIG
-        if isinstance(try_to_load_from_cache(id_or_folder, name), str):
-            with suppress(MdtError):
-                return _loaded(id_or_folder, subfolder, local=True)
-    return _loaded(id_or_folder, _hub_subfolder(id_or_folder), local=False)
-
-
-def _hub_subfolder(id: str) -> str | None:
-    """Where a repository keeps its autoencoder: at its root, or as a part of a pipeline."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
-
-    for subfolder in (None, *SUBFOLDERS):
-        try:
-            hf_hub_download(id, CONFIG, subfolder=subfolder)
-        except LocalEntryNotFoundError as error:
-            raise _unreachable(id, error) from error
-        except EntryNotFoundError:
-            continue
-        except (OSError, ValueError, HfHubHTTPError) as error:
-            raise _unreachable(id, error) from error
-        return subfolder
-    raise MdtError(f"{id} holds no autoencoder: it has no {CONFIG}", "name another repository")
-
-
-def _loaded(place: str, subfolder: str | None, local: bool) -> tuple[Any, str, str]:
-    import diffusers
-
-    where = f"{place}/{subfolder}" if subfolder else place
-    try:
-        config = diffusers.AutoencoderKL.load_config(
-            place, subfolder=subfolder, local_files_only=local
-        )
-    except (OSError, ValueError, json.JSONDecodeError) as error:
-        raise MdtError(f"the {CONFIG} of {where} cannot be read: {_first_line(error)}") from error
-    kind = config.get("_class_name") if isinstance(config, dict) else None
-    classes: dict[str, Any] = {
-        "AutoencoderKL": diffusers.AutoencoderKL,
-        "AutoencoderTiny": diffusers.AutoencoderTiny,
-        "VQModel": diffusers.VQModel,
-        "AutoencoderDC": diffusers.AutoencoderDC,
-    }
-    if kind not in classes:
-        raise MdtError(
-            f"{where} is of the kind {kind}, which is no codec here",
-            f"expected one of {', '.join(KINDS)}",
-        )
-    try:
-        model = classes[kind].from_pretrained(
-            place,
-            subfolder=subfolder,
-            torch_dtype=torch.float32,
-            low_cpu_mem_usage=False,
-            local_files_only=local,
-        )
-    except (OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
-        raise MdtError(
-            f"the autoencoder {where} cannot be loaded: {_first_line(error)}",
-            "check that its folder holds config.json and diffusion_pytorch_model.safetensors",
-        ) from error
-    return model, kind, place
-
-
 def _normalisation(config: Any, place: str) -> tuple[list[float], list[float]]:
     """(shift, scale), each of one value or one per channel, from what the config says.
 
@@ -292,15 +207,3 @@ def _normalisation(config: Any, place: str) -> tuple[list[float], list[float]]:
     if factor == 0:
         raise MdtError(f"the {CONFIG} of {place} has scaling_factor 0", "correct it")
     return [float(config.get("shift_factor") or 0.0)], [factor]
-
-
-def _unreachable(id: str, error: Exception) -> MdtError:
-    return MdtError(
-        f"the autoencoder {id} is not in the local Hugging Face cache and could not be fetched: "
-        f"{_first_line(error)}",
-        "go online, or give the path of a folder that holds it; `--codec pixels` needs no weights",
-    )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__

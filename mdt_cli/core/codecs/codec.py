@@ -1,4 +1,4 @@
-"""What a codec is, and which one a user's word or a cache's facts mean."""
+"""What a codec is, and how one is opened: by name, or from the facts in a cache."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -22,15 +22,20 @@ class Codec(Protocol):
     """
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """ "pixels" or "autoencoder"."""
 
-    def latent_shape(self, image_size: int) -> tuple[int, int, int]: ...
+    def latent_shape(self, image_size: int) -> tuple[int, int, int]:
+        """[C, H, W] for images of this side; MdtError for a side that the codec cannot encode."""
 
-    def encode(self, images: Tensor) -> tuple[Tensor, Tensor | None]: ...
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Mean and standard deviation [B,C,H,W], float32."""
 
-    def decode(self, latents: Tensor) -> Tensor: ...
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images [B,3,S,S], float32, about -1..1."""
 
-    def facts(self) -> dict[str, Any]: ...
+    def facts(self) -> dict[str, Any]:
+        """What a cache records of the codec, as JSON values."""
 
 
 def decoded(codec: Codec, latents: Tensor) -> Tensor:
@@ -50,7 +55,7 @@ def open_codec(name: str, device: torch.device) -> Codec:
 def codec_from_facts(
     facts: Mapping[str, Any], device: torch.device, override: str | None = None
 ) -> Codec:
-    """The codec that made a cache; `override` is another place (id or folder) of the same weights.
+    """The codec of a cache; `override` is another id or folder of the same weights.
 
     Raises MdtError where it cannot be found, or where its weights are not those of the cache.
     """

@@ -15,31 +15,33 @@ class MaskRatio(ABC):
 
     @abstractmethod
     def bounds_at(self, step: int, steps: int) -> tuple[float, float]:
-        """The range [low, high) that this step draws from; twice the ratio where it is certain."""
+        """The range [low, high) of this step's ratio; equal ends where it is not random."""
 
     @abstractmethod
     def extremes(self, steps: int) -> tuple[float, float]:
         """The lowest and the highest bound of all steps."""
 
     def at(self, step: int, steps: int, generator: "torch.Generator") -> float:
-        """The ratio of this step; a certain one does not use the generator."""
+        """The ratio of this step; only a random one uses the generator."""
         low, high = self.bounds_at(step, steps)
         if low == high:
             return low
-        # Only a draw needs torch: who prints a schedule does not wait for it to load.
+        # Imported here: printing a schedule does not need torch.
         import torch
 
         return low + (high - low) * float(torch.rand((), generator=generator))
 
     def mean(self, steps: int) -> float:
-        """Of a whole run; from a thousand steps where there are more."""
+        """The mean over a run; sampled at a thousand steps where there are more."""
         count = min(steps, 1000)
-        places = (self.bounds_at(k * steps // count, steps) for k in range(count))
-        return sum((low + high) / 2 for low, high in places) / count
+        bounds = (self.bounds_at(k * steps // count, steps) for k in range(count))
+        return sum((low + high) / 2 for low, high in bounds) / count
 
 
 @dataclass(frozen=True)
 class ConstantRatio(MaskRatio):
+    """The same ratio in every step."""
+
     value: float
 
     def bounds_at(self, step: int, steps: int) -> tuple[float, float]:
@@ -70,14 +72,14 @@ class UniformRatio(MaskRatio):
 class PiecewiseRatio(MaskRatio):
     """Straight lines through (share of the steps, ratio), flat before the first and after the last.
 
-    Shares do not fall; two equal ones are a jump, and the later ratio holds at the place itself.
+    Shares do not fall; two equal ones are a jump, and the later ratio holds at that share.
     """
 
     points: tuple[tuple[float, float], ...]
 
     def bounds_at(self, step: int, steps: int) -> tuple[float, float]:
         share = step / steps
-        after = bisect_right([place for place, _ in self.points], share)
+        after = bisect_right([point for point, _ in self.points], share)
         if after in (0, len(self.points)):
             ratio = self.points[max(0, after - 1)][1]
             return ratio, ratio
@@ -88,8 +90,8 @@ class PiecewiseRatio(MaskRatio):
     def extremes(self, steps: int) -> tuple[float, float]:
         # Lines bend at points alone, so the extremes are at the steps beside one.
         beside = {int(share * steps) + d for share, _ in self.points for d in (-1, 0, 1)}
-        places = {0, steps - 1} | {k for k in beside if 0 <= k < steps}
-        ratios = [self.bounds_at(step, steps)[0] for step in places]
+        candidates = {0, steps - 1} | {k for k in beside if 0 <= k < steps}
+        ratios = [self.bounds_at(step, steps)[0] for step in candidates]
         return min(ratios), max(ratios)
 
 

@@ -1,4 +1,4 @@
-"""Which tokens a pass keeps, and how they return to their places.
+"""Which tokens a pass keeps, and how they return to their positions.
 
 Axes: B batch, N all tokens (row-major over the grid), K kept tokens, D channels.
 """
@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class TokenSubset:
-    """The tokens that a pass keeps; drawn outside the network, for each sample.
+    """The tokens that a pass keeps, for each sample; drawn outside the network.
 
     kept_BK: int64 positions in 0..N-1, each at most once a row.
     """
@@ -36,6 +36,7 @@ class TokenSubset:
         return elsewhere_BND.scatter(1, self._index(x_BKD), x_BKD)
 
     def to(self, device: torch.device) -> "TokenSubset":
+        """On `device`, without making the host wait where memory is pinned."""
         return TokenSubset(self.kept_BK.to(device, non_blocking=True), self.num_tokens)
 
     def _index(self, x: Tensor) -> Tensor:
@@ -83,6 +84,7 @@ class RandomBlocks:
     size: int
 
     def num_kept(self, grid: tuple[int, int], ratio: float) -> int:
+        """Tokens outside the dropped blocks, the same number for every sample."""
         num_tokens = grid[0] * grid[1]
         return num_tokens - self._num_dropped_blocks(grid, ratio) * self.size**2
 
@@ -114,6 +116,7 @@ class CropWindow:
     size: int
 
     def num_kept(self, grid: tuple[int, int], ratio: float) -> int:
+        """size * size; the ratio is not read."""
         if self.size > min(grid):
             raise ValueError(f"a window of {self.size} exceeds a grid of {grid[0]}x{grid[1]}")
         return self.size**2
@@ -121,7 +124,7 @@ class CropWindow:
     def draw(
         self, batch: int, grid: tuple[int, int], ratio: float, generator: torch.Generator
     ) -> TokenSubset:
-        """A window per sample, every place as likely as any other, in grid order."""
+        """A window per sample, every position equally likely, in grid order."""
         keep, span = self.num_kept(grid, ratio), torch.arange(self.size)
         top_B = torch.randint(grid[0] - self.size + 1, (batch, 1), generator=generator)
         left_B = torch.randint(grid[1] - self.size + 1, (batch, 1), generator=generator)

@@ -26,8 +26,8 @@ def assemble(
 ) -> Transformer:
     """A new network with initial weights from torch's random numbers.
 
-    `masked`: what masked passes need; `classifier` takes the place of the head. `conditioning`
-    and `positions` (those of the trunk's attention) default to what the shape says.
+    `masked`: what masked passes need; `classifier` replaces the head. `conditioning`
+    and `positions` (those of the trunk's attention) default to those that the shape names.
     """
     # The order of what follows is the order of the random numbers: a seed stands for its weights.
     trunk, size = shape.trunk, shape.trunk.hidden_size

@@ -23,7 +23,11 @@ def modulate(x_BND: Tensor, shift_B1D: Tensor, scale_B1D: Tensor) -> Tensor:
 
 
 class Modulation(nn.Module):
-    """All shifts, scales and gates of a stack of blocks from one matrix product."""
+    """All shifts, scales and gates of a stack of blocks from one matrix product.
+
+    A block's six chunks are shift, scale and gate of the attention, then of the MLP; a head's two
+    are shift and scale.
+    """
 
     def __init__(self, condition_size: int, hidden_size: int, depth: int, num_chunks: int) -> None:
         super().__init__()
@@ -78,6 +82,8 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
+    """Linear, GELU, Linear. `gelu`: "tanh" for the approximation, "none" for the exact one."""
+
     def __init__(self, hidden_size: int, inner_size: int, gelu: str = "tanh") -> None:
         super().__init__()
         self.gelu = gelu
@@ -85,6 +91,7 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(inner_size, hidden_size)
 
     def forward(self, x_BND: Tensor) -> Tensor:
+        """[B, N, D] to the same shape."""
         return self.fc2(F.gelu(self.fc1(x_BND), approximate=self.gelu))
 
 
@@ -92,7 +99,7 @@ class BlockContext(NamedTuple):
     """What a block gets beside its tokens.
 
     modulation: shift, scale and gate of the attention, then of the MLP, [B, 1, D] each; None in
-    plain blocks. positions: what the positions of its stack say to the attention. skip_BND: the
+    plain blocks. positions: what the positions of its stack give to the attention. skip_BND: the
     tokens that a block with a skip fuses.
     """
 
@@ -102,7 +109,7 @@ class BlockContext(NamedTuple):
 
 
 def run_block(block: nn.Module, x_BND: Tensor, context: BlockContext) -> Tensor:
-    """Every block of every stack runs here: the one place for recomputation and the like."""
+    """Call one block of any stack: the single place for recomputation or offloading."""
     return block(x_BND, context)
 
 

@@ -30,6 +30,7 @@ class TimeEmbedding(nn.Module):
         self.fc2 = nn.Linear(hidden_size, hidden_size)
 
     def forward(self, t_B: Tensor) -> Tensor:
+        """[B, D] from times [B] of any dtype."""
         waves = sinusoids(t_B, 2 * FREQUENCIES)
         return self.fc2(F.silu(self.fc1(waves.to(self.fc1.weight.dtype))))
 
@@ -43,6 +44,7 @@ class LabelEmbedding(nn.Module):
         self.table = nn.Embedding(num_classes + (not zero_null), hidden_size)
 
     def forward(self, y_B: Tensor) -> Tensor:
+        """[B, D] from class indices [B] in 0..num_classes."""
         if not self.zero_null:
             return self.table(y_B)
         rows = self.table(y_B.clamp(max=self.num_classes - 1))

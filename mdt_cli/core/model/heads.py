@@ -1,4 +1,7 @@
-"""Images to tokens and back."""
+"""Images to tokens and back.
+
+Axes: B batch, C channels, H W latent size, N tokens, D hidden size, V output values of a token.
+"""
 
 from torch import Tensor, nn
 
@@ -17,6 +20,7 @@ class PatchEmbedding(nn.Module):
         nn.init.zeros_(bias)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
+        """[B, C, H, W] to [B, N, D]; the patch size divides H and W."""
         return self.conv(x_BCHW).flatten(2).transpose(1, 2)
 
 
@@ -31,6 +35,7 @@ class Head(nn.Module):
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, x_BND: Tensor, c_BD: Tensor) -> Tensor:
+        """[B, N, V]"""
         shift, scale = self.modulation(c_BD)[0]
         return self.linear(modulate(normalise(x_BND), shift, scale))
 
@@ -44,6 +49,7 @@ class PlainHead(nn.Module):
         self.linear = nn.Linear(hidden_size, out_size)
 
     def forward(self, x_BND: Tensor, c_BD: None = None) -> Tensor:
+        """[B, N, V]; there is no condition vector."""
         return self.linear(self.norm(x_BND))
 
 

@@ -74,7 +74,7 @@ class Passage:
         return torch.cat([x[:, :num_extras], patches], dim=1) if num_extras else patches
 
     def attention(self, num_extras: int) -> Tensor | None:
-        """What the positions say to the attention among the tokens present, computed once."""
+        """What the attention gets of positions, for the tokens present; computed once."""
         wanted = (self._present is not None, num_extras)
         if self._known_for != wanted:
             self._known = self._positions.for_pass(self._present, num_extras)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from mdt_cli.core.batch import Answer
 from mdt_cli.core.masking.tokens import TokenSubset
 from mdt_cli.core.model.blocks import BlockContext, Modulation, run_block
 from mdt_cli.core.model.conditioning import Embeddings
@@ -125,7 +126,7 @@ class Transformer(nn.Module):
             found["narrow.blocks"] = list(self.narrow.blocks)
         return found
 
-    def condition(self, t_B: Tensor, y_B: Tensor | None) -> Tensor | None:
+    def _condition(self, t_B: Tensor, y_B: Tensor | None) -> Tensor | None:
         """The vector [B, D] that modulates; None where the condition is among the tokens."""
         if self.time is None:
             return None
@@ -142,8 +143,8 @@ class Transformer(nn.Module):
         y_B: Tensor | None,
         subset: TokenSubset | None = None,
         elsewhere_BCHW: Tensor | None = None,
-    ) -> Tensor:
-        """[B, out_channels, H, W], or [B, num_classes] from a classifier.
+    ) -> Answer:
+        """`final` is [B, out_channels, H, W], or [B, num_classes] from a classifier.
 
         `t_B` is the number that the time embedding reads. `y_B` holds classes, `num_classes` for
         none; it is ignored by a network without classes. `elsewhere_BCHW` is the image that a
@@ -151,7 +152,7 @@ class Transformer(nn.Module):
         """
         if subset is not None and self.route is None:
             raise ValueError("a subset was given to a network that was built without a route")
-        c_BD = self.condition(t_B, y_B)
+        c_BD = self._condition(t_B, y_B)
         passage = Passage(self.route, subset, self.positions, self.fill, self.fuse)
         x, num_extras = self._trunk(x_BCHW, t_B, y_B, c_BD, passage, elsewhere_BCHW)
         if self.narrow is not None and self.adapter is not None:
@@ -163,7 +164,7 @@ class Transformer(nn.Module):
         if num_extras:
             x = x[:, num_extras:]
         if self.classifier is not None:
-            return self.classifier(x)
+            return Answer(self.classifier(x), c_BD)
         assert self.head is not None
         x_BNV = self.head(x, c_BD)
         if subset is not None and self.fill is None:
@@ -171,7 +172,7 @@ class Transformer(nn.Module):
                 x_BNV, x_BNV.new_zeros(len(x_BNV), self.num_tokens, x_BNV.shape[2])
             )
         output = unpatchify(x_BNV, self.grid, self.patch_size)
-        return output if self.output_conv is None else self.output_conv(output)
+        return Answer(output if self.output_conv is None else self.output_conv(output), c_BD)
 
     def _trunk(
         self,

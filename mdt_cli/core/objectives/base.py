@@ -20,7 +20,7 @@ class Loss(ABC):
     kind: str
     # Output channels of the network per latent channel.
     out_multiplier: int = 1
-    # The answer is a logit per class: it has an accuracy, and there is no image to look at.
+    # The answer is a logit per class: it has an accuracy, and there is no image to show.
     classifies: bool = False
     # The answer is about hidden tokens: what was seen is its own answer.
     restores: bool = False
@@ -50,7 +50,7 @@ class Loss(ABC):
     def error(self, output: Tensor, batch: Batch, noisy: Tensor) -> Tensor:
         """Weighted error per value of the answer; the loss is a mean of it over some region.
 
-        [B, C, H, W], or [B, 1] where the answer is no image.
+        [B, C, H, W], or [B, 1] where the answer is not an image.
         """
 
 
@@ -58,10 +58,12 @@ class Loss(ABC):
 class DiscreteChain:
     """The chain q(x_t | x_{t-1}) that DDPM and DDIM walk back (Ho et al. 2020, sec. 2).
 
-    `betas` names the schedule; `alphas_cumprod` is float64 [T], on the CPU.
+    `betas` names the schedule; `beta_T` and `alphas_cumprod` are float64 [T], on the CPU. The
+    network reads the index of a time plus `first_time`.
     """
 
     betas: str
+    beta_T: Tensor
     alphas_cumprod: Tensor
     first_time: int
     learned_variance: bool

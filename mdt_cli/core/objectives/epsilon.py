@@ -33,46 +33,45 @@ class Epsilon(Diffusion):
         betas: str = "linear",
         first_time: int = 0,
     ) -> None:
-        self.num_timesteps, self.learned_variance = num_timesteps, learned_variance
         self.out_multiplier = 2 if learned_variance else 1
-        self.betas, self.first_time = beta_table(betas, num_timesteps), first_time
-        alphas = 1 - self.betas
-        self.alphas_cumprod = alphas.cumprod(0)
-        self.chain = DiscreteChain(betas, self.alphas_cumprod, first_time, learned_variance)
-        before = torch.cat([self.alphas_cumprod.new_ones(1), self.alphas_cumprod[:-1]])
-        rest = 1 - self.alphas_cumprod
+        beta_T = beta_table(betas, num_timesteps)
+        alphas = 1 - beta_T
+        cumprod = alphas.cumprod(0)
+        self.chain = DiscreteChain(betas, beta_T, cumprod, first_time, learned_variance)
+        before = torch.cat([cumprod.new_ones(1), cumprod[:-1]])
+        rest = 1 - cumprod
         # x_t = signal x_0 + sigma eps, and x_0 = unscale x_t - ratio eps.
-        self._signal = _Table(self.alphas_cumprod.sqrt())
+        self._signal = _Table(cumprod.sqrt())
         self._sigma = _Table(rest.sqrt())
-        self._unscale = _Table(self.alphas_cumprod.rsqrt())
-        self._ratio = _Table((1 / self.alphas_cumprod - 1).sqrt())
+        self._unscale = _Table(cumprod.rsqrt())
+        self._ratio = _Table((1 / cumprod - 1).sqrt())
         # Ho et al. 2020, eq. 7: mean and variance of q(x_{t-1} | x_t, x_0).
-        self._clean_coef = _Table(self.betas * before.sqrt() / rest)
+        self._clean_coef = _Table(beta_T * before.sqrt() / rest)
         self._noisy_coef = _Table((1 - before) * alphas.sqrt() / rest)
-        variance = self.betas * (1 - before) / rest
+        variance = beta_T * (1 - before) / rest
         # Entry 0 is zero; its logarithm borrows entry 1, as everywhere since Ho et al.
         self._low = _Table(torch.cat([variance[1:2], variance[1:]]).log())
-        self._high = _Table(self.betas.log())
-        snr = self.alphas_cumprod / rest
+        self._high = _Table(beta_T.log())
+        snr = cumprod / rest
         self._weight = _Table(
             torch.ones_like(snr) if min_snr_gamma is None else snr.clamp(max=min_snr_gamma) / snr
         )
 
     def sample_time(self, count: int, generator: torch.Generator) -> Tensor:
-        return torch.randint(self.num_timesteps, (count,), generator=generator)
+        return torch.randint(self.chain.num_timesteps, (count,), generator=generator)
 
     def quantile_time(self, share_B: Tensor) -> Tensor:
-        return (share_B * self.num_timesteps).long().clamp(max=self.num_timesteps - 1)
+        return (share_B * self.chain.num_timesteps).long().clamp(max=self.chain.num_timesteps - 1)
 
     def add_noise(self, clean: Tensor, noise: Tensor, t_B: Tensor) -> Tensor:
         return self._signal.at(t_B, clean) * clean + self._sigma.at(t_B, clean) * noise
 
     def network_input(self, noisy: Tensor, t_B: Tensor) -> tuple[Tensor, Tensor]:
-        return noisy, t_B + self.first_time
+        return noisy, t_B + self.chain.first_time
 
     def epsilon(self, output: Tensor) -> Tensor:
         """The predicted noise: the first half of the channels where the variance is learned."""
-        return output.chunk(2, dim=1)[0] if self.learned_variance else output
+        return output.chunk(2, dim=1)[0] if self.chain.learned_variance else output
 
     def denoised(self, output: Tensor, noisy: Tensor, t_B: Tensor) -> Tensor:
         ratio = self._ratio.at(t_B, noisy)
@@ -81,19 +80,19 @@ class Epsilon(Diffusion):
     def error(self, output: Tensor, batch: Batch, noisy: Tensor) -> Tensor:
         output, clean, t_B = output.float(), batch.clean, batch.t_B
         mse = self._weight.at(t_B, clean) * (self.epsilon(output) - batch.noise).square()
-        if not self.learned_variance:
+        if not self.chain.learned_variance:
             return mse
         return mse + self.variational_bound(output, clean, noisy, t_B)
 
     def levels(self, options: LevelOptions) -> Levels:
-        return ddpm_levels(self.alphas_cumprod, options.steps, options.spacing)
+        return ddpm_levels(self.chain.alphas_cumprod, options.steps, options.spacing)
 
     def noise_ratio(self, t: float) -> float:
-        kept = self.alphas_cumprod[int(t)]
+        kept = self.chain.alphas_cumprod[int(t)]
         return float(((1 - kept) / kept).sqrt())
 
     def noise_share(self, t: float) -> float:
-        return t / self.num_timesteps
+        return t / self.chain.num_timesteps
 
     def variational_bound(
         self, output: Tensor, clean: Tensor, noisy: Tensor, t_B: Tensor

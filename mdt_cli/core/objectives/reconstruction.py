@@ -32,7 +32,7 @@ def restored(
     patch_size: int,
     normalised: bool,
 ) -> Tensor:
-    """Clean latents with the network's answer in the hidden places.
+    """Clean latents with the network's answer at the hidden positions.
 
     `normalised`: the answer is of patches with mean 0 and variance 1, so each gets the mean and
     spread of the clean patch it stands for, as MAE's demonstration does (He et al. 2022).

@@ -9,14 +9,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mdt_cli.core.batch import Batch, Condition
+from mdt_cli.core.batch import Answer, Batch, Condition
 from mdt_cli.core.masking.tokens import Selector, TokenSubset
 from mdt_cli.core.objectives.base import Loss
 from mdt_cli.core.objectives.losses import normalised_patches, region_mean
 
-Network = Callable[..., Tensor]
-# (scaled latents, the number the time embedding reads, labels) -> the network's raw answer.
-Teacher = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+# (scaled latents, the number that the time embedding reads, labels, kept tokens, and the clean
+# latents where a view shows them at dropped positions) -> the answer.
+Network = Callable[..., Answer]
+# (scaled latents, the network's condition vector) -> a raw output.
+Teacher = Callable[[Tensor, Tensor | None], Tensor]
 
 
 @dataclass(frozen=True)
@@ -34,14 +36,14 @@ class Term:
 
     @property
     def name(self) -> str:
-        """What a log calls it: region and target, where they say something."""
+        """Its name in a log: region and target where they are not the defaults."""
         said = [self.region] if self.region != "all" else []
         return "-".join(said + ([self.target] if self.target != "objective" else []))
 
 
 @dataclass(frozen=True)
 class View:
-    """One pass on `tokens` "all" or "kept"; `clean_fill`: dropped places show clean latents."""
+    """One pass on `tokens` "all" or "kept"; `clean_fill`: clean latents at dropped positions."""
 
     tokens: str
     terms: tuple[Term, ...] = (Term(),)
@@ -120,9 +122,10 @@ def term_losses(
     # Noise-free latents are scaled as the loss scales them at time 0.
     scaled_clean = loss.network_input(clean, torch.zeros_like(t_B))[0]
     if view.clean_fill and subset is not None:
-        output = network(x, t_embed_B, y_B, subset, scaled_clean)
+        answer = network(x, t_embed_B, y_B, subset, scaled_clean)
     else:
-        output = network(x, t_embed_B, y_B, subset)
+        answer = network(x, t_embed_B, y_B, subset)
+    output = answer.final
 
     def target_of(term: Term) -> Tensor:
         match term.target:
@@ -134,8 +137,8 @@ def term_losses(
                 assert teacher is not None
                 seen, fed = (noisy, x) if term.target == "teacher_noisy" else (clean, scaled_clean)
                 with torch.no_grad():
-                    answer = teacher(fed, t_embed_B, y_B)
-                    target = _clean_estimate(loss, answer, seen, t_B)
+                    taught = teacher(fed, answer.condition)
+                    target = _clean_estimate(loss, taught, seen, t_B)
             case _:
                 raise ValueError(f"no such target: {term.target}")
         return normalised_patches(target, patch_size) if term.normalise == "patch" else target

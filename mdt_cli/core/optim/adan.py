@@ -31,6 +31,10 @@ class Adan(torch.optim.Optimizer):
             params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         )
 
+    def state_size(self, parameter: Tensor) -> int:
+        """Values kept for a parameter: three moments and the last gradient."""
+        return 4 * parameter.numel()
+
     @overload
     def step(self, closure: None = None) -> None: ...
     @overload

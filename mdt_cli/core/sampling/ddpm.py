@@ -10,8 +10,8 @@ from torch import Tensor
 
 from mdt_cli.core.levels import Denoise, respaced_betas, respaced_indices
 
-# (x, t) -> (clean estimate, place of the log variance between posterior (0) and beta (1)).
-# None for the place: the network learned no variance and the posterior's own is used.
+# (x, t) -> (clean estimate, position of the log variance between posterior (0) and beta (1)).
+# None for the position: the network learned no variance and the posterior's own is used.
 Estimate = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]
 # The next step's standard normal noise [B, C, H, W], each image's from its own seed.
 StepNoise = Callable[[], Tensor]
@@ -38,6 +38,7 @@ class Chain:
 
     @property
     def steps(self) -> int:
+        """The number of steps."""
         return len(self.indices)
 
     def posterior(

@@ -21,12 +21,12 @@ Scale = Callable[[float], float]
 # An interval that reaches this noise-to-signal ratio has no upper end: flow begins at infinity.
 NO_LIMIT = 1e9
 # A clean estimate and the position of the log variance, as an `Estimate` answers.
-Answer = tuple[Tensor, Tensor | None]
+Estimated = tuple[Tensor, Tensor | None]
 # (x, t, names) -> the answer of each of these estimates. "own" is that of the images' own
 # condition, "null" that of none; those of other networks or of fewer tokens may have other names.
-Estimates = Callable[[Tensor, Tensor, Sequence[str]], Mapping[str, Answer]]
+Estimates = Callable[[Tensor, Tensor, Sequence[str]], Mapping[str, Estimated]]
 # (x, t, condition) -> the answer of one network.
-ConditionedEstimate = Callable[[Tensor, Tensor, Condition], Answer]
+ConditionedEstimate = Callable[[Tensor, Tensor, Condition], Estimated]
 
 
 def extrapolated(main: Tensor, reference: Tensor, scale: float, channels: Channels) -> Tensor:
@@ -50,7 +50,7 @@ def guided(
     The variance is that of `main`. `reference` is not asked where the scale is 1.
     """
 
-    def estimate(x_BCHW: Tensor, t_B: Tensor) -> Answer:
+    def estimate(x_BCHW: Tensor, t_B: Tensor) -> Estimated:
         strength = scale(t_B[0].item())
         if strength == 1:
             return ask(x_BCHW, t_B, [main])[main]
@@ -64,7 +64,7 @@ def guided(
 def of_conditions(estimate: ConditionedEstimate, conditions: Mapping[str, Condition]) -> Estimates:
     """One network under conditions with names; those that are asked for make one batch."""
 
-    def ask(x_BCHW: Tensor, t_B: Tensor, names: Sequence[str]) -> dict[str, Answer]:
+    def ask(x_BCHW: Tensor, t_B: Tensor, names: Sequence[str]) -> dict[str, Estimated]:
         if len(names) == 1:
             return {names[0]: estimate(x_BCHW, t_B, conditions[names[0]])}
         count, condition = len(names), joined([conditions[name] for name in names])
@@ -77,6 +77,7 @@ def of_conditions(estimate: ConditionedEstimate, conditions: Mapping[str, Condit
 
 
 def constant(scale: float) -> Scale:
+    """The same scale at every time."""
     return lambda t: scale
 
 

@@ -22,7 +22,7 @@ class SeededNoise:
     """The random source of one batch: `start` once, then `step` for every step that adds noise.
 
     The label of `drawn_labels` is skipped even where classes were asked for, so asking for the
-    class that a seed has anyway gives the same picture.
+    class that a seed has anyway gives the same image.
     """
 
     def __init__(self, seeds: Sequence[int], shape: tuple[int, int, int], num_classes: int) -> None:

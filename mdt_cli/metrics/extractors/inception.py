@@ -4,6 +4,7 @@ Axes: B images, H W pixels, D pooled and S spatial features, C classes.
 """
 
 import pickle
+import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -15,15 +16,13 @@ from mdt_cli.errors import MdtError
 from mdt_cli.files import sha256_of
 from mdt_cli.metrics.extractors import resize as rules
 from mdt_cli.metrics.extractors.extractor import Extractor
-from mdt_cli.metrics.extractors.inception_network import (
-    SPATIAL,
-    SPATIAL_CHANNELS,
-    Inception,
-    spatial_columns,
-)
 from mdt_cli.metrics.extractors.weights import is_pytorch_fid
 
 SIDE = 299
+CLASSES = 1008
+# sFID takes seven channels of a 17 x 17 map (Nash et al. 2021; Dhariwal & Nichol 2021).
+SPATIAL_CHANNELS = 7
+SPATIAL = SPATIAL_CHANNELS * 17 * 17
 # The block of the TorchScript file that holds the map of sFID, under TensorFlow's name.
 BLOCK = "mixed_6"
 # Normalised [B,3,299,299] -> [B,D], or [B,D+S] where the spatial features are asked for.
@@ -38,7 +37,7 @@ def inception(file: Path, device: torch.device, resize: str, spatial: bool) -> E
     -1..1 where TensorFlow's graph takes (x - 128) / 128. The class layer has no bias, as in the
     original score (Salimans et al. 2016).
     """
-    load = _own_network if is_pytorch_fid(file) else _torchscript
+    load = _plain_weights if is_pytorch_fid(file) else _torchscript
     network, head_CD = load(file, device, spatial)
     prepare, normalised = _resizing(resize)
     return Extractor(
@@ -67,19 +66,76 @@ def _resizing(resize: str) -> tuple[rules.Prepare, Callable[[Tensor], Tensor]]:
             raise ValueError(f"no resizing {resize!r}")
 
 
-def _own_network(file: Path, device: torch.device, spatial: bool) -> tuple[Network, Tensor]:
-    network = Inception()
+def fid_network() -> nn.Module:
+    """Inception v3 (Szegedy et al. 2016) as TensorFlow published it in 2015, for other weights.
+
+    It differs from torchvision's in clean-fid's blocks: averages leave the padding out, and a
+    maximum stands in place of the last block's average. MdtError where torchvision is not usable.
+    """
     try:
-        network.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
-    except (RuntimeError, OSError, EOFError, TypeError, pickle.UnpicklingError) as error:
-        raise _unfit(file, "not the Inception weights of pytorch-fid", error) from error
-    network.eval().to(device)
+        from cleanfid import inception_pytorch as blocks
+        from torchvision.models.inception import Inception3
+    # A torchvision that was built for another torch fails with any of these.
+    except (ImportError, RuntimeError, AttributeError, OSError) as error:
+        raise MdtError(
+            f"the Inception weights of pytorch-fid need torchvision, which cannot be imported: "
+            f"{error}",
+            "install the torchvision that fits this torch, or use the Inception file of clean-fid",
+        ) from error
+    network = Inception3(num_classes=CLASSES, aux_logits=False, init_weights=False)
+    network.Mixed_5b = blocks.FIDInceptionA(192, pool_features=32)
+    network.Mixed_5c = blocks.FIDInceptionA(256, pool_features=64)
+    network.Mixed_5d = blocks.FIDInceptionA(288, pool_features=64)
+    network.Mixed_6b = blocks.FIDInceptionC(768, channels_7x7=128)
+    network.Mixed_6c = blocks.FIDInceptionC(768, channels_7x7=160)
+    network.Mixed_6d = blocks.FIDInceptionC(768, channels_7x7=160)
+    network.Mixed_6e = blocks.FIDInceptionC(768, channels_7x7=192)
+    network.Mixed_7b = blocks.FIDInceptionE_1(1280)
+    network.Mixed_7c = blocks.FIDInceptionE_2(2048)
+    return network
+
+
+def with_spatial(network: nn.Module) -> Network:
+    """The answer of a `fid_network`, and behind it the columns of sFID.
+
+    TensorFlow's graph calls the map mixed_6/conv; with blocks counted from torchvision's names it
+    is Mixed_6d.branch1x1.
+    """
+    # Threads share the network; each must see the map of its own pass.
+    seen = threading.local()
+
+    def keep(module: nn.Module, given: tuple[Tensor, ...], map_BCHW: Tensor) -> None:
+        seen.map_BCHW = map_BCHW
+
+    network.get_submodule("Mixed_6d.branch1x1").register_forward_hook(keep)
 
     def run(x_B3HW: Tensor) -> Tensor:
-        pooled_BD, spatial_BS = network(x_B3HW)
-        return torch.cat([pooled_BD, spatial_BS], 1) if spatial else pooled_BD
+        answer_BD = network(x_B3HW)
+        return torch.cat([answer_BD, spatial_columns(seen.map_BCHW)], 1)
 
-    return run, network.fc.weight.detach().float().cpu()
+    return run
+
+
+def spatial_columns(map_BCHW: Tensor) -> Tensor:
+    """The first seven channels as rows [B,S] in TensorFlow's order: by position, channels last.
+
+    Stored statistics keep that order; the distance of two own sets would not care.
+    """
+    return map_BCHW[:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1)
+
+
+def _plain_weights(file: Path, device: torch.device, spatial: bool) -> tuple[Network, Tensor]:
+    with torch.device("meta"):  # every tensor comes from the file
+        network = fid_network()
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+        network.load_state_dict(state, assign=True)
+    except (RuntimeError, OSError, EOFError, TypeError, pickle.UnpicklingError) as error:
+        raise _unfit(file, "not the Inception weights of pytorch-fid", error) from error
+    head_CD = network.get_parameter("fc.weight").detach().float().cpu()
+    network.fc = nn.Identity()
+    network.eval().to(device)
+    return with_spatial(network) if spatial else network, head_CD
 
 
 def _torchscript(file: Path, device: torch.device, spatial: bool) -> tuple[Network, Tensor]:

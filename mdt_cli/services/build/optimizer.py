@@ -5,17 +5,20 @@ from typing import Any, assert_never
 import torch
 
 from mdt_cli.config.training import AdamWConfig, AdanConfig
+from mdt_cli.core.optim.adamw import AdamW
 from mdt_cli.core.optim.adan import Adan
 
 
-def build_optimizer(
-    table: AdamWConfig | AdanConfig, network: torch.nn.Module
-) -> torch.optim.Optimizer:
-    """Every parameter that learns; `lr_scale` of a group is its share of the learning rate."""
+def build_optimizer(table: AdamWConfig | AdanConfig, network: torch.nn.Module) -> AdamW | Adan:
+    """One optimizer of every parameter that learns.
+
+    `lr_scale` of a group is its share of the learning rate. `state_size(parameter)` is the number
+    of values it will keep. Where its attribute `found_inf` is 1, a step ignores the gradient.
+    """
     parameters = _parameter_groups(table, network)
     match table:
         case AdamWConfig():
-            return torch.optim.AdamW(
+            return AdamW(
                 parameters,
                 lr=table.lr,
                 betas=table.betas,

@@ -13,14 +13,14 @@ from mdt_cli.config.sampling import (
     PowerCosineGuidanceConfig,
     SamplingConfig,
 )
-from mdt_cli.core.batch import Condition
+from mdt_cli.core.batch import Answer, Condition
 from mdt_cli.core.levels import Denoise, LevelOptions
 from mdt_cli.core.objectives.base import Diffusion
 from mdt_cli.core.sampling.ddpm import Chain, Estimate, StepNoise, clipped, ddim, ddpm
 from mdt_cli.core.sampling.dpm_solver import dpm_solver_pp
 from mdt_cli.core.sampling.guidance import (
-    Answer,
     Channels,
+    Estimated,
     Scale,
     constant,
     guided,
@@ -32,8 +32,8 @@ from mdt_cli.core.sampling.ode import euler, heun
 from mdt_cli.core.sampling.seeds import SeededNoise, drawn_labels
 from mdt_cli.errors import MdtError
 
-# (noised latents [B, C, H, W], times [B], labels [B] or None) -> the raw answer.
-Network = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+# (noised latents [B, C, H, W], times [B], labels [B] or None) -> the answer.
+Network = Callable[[Tensor, Tensor, Tensor | None], Answer]
 # (standard normal noise [B, C, H, W], condition of each image, noise of each step) -> latents.
 Sampler = Callable[[Tensor, Condition, StepNoise], Tensor]
 
@@ -78,9 +78,9 @@ def sampler_of(
         )
     )
 
-    def conditioned(x: Tensor, t_B: Tensor, condition: Condition) -> Answer:
+    def conditioned(x: Tensor, t_B: Tensor, condition: Condition) -> Estimated:
         x_in, t_embed_B = diffusion.network_input(x, t_B)
-        output = network(x_in, t_embed_B, condition.y_B)
+        output = network(x_in, t_embed_B, condition.y_B).final
         fraction = None if chain is None else chain.variance_fraction(output)
         return diffusion.denoised(output, x, t_B), fraction
 

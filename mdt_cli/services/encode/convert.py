@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mdt_cli.artifacts.latent_cache.format import make_plan
-from mdt_cli.artifacts.latent_cache.write import FLIP, MEAN, PIXELS, Content
+from mdt_cli.artifacts.latent_cache.format import FLIP, MEAN, PIXELS, make_plan
+from mdt_cli.artifacts.latent_cache.write import Content
 from mdt_cli.core.codecs.codec import open_codec
 from mdt_cli.errors import MdtError
 from mdt_cli.services.encode.fill import Counted, fill, stored

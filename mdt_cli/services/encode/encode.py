@@ -8,14 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mdt_cli.artifacts.latent_cache.format import estimate, make_plan
-from mdt_cli.artifacts.latent_cache.write import DTYPES, FLIP, MEAN, PIXELS, STD, Content, begun
+from mdt_cli.artifacts.latent_cache.format import FLIP, MEAN, PIXELS, STD, estimate, make_plan
+from mdt_cli.artifacts.latent_cache.write import DTYPES, Content, begun
+from mdt_cli.artifacts.open_images import open_images
 from mdt_cli.core.codecs.codec import Codec, open_codec
 from mdt_cli.errors import MdtError
-from mdt_cli.images.containers import open_source
 from mdt_cli.images.decode import CROP
-from mdt_cli.images.image_set import Source, limited
-from mdt_cli.images.workers import Decoded, Decoders, picture_sizes
+from mdt_cli.images.image_set import ImageSet, limited, without_classes
+from mdt_cli.images.sized import check_crop
+from mdt_cli.images.workers import Decoded, Decoders, stored_sizes
 from mdt_cli.services.encode.convert import convert
 from mdt_cli.services.encode.fill import Counted, fill, printable, stored, unreadable, verify
 from mdt_cli.services.encode.other_caches import find_features
@@ -40,7 +41,7 @@ def encode_latents(request: EncodeRequest) -> Generator[Event, None, None]:
     if features is not None:
         yield from convert(request, features)
         return
-    source = limited(open_source(request.images, labelled=not request.unconditional), request.limit)
+    source = limited(_open(request), request.limit)
     if len(source.classes) == 1:
         raise MdtError(
             f"{request.images} has one class only ({source.classes[0]}): "
@@ -48,6 +49,7 @@ def encode_latents(request: EncodeRequest) -> Generator[Event, None, None]:
             "pass --unconditional to leave the class out, or add a second class",
         )
     size = request.size or DEFAULT_SIZE
+    check_crop(source, size)
     yield from _tell(source)
     yield from _tell_small(source, size)
     codec = open_codec(request.codec or PIXELS, _device(request.device))
@@ -72,7 +74,7 @@ def encode_latents(request: EncodeRequest) -> Generator[Event, None, None]:
 
     def produce(spans: Sequence[range]) -> Generator[Counted, None, None]:
         with Decoders(source.reader, size, workers if spans else 0) as decoders:
-            pictures = decoders.decode(source.places, spans)
+            pictures = decoders.decode(source.locations, spans)
             for span in spans:
                 yield from _encode(request, source, codec, span, pictures)
 
@@ -80,7 +82,7 @@ def encode_latents(request: EncodeRequest) -> Generator[Event, None, None]:
 
 
 def _encode(
-    request: EncodeRequest, source: Source, codec: Codec, span: range, pictures: Iterator[Decoded]
+    request: EncodeRequest, source: ImageSet, codec: Codec, span: range, pictures: Iterator[Decoded]
 ) -> Iterator[Counted]:
     """One shard: batches never reach across its ends, so its bytes depend on nothing else."""
     kept: list[int] = []
@@ -138,6 +140,17 @@ def _latents(
     return out
 
 
+def _open(request: EncodeRequest) -> ImageSet:
+    """The images with their classes. MdtError where the classes contradict each other."""
+    images = open_images(request.images)
+    # Samples are encoded without their classes: caches of earlier versions are resumed.
+    if request.unconditional or images.provenance is not None:
+        return without_classes(images)
+    if images.fault is not None:
+        raise images.fault
+    return images
+
+
 def _check(request: EncodeRequest) -> None:
     for name, value, least in (
         ("--size", request.size, 1),
@@ -152,7 +165,7 @@ def _check(request: EncodeRequest) -> None:
         raise MdtError(f"no such --dtype: {request.dtype}", f"use one of {', '.join(DTYPES)}")
 
 
-def _tell(source: Source) -> Iterator[Event]:
+def _tell(source: ImageSet) -> Iterator[Event]:
     for note in source.notes:
         yield Warned(note)
     ignored = ", ".join(f"{number} {what}" for what, number in sorted(source.ignored.items()))
@@ -163,10 +176,10 @@ def _tell(source: Source) -> Iterator[Event]:
     )
 
 
-def _tell_small(source: Source, size: int) -> Iterator[Event]:
+def _tell_small(source: ImageSet, size: int) -> Iterator[Event]:
     """A warning before hours of work, if a few of the images say that `size` is a mistake."""
-    few = source.places[:: max(1, len(source) // LOOKED_AT)]
-    sizes = picture_sizes(source.reader, few)
+    few = source.locations[:: max(1, len(source) // LOOKED_AT)]
+    sizes = stored_sizes(source.reader, few)
     if sizes and all(min(side) < size for side in sizes):
         width, height = sizes[0]
         yield Warned(

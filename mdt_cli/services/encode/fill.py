@@ -12,7 +12,13 @@ import torch
 from torch import Tensor
 
 from mdt_cli.artifacts.latent_cache import write as shards
-from mdt_cli.artifacts.latent_cache.format import refuse_little_space, refuse_other_plan, versions
+from mdt_cli.artifacts.latent_cache.format import (
+    MANIFEST,
+    PLAN,
+    refuse_little_space,
+    refuse_other_plan,
+    versions,
+)
 from mdt_cli.artifacts.latent_cache.read import open_cache
 from mdt_cli.artifacts.latent_cache.write import DTYPES
 from mdt_cli.errors import MdtError, Stopped
@@ -122,7 +128,7 @@ def verify(folder: Path) -> Iterator[Event]:
 
 def _finish(folder: Path, unchanged: bool) -> Iterator[Event]:
     facts = open_cache(folder).facts
-    manifest = json.loads((folder / shards.MANIFEST).read_text("utf-8"))
+    manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
     skipped = tuple((entry["name"], entry["reason"]) for entry in manifest["skipped"])
     without = [n for n, k in zip(facts.class_names, facts.class_counts, strict=True) if not k]
     if without:
@@ -158,13 +164,13 @@ def _some(names: Sequence[str]) -> str:
 def _begin(folder: Path, plan: dict[str, Any], share: Share) -> None:
     """The first process writes the plan; the others wait until they see the same one."""
     if share.rank == 0:
-        write_json(folder / shards.PLAN, plan)
+        write_json(folder / PLAN, plan)
         return
     deadline = time.monotonic() + SECONDS_FOR_PLAN
     while (before := shards.begun(folder)) is None:
         if time.monotonic() > deadline:
             raise MdtError(
-                f"process {share.rank} waited {SECONDS_FOR_PLAN:.0f} s for {folder / shards.PLAN}",
+                f"process {share.rank} waited {SECONDS_FOR_PLAN:.0f} s for {folder / PLAN}",
                 "every process must see the same folder",
             )
         time.sleep(SECONDS_BETWEEN_LOOKS)

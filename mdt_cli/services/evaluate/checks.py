@@ -10,10 +10,10 @@ from mdt_cli.config.evaluation import (
     that_compare_moments,
 )
 from mdt_cli.errors import MdtError
+from mdt_cli.images.sized import SizedSet
 from mdt_cli.metrics.extractors.build import Extractor
 from mdt_cli.metrics.features import PUBLISHED
 from mdt_cli.metrics.frechet import ENOUGH_PER_DIMENSION, fewest_for_limit
-from mdt_cli.metrics.images.containers import ImageSet
 from mdt_cli.metrics.statistics import (
     RULES_OF_OTHERS,
 )
@@ -80,7 +80,7 @@ def usable_statistics(
     return reference
 
 
-def same_size(sets: Sequence[ImageSet], reference: Reference) -> None:
+def same_size(sets: Sequence[SizedSet], reference: Reference) -> None:
     """All sets have the size of the reference; where that is not known, that of the first."""
     size, of = sets[0].size, sets[0].path
     if reference.images is not None:
@@ -105,7 +105,7 @@ def same_size(sets: Sequence[ImageSet], reference: Reference) -> None:
             )
 
 
-def _uncroppable(sets: Sequence[ImageSet], reference: Reference) -> list[tuple[int, int]]:
+def _uncroppable(sets: Sequence[SizedSet], reference: Reference) -> list[tuple[int, int]]:
     """The sizes of what `--size` cannot change."""
     held = [images.size for images in sets if images.kind == "latent cache"]
     if reference.stored is not None and reference.stored.size is not None:
@@ -116,7 +116,7 @@ def _uncroppable(sets: Sequence[ImageSet], reference: Reference) -> list[tuple[i
 
 
 def check_sets(
-    samples: ImageSet,
+    samples: SizedSet,
     reference: Reference,
     metrics: tuple[MetricName, ...],
     request: EvaluateRequest,
@@ -153,7 +153,7 @@ def check_dimensions(reference: Reference, extractor: Extractor) -> None:
             )
 
 
-def check_limit(sets: list[ImageSet], metrics: tuple[MetricName, ...], dimensions: int) -> None:
+def check_limit(sets: list[SizedSet], metrics: tuple[MetricName, ...], dimensions: int) -> None:
     """Whether `fid_infinity` has samples enough for so many features."""
     fewest = fewest_for_limit(dimensions)
     for samples in sets:
@@ -177,7 +177,7 @@ def check_options(request: EvaluateRequest) -> None:
 
 
 def first_words(
-    sets: list[ImageSet],
+    sets: list[SizedSet],
     reference: Reference,
     extractor: Extractor,
     metrics: tuple[MetricName, ...],
@@ -195,6 +195,10 @@ def first_words(
                 "move every score; sample to PNG" + (f" ({samples.path})" if len(sets) > 1 else "")
             )
     for images in (*sets, *([reference.images] if reference.images else [])):
+        for note in images.images.notes:
+            yield Note(note)
+        if images.images.fault is not None:
+            yield Warned(f"{images.images.fault.message}; no scores per class")
         if images.enlarged:
             yield Warned(
                 f"{images.enlarged:,} images of {images.path} are smaller than --size "

@@ -14,20 +14,18 @@ import torch
 from torch import Tensor
 
 from mdt_cli import __version__
+from mdt_cli.artifacts.open_images import open_images
 from mdt_cli.config.evaluation import ExtractorName, ResizeName
 from mdt_cli.core.codecs.codec import Codec, open_codec
 from mdt_cli.core.sampling.to_uint8 import to_uint8
 from mdt_cli.errors import MdtError
 from mdt_cli.files import write_json
-from mdt_cli.images.containers import open_source
-from mdt_cli.images.decode import Pixels, UnreadableError, read_pixels
+from mdt_cli.images.decode import Pixels
+from mdt_cli.images.sized import SizedSet, sized
 from mdt_cli.metrics.extractors.build import RESIZE_RULES, build_extractor
 from mdt_cli.metrics.extractors.extractor import Extractor, extract_batch
 from mdt_cli.metrics.extractors.weights import cached_inception
 from mdt_cli.metrics.frechet import frechet_distance
-from mdt_cli.metrics.images.containers import open_images
-from mdt_cli.metrics.images.image_set import decode, read_raw
-from mdt_cli.metrics.images.unreadable import broken
 from mdt_cli.metrics.psnr_ssim import WINDOW, psnr, ssim
 from mdt_cli.metrics.statistics import Moments
 from mdt_cli.services.evaluate.figures import reconstruction_figure
@@ -63,7 +61,9 @@ def reconstruct(request: ReconstructionRequest) -> Iterator[Event]:
     target = request.out or Path(f"{request.images.name.partition('.')[0]}.reconstruction.json")
     page = page_of(target)
     device = pick_device(request.device)
-    count, side, pictures = _pictures(request.images, request.size)
+    images = _squares(request.images, request.size)
+    count, side = images.count, images.size[0]
+    pictures = (images.decode(name, raw) for name, raw in images.read())
     if count < 2:
         raise MdtError(f"{request.images} holds {count} image; no metric is defined below 2")
     name = request.extractor or (
@@ -137,30 +137,16 @@ class _Sums:
         self.shown += list(zip(real_BHWC[:room], made_BHWC[:room], strict=True))
 
 
-def _pictures(path: Path, size: int | None) -> tuple[int, int, Iterator[Pixels]]:
-    """How many, their side, and uint8 [S, S, 3] each."""
-    if size is None:
-        images = open_images(path)
-        height, width = images.size
-        if height != width:
-            raise MdtError(
-                f"{path} holds {width}x{height} images; a codec is measured on squares",
-                "pass --size to crop them as encode-latents does",
-            )
-        return images.count, height, (decode(images, name, raw) for name, raw in read_raw(images))
-    if size < 1:
-        raise MdtError(f"--size {size} is too small", "give a number from 1")
-    source = open_source(path, labelled=False)
-
-    def cropped() -> Iterator[Pixels]:
-        for name, place in zip(source.names, source.places, strict=True):
-            try:
-                pixels = read_pixels(source.reader.read(place), size)
-            except (UnreadableError, OSError) as error:
-                raise broken(path, name, error) from error
-            yield pixels
-
-    return len(source), size, cropped()
+def _squares(path: Path, size: int | None) -> SizedSet:
+    """The images, all of one square size."""
+    images = sized(open_images(path), size)
+    height, width = images.size
+    if height != width:
+        raise MdtError(
+            f"{path} holds {width}x{height} images; a codec is measured on squares",
+            "pass --size to crop them as encode-latents does",
+        )
+    return images
 
 
 def _lpips(device: torch.device) -> Perceptual | None:

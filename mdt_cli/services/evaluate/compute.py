@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 
 from mdt_cli.config.evaluation import MetricName, that_need
+from mdt_cli.images.sized import SizedSet
 from mdt_cli.metrics.extract import Extracted
 from mdt_cli.metrics.extractors.extractor import Extractor
 from mdt_cli.metrics.features import PUBLISHED, Features, Gaussian, side_of
-from mdt_cli.metrics.images.containers import ImageSet
 from mdt_cli.metrics.statistics import Statistics
 
 # Rows of features are kept for the error of a distance up to this many bytes.
@@ -20,10 +20,10 @@ KEPT_BYTES = 2 << 30
 class Scored:
     """Everything the metrics and the report are made of."""
 
-    samples: ImageSet
+    samples: SizedSet
     of_samples: Extracted
     reference_path: Path
-    reference_images: ImageSet | None
+    reference_images: SizedSet | None
     of_reference: Extracted | None
     statistics: Statistics | None  # stored ones, where they serve for the Fréchet distance
     extractor: Extractor

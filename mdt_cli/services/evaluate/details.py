@@ -5,11 +5,10 @@ from typing import Any
 
 import torch
 
+from mdt_cli.images.sized import SizedSet
 from mdt_cli.metrics.extract import Extracted
-from mdt_cli.metrics.images.containers import ImageSet
-from mdt_cli.metrics.images.labels import matched
 from mdt_cli.metrics.memorisation import SUSPECT, memorisation
-from mdt_cli.metrics.per_class import ROWS_PER_DIMENSION, class_scores
+from mdt_cli.metrics.per_class import ROWS_PER_DIMENSION, class_scores, matched
 
 PAIRS = 32
 # Distances to so many pairs of images take a minute or two; beyond, a part of the reference serves.
@@ -17,9 +16,9 @@ MOST_DISTANCES = 500_000_000
 
 
 def class_section(
-    samples: ImageSet,
+    samples: SizedSet,
     of_samples: Extracted,
-    reference: ImageSet,
+    reference: SizedSet,
     of_reference: Extracted,
     extractor: str,
     device: torch.device,

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from mdt_cli.artifacts.open_images import open_images
 from mdt_cli.config.evaluation import (
     ExtractorName,
     MetricName,
@@ -15,11 +16,11 @@ from mdt_cli.config.evaluation import (
 )
 from mdt_cli.errors import MdtError
 from mdt_cli.files import write_json
+from mdt_cli.images.sized import sized
 from mdt_cli.metrics.compute import compute
 from mdt_cli.metrics.extract import Extracted
 from mdt_cli.metrics.extractors.build import build_extractor
 from mdt_cli.metrics.features import PUBLISHED
-from mdt_cli.metrics.images.containers import open_images
 from mdt_cli.metrics.neighbours import MEMORY
 from mdt_cli.metrics.statistics import save_statistics
 from mdt_cli.services.evaluate.checks import (
@@ -75,7 +76,7 @@ def evaluate(request: EvaluateRequest) -> Iterator[Event]:
         raise MdtError(
             f"--out {target} is the name of the folder for features", "name a file, as report.json"
         )
-    sets = [open_images(path, request.size) for path in (request.samples, *request.others)]
+    sets = [sized(open_images(path), request.size) for path in (request.samples, *request.others)]
     reference = open_reference(request.reference, request.size)
     name = yield from choose_extractor(request, reference)
     resize = choose_resize(request, name, reference)

@@ -11,7 +11,7 @@ import os
 import shutil
 import time
 from collections.abc import Generator, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,9 @@ import torch
 from mdt_cli.artifacts.weights import read_tensors, save_tensors
 from mdt_cli.errors import Stopped
 from mdt_cli.files import atomic_path, cannot_write, sha256_of, write_json
+from mdt_cli.images.sized import SizedSet
 from mdt_cli.metrics.extract import Batch, Extracted, collect, feature_batches
 from mdt_cli.metrics.extractors.extractor import Extractor
-from mdt_cli.metrics.images.containers import ImageSet
-from mdt_cli.metrics.images.image_set import Reader
 from mdt_cli.services.events import Event, Note, Progress, Warned
 from mdt_cli.services.work import Share
 
@@ -64,7 +63,7 @@ class Shards:
         if self.share.rank:
             self._finished(self.share.rank).unlink(missing_ok=True)
 
-    def make(self, images: ImageSet, what: str) -> Iterator[Event]:
+    def make(self, images: SizedSet, what: str) -> Iterator[Event]:
         """Extract this process's shards of a set, those that are finished left as they are.
 
         A small set on one process goes without files: `merged` extracts it.
@@ -91,12 +90,12 @@ class Shards:
                 "from an earlier run; going on"
             )
         self.done += sum(len(spans[index]) for index in finished)
-        with Reader(images) as reader:
+        with closing(images):
             for index in mine:
                 if index in finished:
                     continue
                 try:
-                    yield from self._make_one(reader, folder, index, spans[index], what)
+                    yield from self._make_one(images, folder, index, spans[index], what)
                 except Stopped as stopped:
                     raise self._stopped(stopped) from None
         yield Progress(self.done, self.total, what)
@@ -156,7 +155,7 @@ class Shards:
         )
 
     def merged(
-        self, images: ImageSet, keep: bool, what: str, most: int | None = None
+        self, images: SizedSet, keep: bool, what: str, most: int | None = None
     ) -> Generator[Event, None, Extracted]:
         """Everything of one set, from its shards in order, or extracted now; see `collect`."""
         in_memory = self._in_memory(images)
@@ -207,23 +206,23 @@ class Shards:
         launch = hashlib.sha256("\n".join(named).encode()).hexdigest()[:8]
         return self.folder / f"{MARK}{rank}-of-{self.share.of}-{launch}"
 
-    def _in_memory(self, images: ImageSet) -> bool:
+    def _in_memory(self, images: SizedSet) -> bool:
         return self.share.of == 1 and images.count <= IN_MEMORY
 
     @staticmethod
-    def _spans(images: ImageSet) -> list[range]:
+    def _spans(images: SizedSet) -> list[range]:
         return [
             range(start, min(start + ROWS, images.count)) for start in range(0, images.count, ROWS)
         ]
 
     def _make_one(
-        self, reader: Reader, folder: Path, index: int, span: range, what: str
+        self, images: SizedSet, folder: Path, index: int, span: range, what: str
     ) -> Iterator[Event]:
         names: list[str] = []
         digests: list[bytes] = []
         values = []
         work = (self.extractor, self.device, self.batch_size)
-        for batch in feature_batches(reader.images, *work, reader.read(span)):
+        for batch in feature_batches(images, *work, images.read(span)):
             names += batch.names
             digests += batch.digests
             values.append(batch.values)
@@ -248,14 +247,13 @@ class Shards:
             return False
         return bool(whole and record["rows"] == len(span))
 
-    def _read(self, images: ImageSet) -> Iterator[Batch]:
+    def _read(self, images: SizedSet) -> Iterator[Batch]:
         """From the shards; one that another run with the same report took away is made again."""
         folder, work = self.folders[images.path], (self.extractor, self.device, self.batch_size)
         for index, span in enumerate(self._spans(images)):
             if not self._is_finished(folder, index, span):
                 self.lost += 1
-                with Reader(images) as reader:
-                    yield from feature_batches(images, *work, reader.read(span))
+                yield from feature_batches(images, *work, images.read(span))
                 continue
             held = read_tensors(_shard(folder, index))
             data = held["digests"].numpy().tobytes()
@@ -263,7 +261,7 @@ class Shards:
             yield Batch([str(k) for k in span], digests, held["features"])
 
 
-def _key(images: ImageSet, extractor: Extractor, device: torch.device) -> str:
+def _key(images: SizedSet, extractor: Extractor, device: torch.device) -> str:
     """Another key where the files, the network or the kind of device are others."""
     state = hashlib.sha256()
     about: dict[str, Any] = {
@@ -275,10 +273,7 @@ def _key(images: ImageSet, extractor: Extractor, device: torch.device) -> str:
         "count": images.count,
     }
     state.update(json.dumps(about).encode())
-    files = {place.file for place in images.places} or {images.file or images.path}
-    if not images.places and images.path.is_dir() and images.file is None:
-        files = {images.path / name for name in images.names}
-    for file in sorted(files):
+    for file in sorted(images.files):
         stat = file.stat()
         state.update(f"{file} {stat.st_size} {stat.st_mtime_ns}\n".encode("utf-8", "replace"))
     return state.hexdigest()

@@ -12,8 +12,8 @@ from PIL import Image
 
 from mdt_cli.images.contact_sheet import sheet, square
 from mdt_cli.images.decode import Pixels
+from mdt_cli.images.sized import SizedSet
 from mdt_cli.metrics.extract import Extracted
-from mdt_cli.metrics.images.image_set import ImageSet, pixels_at
 
 GRID_SIDE, GRID_CLASSES, PER_CLASS = 8, 10, 10
 STRIP = 10
@@ -33,9 +33,9 @@ class Figure:
 
 def figures(
     report: Mapping[str, Any],
-    samples: ImageSet,
+    samples: SizedSet,
     of_samples: Extracted,
-    reference: ImageSet | None,
+    reference: SizedSet | None,
     of_reference: Extracted | None,
 ) -> dict[str, list[Figure]]:
     """By section: `samples`, `nearest`, `classes`; what cannot be shown is left out."""
@@ -77,7 +77,7 @@ def reconstruction_figure(pairs: Sequence[tuple[Pixels, Pixels]]) -> Figure:
     return _figure(rows, ["image", "through codec"], "The first images, before and after.")
 
 
-def _grid(samples: ImageSet) -> tuple[list[list[int]], list[str] | None, str]:
+def _grid(samples: SizedSet) -> tuple[list[list[int]], list[str] | None, str]:
     """Positions, names of their rows and a caption: a row for each class, else a square."""
     rows: dict[str, list[int]] = {}
     for position, name in enumerate(samples.classes or ()):
@@ -93,16 +93,16 @@ def _grid(samples: ImageSet) -> tuple[list[list[int]], list[str] | None, str]:
     return square(positions), None, f"{spread}."
 
 
-def _of_class(images: ImageSet, name: str, told: Mapping[str, Any], side: str) -> list[int]:
+def _of_class(images: SizedSet, name: str, told: Mapping[str, Any], side: str) -> list[int]:
     """The first images of a class, whatever that set calls it."""
     own = told["names"][side].get(name, name)
     found = [k for k, given in enumerate(images.classes or ()) if given == own]
     return found[:STRIP]
 
 
-def _tiles(images: ImageSet, rows: Sequence[Sequence[int]]) -> list[list[Pixels]]:
+def _tiles(images: SizedSet, rows: Sequence[Sequence[int]]) -> list[list[Pixels]]:
     """The pictures at the positions in each row."""
-    found = {position: _small(pixels) for position, pixels in pixels_at(images, list(chain(*rows)))}
+    found = {position: _small(pixels) for position, pixels in images.pixels_at(list(chain(*rows)))}
     return [[found[position] for position in row] for row in rows]
 
 

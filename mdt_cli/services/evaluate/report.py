@@ -7,10 +7,10 @@ from typing import Any
 from mdt_cli import __version__
 from mdt_cli.config.evaluation import MetricName, facts_of, of_tables
 from mdt_cli.images.decode import CROP
+from mdt_cli.images.sized import SizedSet
 from mdt_cli.metrics.comparability import Conditions, Stamp, adm_stamp, clean_fid_stamp
 from mdt_cli.metrics.extract import Extracted
 from mdt_cli.metrics.extractors.resize import RESIZE_RULES
-from mdt_cli.metrics.images.containers import ImageSet
 from mdt_cli.services.evaluate.compute import Scored
 
 FORMAT = 1
@@ -98,7 +98,7 @@ def _verdict(adm: Stamp, clean_fid: Stamp) -> str:
     return "not comparable with published tables: " + "; ".join(reasons)
 
 
-def _set_facts(images: ImageSet, extracted: Extracted | None) -> dict[str, Any]:
+def _set_facts(images: SizedSet, extracted: Extracted | None) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "path": str(images.path),
         "kind": images.kind,

@@ -7,6 +7,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
+from mdt_cli.artifacts.open_images import open_images
 from mdt_cli.config.evaluation import (
     EXTRACTORS,
     FACTS,
@@ -19,8 +20,8 @@ from mdt_cli.config.evaluation import (
 )
 from mdt_cli.errors import MdtError
 from mdt_cli.images.npz import keys
+from mdt_cli.images.sized import SizedSet, sized
 from mdt_cli.metrics.extractors.weights import cached_inception
-from mdt_cli.metrics.images.containers import ImageSet, open_images
 from mdt_cli.metrics.statistics import (
     Statistics,
     has_statistics,
@@ -55,7 +56,7 @@ class Reference:
     """What the reference offers: images, stored statistics, or both (ADM's files)."""
 
     path: Path
-    images: ImageSet | None
+    images: SizedSet | None
     statistics: Statistics | None  # that serve for the distances
     spatial: Statistics | None = None  # those of sFID
     stored: Statistics | None = None  # what the file holds, whether it serves or not
@@ -70,8 +71,8 @@ class Reference:
 
 def open_reference(path: Path, crop: int | None = None) -> Reference:
     if not has_statistics(path):
-        return Reference(path, open_images(path, crop), None)
-    images = open_images(path) if "arr_0" in keys(path) else None
+        return Reference(path, sized(open_images(path), crop), None)
+    images = sized(open_images(path)) if "arr_0" in keys(path) else None
     if images is not None and crop is not None and images.size != (crop, crop):
         raise MdtError(
             f"{path} holds statistics of {times(images.size)} images, which --size {crop} "

@@ -32,11 +32,11 @@ NULL_ROW = 1000
 
 
 def require_plain_dit(trained: Trained) -> None:
-    """MdtError that names everything which DiTTransformer2DModel cannot hold."""
+    """MdtError that names everything DiTTransformer2DModel cannot represent."""
     misfits = list(_misfits(trained))
     if misfits:
         raise MdtError(
-            "this network is no plain DiT: " + "; ".join(misfits), "use --format diffusers"
+            "this network is not a plain DiT: " + "; ".join(misfits), "use --format diffusers"
         )
 
 
@@ -48,15 +48,15 @@ def _misfits(trained: Trained) -> Iterator[str]:
     elif not chain.learned_variance:
         yield "its variance is not learned"
     elif chain.first_time:
-        yield "it counts times from 1"
-    if model.condition != "adaln":
+        yield "its times start at 1"
+    if trained.network.extras is not None:
         yield f"its condition is {model.condition}, not adaln"
     if model.null_label != "learned":
-        yield "its label for no class is zeros"
+        yield "its null class is zeros"
     if model.narrow_decoder.depth:
         yield "it has a narrow decoder"
     if model.output_conv:
-        yield "it has a convolution behind its head"
+        yield "it has a convolution after its head"
     if model.positions != "fixed":
         yield "its positions are learned"
     if model.relative_bias:
@@ -72,10 +72,11 @@ def _misfits(trained: Trained) -> Iterator[str]:
     if trained.network.label is None:
         yield "it has no classes"
     elif trained.facts["num_classes"] > NULL_ROW:
-        yield f"it has {trained.facts['num_classes']} classes; DiTPipeline knows {NULL_ROW}"
+        yield f"it has {trained.facts['num_classes']} classes; DiTPipeline supports {NULL_ROW}"
 
 
 def require_autoencoder_kl(codec: Codec) -> None:
+    """MdtError where DiTPipeline cannot decode the latents."""
     kind = codec.facts().get("kind", codec.name)
     if kind != "AutoencoderKL":
         raise MdtError(
@@ -190,7 +191,7 @@ def _pair(name: str, module: torch.nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def plain_difference(folder: Path, trained: Trained, inputs: Inputs) -> float:
-    """How far diffusers' unchanged class is from ours, for the card."""
+    """Largest difference between diffusers' own class and ours, for the model card."""
     from diffusers import DiTTransformer2DModel
 
     model = DiTTransformer2DModel.from_pretrained(str(folder / "transformer"))
@@ -202,6 +203,7 @@ def plain_difference(folder: Path, trained: Trained, inputs: Inputs) -> float:
 
 
 def usage(trained: Trained) -> str:
+    """Python lines for the model card that generate an image."""
     first = json.dumps(class_names(trained)[0], ensure_ascii=False)
     scale = getattr(trained.config.sampling.guidance, "scale", 1.0)
     return f"""
@@ -216,25 +218,25 @@ image.save("first.png")
 
 
 def caveats(trained: Trained) -> tuple[str, ...]:
-    """What DiTPipeline does otherwise than `mdt sample`."""
+    """How DiTPipeline differs from `mdt sample`, for the model card."""
     sampling = trained.config.sampling
     found = [
-        "DiTPipeline throws the learned variance away: the scheduler's own variance is used. "
+        "DiTPipeline ignores the learned variance and uses the scheduler's own. "
         f"The scheduler here is DDIM; the run was set to {sampling.solver}, "
         f"{sampling.steps} steps.",
         "DiTPipeline guides all latent channels with one constant scale; the run was set to "
         f"{sampling.guidance.model_dump(mode='json')}.",
         "DiTPipeline undoes the scaling_factor of the autoencoder alone, not a shift_factor or "
         "latents_mean.",
-        f"DiTPipeline takes row {NULL_ROW} of the label table for no class. The table was padded "
-        "to fit; indices above the last class give images of no class.",
-        "Seeds do not give the pictures of `mdt sample`.",
+        f"DiTPipeline uses row {NULL_ROW} of the label table as the null class. The table was "
+        "padded to fit; indices above the last class generate unconditional images.",
+        "The same seed does not give the same image as `mdt sample`.",
         "Without `trust_remote_code`, load `DiTTransformer2DModel`, `AutoencoderKL` and "
         "`DDIMScheduler` from the subfolders by `from_pretrained` and give them to "
-        "`DiTPipeline(...)`; classes are then asked for by number. The network's time embedding "
-        "then spaces the frequencies by 127 instead of 128 parts, "
+        "`DiTPipeline(...)`; classes are then chosen by index. The time embedding then divides "
+        "its frequencies into 127 parts instead of 128, "
         "which this network was not trained with.",
     ]
     if any("," in name for name in class_names(trained)):
-        found.append("Class names that hold a comma are split into several names.")
+        found.append("Class names with a comma are split into several names.")
     return tuple(found)

@@ -1,8 +1,8 @@
 """A folder that `DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)` loads.
 
-Nothing of `mdt` is needed there: the folder carries the code of network and sampler, cut from our
-own sources. Its file names end in a digest of their content, because diffusers keeps the code of
-all local folders in one place, where files of two versions must not meet.
+It does not need `mdt`: the folder carries the code of network and sampler, taken from our own
+sources. Their file names end in a digest of their content, since diffusers keeps the code of all
+local folders in one cache, where files of two versions must not collide.
 """
 
 import hashlib
@@ -113,17 +113,19 @@ def _codec_facts(codec: Codec) -> dict[str, Any]:
 
 
 def write_code(folder: Path, stem: str, text: str) -> str:
+    """Write STEM_DIGEST.py; its module name."""
     name = f"{stem}_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
     (folder / f"{name}.py").write_text(text, "utf-8")
     return name
 
 
 def write_json(path: Path, data: dict[str, Any]) -> None:
+    """As diffusers writes its own: indented, not ASCII alone."""
     path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
 def difference(folder: Path, trained: Trained, inputs: Inputs) -> float:
-    """Load the folder as a stranger would; its network's largest difference from ours."""
+    """Load the folder as its users do; the largest difference of its network from ours."""
     pipeline = load_as_stranger(folder)
 
     def theirs(x: Tensor, t_B: Tensor, y_B: Tensor | None) -> Tensor:
@@ -141,8 +143,8 @@ def load_as_stranger(folder: Path) -> Any:
 
     if DIFFUSERS_DISABLE_REMOTE_CODE:
         raise MdtError(
-            "the exported folder cannot be checked: DIFFUSERS_DISABLE_REMOTE_CODE is set",
-            "unset it for this command; the code that would run is mdt's own",
+            "the exported folder cannot be verified: DIFFUSERS_DISABLE_REMOTE_CODE is set",
+            "unset it for this command; the code that runs is mdt's own",
         )
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # it warns of the remote code, which is ours
@@ -151,8 +153,8 @@ def load_as_stranger(folder: Path) -> Any:
         return DiffusionPipeline.from_pretrained(str(folder), trust_remote_code=True)
     except PermissionError as error:
         raise MdtError(
-            f"the exported folder cannot be checked: {error}",
-            "diffusers copies model code to HF_HOME: set it to a folder that can be written",
+            f"the exported folder cannot be verified: {error}",
+            "diffusers copies model code to HF_HOME: set it to a writable folder",
         ) from error
     finally:
         logging.set_verbosity(verbosity)
@@ -160,7 +162,7 @@ def load_as_stranger(folder: Path) -> Any:
 
 
 def usage(trained: Trained) -> str:
-    """The lines with which a reader of the card samples."""
+    """Python lines for the model card that generate images."""
     names = class_names(trained)
     labels = f"class_labels={json.dumps(list(names[:4]), ensure_ascii=False)}, " if names else ""
     count = min(len(names), 4) or 4

@@ -1,4 +1,4 @@
-"""From a run or weights to a model that others can load, checked before it is let out."""
+"""From a run or weights to a model that others can load, compared with the original first."""
 
 import difflib
 from collections.abc import Generator, Iterator, Mapping
@@ -49,7 +49,7 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """`ema` and `codec` as in sampling; `report` is shown in the card of a folder."""
+    """`ema` and `codec` as in sampling; `report` goes into the model card of a folder."""
 
     source: Path
     out: Path
@@ -65,7 +65,7 @@ def export(request: ExportRequest) -> Iterator[Event]:
     if request.format not in FORMATS:
         near = difflib.get_close_matches(request.format, FORMATS, n=1)
         meant = f"; did you mean {near[0]}?" if near else ""
-        raise MdtError(f"--format: no {request.format}{meant}", f"there are: {', '.join(FORMATS)}")
+        raise MdtError(f"--format: no {request.format}{meant}", f"choose from {', '.join(FORMATS)}")
     if request.out.exists():
         raise MdtError(f"{request.out} exists already", "choose another name, or remove it first")
     suffix = SUFFIXES.get(request.format, request.out.suffix)
@@ -76,7 +76,8 @@ def export(request: ExportRequest) -> Iterator[Event]:
         )
     idle = [f"--{name}" for name in UNUSED.get(request.format, ()) if getattr(request, name)]
     if idle:
-        yield Warned(f"--format {request.format} holds nothing of {', '.join(idle)}")
+        are = "is" if len(idle) == 1 else "are"
+        yield Warned(f"{', '.join(idle)} {are} ignored with --format {request.format}")
     if request.format == "onnx":
         require_onnx()
     trained = load_trained(request.source, request.ema, CPU)
@@ -116,7 +117,7 @@ def export(request: ExportRequest) -> Iterator[Event]:
 
 
 def _safetensors(request: ExportRequest, trained: Trained) -> float:
-    # A network that restores hidden patches is nothing without the parts for them.
+    # A network that restores hidden patches needs the parts that only masked passes use.
     masked = trained.loss.restores
     if masked:
         trained = load_trained(request.source, request.ema, CPU, masked)
@@ -124,7 +125,9 @@ def _safetensors(request: ExportRequest, trained: Trained) -> float:
         tensors = dict(trained.network.named_parameters())
         save_weights(temporary, tensors, read_header(trained.path))
         again = load_trained(temporary, None, CPU, masked)
-        difference = largest_difference(trained.network, again.network, fixed_inputs(trained))
+        difference = largest_difference(
+            trained.network, lambda x, t, y: again.network(x, t, y).final, fixed_inputs(trained)
+        )
         require_parity(difference, "the written file")
     return difference
 
@@ -145,8 +148,8 @@ def _diffusers(request: ExportRequest, trained: Trained) -> Generator[Event, Non
             usage=diffusers_folder.usage(trained),
             parity=(
                 "The network of this folder was loaded with diffusers and compared with the "
-                f"trained one on {IMAGES} fixed inputs: largest difference "
-                f"{difference:.2g}. The same seed gives the same picture as `mdt sample`."
+                f"trained one on {IMAGES} fixed inputs: maximum difference "
+                f"{difference:.2g}. The same seed gives the same image as `mdt sample`."
             ),
             license=request.license,
             report=report,
@@ -171,14 +174,14 @@ def _dit(request: ExportRequest, trained: Trained) -> Generator[Event, None, flo
         plain = diffusers_dit.plain_difference(temporary, trained, inputs)
         yield Note(
             "diffusers' own DiTTransformer2DModel spaces the frequencies of its time embedding "
-            f"differently: loaded without the folder's code, answers differ by up to {plain:.2g}"
+            f"differently: without trust_remote_code, outputs differ by up to {plain:.2g}"
         )
         card = Card(
             title=_title(request),
             usage=diffusers_dit.usage(trained),
             parity=(
                 "The network of this folder was loaded with diffusers and compared with the "
-                f"trained one on {IMAGES} fixed inputs: largest difference "
+                f"trained one on {IMAGES} fixed inputs: maximum difference "
                 f"{difference:.2g}; without `trust_remote_code`, as diffusers' unchanged "
                 f"DiTTransformer2DModel: {plain:.2g}."
             ),
@@ -195,23 +198,25 @@ def _codec(request: ExportRequest, trained: Trained) -> Codec:
 
 
 def _decoded_by(codec: Codec, trained: Trained) -> Trained:
-    """With the facts of the codec that was opened: the weights may know another place or less."""
+    """With the facts of the codec that was opened: its weights may have moved."""
     return replace(trained, facts={**trained.facts, "codec": codec.facts()})
 
 
 def _note_license(request: ExportRequest) -> Iterator[Event]:
     if request.license is None:
-        yield Note('the card says "license: unknown"; give --license to name yours')
+        yield Note('the model card has license "unknown"; set it with --license')
 
 
 def _report(
     request: ExportRequest, trained: Trained
 ) -> Generator[Event, None, Mapping[str, Any] | None]:
-    """The report for the card; one that merely lies there must be of these very weights."""
+    """The report for the card; one found in the run folder must be of exactly these weights."""
     if request.report is not None:
         report = read_report(request.report)
         if is_of_other_weights(report, trained):
-            yield Warned(f"{request.report} is of other weights; the card says so")
+            yield Warned(
+                f"{request.report} was computed from other weights; the model card says so"
+            )
         return report
     path = run_report(trained.path)
     if path is None:
@@ -219,12 +224,12 @@ def _report(
     try:
         report = read_report(path)
     except MdtError as error:
-        yield Note(f"no scores in the card: {error.message}")
+        yield Note(f"the model card has no scores: {error.message}")
         return None
     if scored_weights(report) != trained.digest:
         yield Note(
-            "the report in the run folder does not say that it is of these weights, and is not "
-            "shown in the card; --report shows it all the same"
+            "the report in the run folder is not recorded as computed from these weights, so the "
+            "model card leaves it out; --report includes it"
         )
         return None
     return report

@@ -1,6 +1,6 @@
-"""Several of our modules as the text of one that stands alone: what a model folder carries.
+"""Several of our modules as one self-contained file: the code of an exported folder.
 
-The text is cut from the live sources, so a model folder and `mdt` cannot come to differ.
+The text is taken from the installed sources, so that the folder and `mdt` compute the same.
 """
 
 import ast
@@ -30,7 +30,7 @@ def bundle(
     title: str,
     tables: Mapping[str, Sequence[type[BaseModel]]] | None = None,
 ) -> str:
-    """`entry` and all of ours that it imports, each module before those that import it.
+    """`entry` and every module of ours that it imports, each before those that import it.
 
     tables: modules of configuration tables, replaced by plain dataclasses with the same fields.
     Raises ValueError where names of two modules collide or an import cannot be flattened.

@@ -20,7 +20,7 @@ REPORT = "report.json"
 
 @dataclass(frozen=True)
 class Card:
-    """What differs between the formats: how to load, what was checked, what a reader must know."""
+    """What differs between formats: how to load, what was checked, what differs from mdt."""
 
     title: str
     usage: str
@@ -31,6 +31,7 @@ class Card:
 
 
 def render(card: Card, trained: Trained) -> str:
+    """The whole README.md, with its metadata block."""
     tags = ["diffusion", "transformer", "masked-diffusion-transformer", "image-generation"]
     tags.append("class-conditional" if trained.num_classes else "unconditional")
     front = [
@@ -74,7 +75,7 @@ def _summary(trained: Trained) -> str:
     parameters = sum(p.numel() for p in trained.network.parameters())
     classes = trained.num_classes
     kind = f"{classes} classes" if classes else "no classes"
-    weights = "last weights" if trained.ema == "online" else f"averaged weights ({trained.ema})"
+    weights = "online weights" if trained.ema == "online" else f"EMA weights ({trained.ema})"
     return (
         f"A denoising transformer with {parameters:,} parameters for images of "
         f"{trained.facts['image_size']} x {trained.facts['image_size']} pixels, {kind}. "
@@ -85,13 +86,14 @@ def _summary(trained: Trained) -> str:
 
 
 def codec_name(facts: Mapping[str, Any]) -> str:
-    """A name without the folders of the machine that it was found on."""
+    """The codec by id or name; of a local folder only its last part."""
     codec = facts["codec"]
     name = str(codec.get("id") or codec["name"])
     return Path(name).name if Path(name).is_absolute() else name
 
 
 def class_names(trained: Trained) -> tuple[str, ...]:
+    """Names by class index; empty where the network has no classes."""
     if not trained.num_classes:
         return ()
     return tuple(trained.facts["class_names"])
@@ -132,22 +134,22 @@ def _scores(report: Mapping[str, Any] | None, trained: Trained) -> str:
     provenance = _provenance(report)
     if "sampler" in provenance:
         drawn = {"sampler": provenance["sampler"], "guidance": provenance.get("guidance")}
-        parts.append(f"The scored samples were drawn with `{json.dumps(drawn)}`.")
+        parts.append(f"The scored samples were generated with `{json.dumps(drawn)}`.")
     if is_of_other_weights(report, trained):
         parts.append(
-            "The scored samples were drawn from another weights file, with SHA-256 "
+            "The scored samples were generated with another weights file, with SHA-256 "
             f"`{provenance['weights']}`."
         )
     return "\n\n".join(parts)
 
 
 def scored_weights(report: Mapping[str, Any]) -> str | None:
-    """SHA-256 of the weights file that the scored samples are from; None where it is not told."""
+    """SHA-256 of the weights that generated the scored samples; None where not recorded."""
     return _provenance(report).get("weights")
 
 
 def is_of_other_weights(report: Mapping[str, Any], trained: Trained) -> bool:
-    """Whether the report says that its samples are not from the file that is exported."""
+    """Whether the report records other weights than the exported ones."""
     return scored_weights(report) not in (None, trained.digest)
 
 
@@ -178,7 +180,7 @@ def run_report(weights: Path) -> Path | None:
 
 
 def read_report(path: Path) -> Mapping[str, Any]:
-    """A report of `mdt evaluate`, or the one in a folder; MdtError where it is none."""
+    """A report of `mdt evaluate`, or the one in a folder; MdtError where it is not one."""
     if path.is_dir():
         path = path / REPORT
     try:
@@ -188,7 +190,7 @@ def read_report(path: Path) -> Mapping[str, Any]:
     if isinstance(report, dict) and "comparison" in report:
         raise MdtError(
             f"{path} compares several sets of samples",
-            "give the report of the one set that this model drew: mdt evaluate SAMPLES REFERENCE",
+            "give the report of one set of samples: mdt evaluate SAMPLES REFERENCE",
         )
     if not isinstance(report, dict) or not {"metrics", "comparability"} <= report.keys():
         raise MdtError(

@@ -1,4 +1,4 @@
-"""The network as a program without Python classes: torch.export's, or ONNX.
+"""The network as a program that needs no Python classes: torch.export or ONNX.
 
 Both take any batch size. Inputs: `x` noisy latents as the objective scales them, `t` the number
 that the time embedding reads, as float32, and, where there are classes, `y`.
@@ -23,6 +23,7 @@ LARGEST_INLINE = 3 * 2**29
 
 
 def require_onnx() -> None:
+    """MdtError where the packages that write ONNX are not installed."""
     missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
     if missing:
         raise MdtError(
@@ -31,7 +32,7 @@ def require_onnx() -> None:
 
 
 def about(trained: Trained) -> str:
-    """What a program file must say of itself, as JSON."""
+    """The `mdt.json` of a program: inputs, configuration, data and origin, as JSON."""
     facts = dict(trained.facts)
     facts["codec"] = {**facts["codec"], "id": codec_name(facts)}
     inputs = {
@@ -68,7 +69,7 @@ class _WithLabels(torch.nn.Module):
         self.network = network
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Any:
-        return self.network(x, t, y)
+        return self.network(x, t, y).final
 
 
 class _WithoutLabels(torch.nn.Module):
@@ -77,7 +78,7 @@ class _WithoutLabels(torch.nn.Module):
         self.network = network
 
     def forward(self, x: Tensor, t: Tensor) -> Any:
-        return self.network(x, t, None)
+        return self.network(x, t, None).final
 
 
 def _arguments(x: Tensor, t_B: Tensor, y_B: Tensor | None) -> tuple[Tensor, ...]:
@@ -93,7 +94,7 @@ def _program(trained: Trained, inputs: Inputs) -> Any:
 
 
 def write_torch_export(path: Path, trained: Trained, inputs: Inputs) -> float:
-    """Write a `.pt2` file; the largest difference of its answers, read back."""
+    """Write a `.pt2` file; the largest difference of its outputs after loading it again."""
     torch.export.save(_program(trained, inputs), path, extra_files={ABOUT: about(trained)})
     program = torch.export.load(path).module()
 
@@ -104,7 +105,7 @@ def write_torch_export(path: Path, trained: Trained, inputs: Inputs) -> float:
 
 
 def write_onnx(folder: Path, trained: Trained, inputs: Inputs) -> float:
-    """Write `model.onnx` and what it is; the largest difference by ONNX's reference evaluator."""
+    """Write `model.onnx` and `mdt.json`; the largest difference by ONNX's reference evaluator."""
     import onnx
     from onnx.reference import ReferenceEvaluator
 

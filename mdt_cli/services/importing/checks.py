@@ -1,4 +1,4 @@
-"""Do imported tensors fit, are they whole, and do they come back as they were?"""
+"""Do imported tensors fit, are they finite, and do they survive the round trip?"""
 
 import difflib
 from collections.abc import Mapping, Sequence
@@ -22,21 +22,24 @@ SHOWN = 6
 
 
 def check_finite(tensors: Mapping[str, Tensor], source: Path) -> None:
+    """MdtError for NaN, infinity, or a dtype that is not floating point; index tables aside."""
     for name, tensor in tensors.items():
         if name.endswith(INDEX):
             continue
         if not tensor.is_floating_point():
-            raise MdtError(f"{source}: {name} holds {tensor.dtype}, not floating point numbers")
+            raise MdtError(f"{source}: {name} has dtype {tensor.dtype}; expected floating point")
         if not bool(tensor.isfinite().all()):
-            raise MdtError(f"{source}: {name} holds NaN or infinity", "use an earlier checkpoint")
+            raise MdtError(
+                f"{source}: {name} contains NaN or infinity", "use an earlier checkpoint"
+            )
 
 
 def under_layout_names(
     contents: Contents, network: Transformer, family: Family, source: Path
 ) -> dict[str, Tensor]:
-    """The tensors as the layout names them, without index buffers once these are seen to be ours.
+    """The tensors under the names of the layout; index buffers are checked and left out.
 
-    Matrices that lie beside the network are given back as well: they fit nowhere.
+    Matrices stored beside the network are returned too, so that `check_fits` reports them.
     """
     found: dict[str, Tensor] = {}
     for name, tensor in contents.tensors.items():
@@ -44,8 +47,8 @@ def under_layout_names(
             found[family.prefix + name] = tensor
         elif not _same(tensor, network.positions.for_pass(None, 0)):
             raise MdtError(
-                f"{source}: {name} does not number offsets as MDT does, so the relative bias would "
-                "be read at wrong places"
+                f"{source}: {name} numbers relative positions in another order than MDT, so its "
+                "bias tables cannot be used"
             )
     matrices = {k: v for k, v in contents.beside.items() if isinstance(v, Tensor) and v.dim() > 1}
     return found | matrices
@@ -63,7 +66,7 @@ def check_fits(
     missing = [name for name in wanted if name not in tensors]
     unexpected = [name for name in tensors if name not in wanted]
     misshapen = [
-        f"{name} has shape {list(tensors[name].shape)}, wanted {list(tensor.shape)}"
+        f"{name} has shape {list(tensors[name].shape)}, expected {list(tensor.shape)}"
         for name, tensor in wanted.items()
         if name in tensors and tensors[name].shape != tensor.shape
     ]
@@ -72,18 +75,18 @@ def check_fits(
     lines = [
         *_listed("missing", [_near(name, unexpected) for name in missing]),
         *_listed("unexpected", unexpected),
-        *_listed("of another shape", misshapen),
+        *_listed("wrong shape", misshapen),
     ]
     raise MdtError(
-        f"{source} does not fit {family.title}: of {len(wanted)} tensors {len(missing)} are "
-        f"missing and {len(misshapen)} of another shape, and {len(unexpected)} are unexpected\n  "
+        f"{source} does not fit {family.title}: of {len(wanted)} tensors {len(missing)} missing, "
+        f"{len(misshapen)} with a wrong shape; {len(unexpected)} unexpected\n  "
         + "\n  ".join(lines)
     )
 
 
 def _near(name: str, others: Sequence[str]) -> str:
     near = difflib.get_close_matches(name, others, n=1, cutoff=0.8)
-    return f"{name} (there is {near[0]})" if near else name
+    return f"{name} (found {near[0]})" if near else name
 
 
 def _listed(what: str, names: Sequence[str]) -> list[str]:
@@ -94,9 +97,9 @@ def _listed(what: str, names: Sequence[str]) -> list[str]:
 def computed_positions(
     network: Transformer, tensors: Mapping[str, Tensor], family: Family, source: Path
 ) -> dict[str, float]:
-    """Tables that our network computes and does not keep, and how far the file's are from them.
+    """Maximum difference of each fixed position table in the file from the computed one.
 
-    Asked before the file's tensors are copied: copies would hide a table that was trained on.
+    Call it before copying the file's tensors. MdtError where a table was trained.
     """
     trained, ours = dict(network.named_parameters()), to_official(network, family.names)
     found = {
@@ -107,8 +110,8 @@ def computed_positions(
     for name, difference in found.items():
         if not is_table(tensors[name], ours[name]):
             raise MdtError(
-                f"{source}: {name} is not the fixed table, but up to {difference:.2g} away from it",
-                f"{family.title} has fixed positions; these were changed and cannot be kept",
+                f"{source}: {name} differs from the fixed table by up to {difference:.2g}",
+                f"{family.title} has fixed positions; trained ones cannot be imported",
             )
     return found
 
@@ -120,12 +123,12 @@ def round_trip(
     family: Family,
     source: Path,
 ) -> dict[str, Any]:
-    """Our tensors under official names again, compared bit for bit with the file's."""
+    """Map our tensors back to official names and compare bit for bit; for the report."""
     again = {k: v for k, v in to_official(network, family.names).items() if k not in computed}
     for name, ours in again.items():
         if not torch.equal(ours.to(tensors[name].dtype), tensors[name]):
             raise MdtError(
-                f"{source}: {name} did not come back as it was",
+                f"{source}: {name} changed in the round trip to mdt's layout and back",
                 "nothing was written; please report this",
             )
     return {
@@ -139,11 +142,11 @@ def round_trip(
 
 @torch.no_grad()
 def forward_summary(trained: Trained, source: Path) -> dict[str, Any]:
-    """Numbers of one forward pass on fixed inputs; MdtError where the answer is not finite."""
+    """Statistics of one forward pass on fixed inputs; MdtError where it is not finite."""
     inputs = fixed_inputs(trained)
-    answer = trained.network(inputs.x, inputs.t, inputs.y).double()
+    answer = trained.network(inputs.x, inputs.t, inputs.y).final.double()
     if not bool(answer.isfinite().all()):
-        raise MdtError(f"{source}: a forward pass answers NaN or infinity", "nothing was written")
+        raise MdtError(f"{source}: a forward pass gives NaN or infinity", "nothing was written")
     flat = answer.flatten()
     return {
         "inputs": "noisy latents, times and classes from a fixed seed",

@@ -1,4 +1,4 @@
-"""From whatever a checkpoint holds to one plain state dict under official names."""
+"""From the containers that training code saves to one state dict under official names."""
 
 import argparse
 import difflib
@@ -24,10 +24,10 @@ PAIR = {"ema_model.": EMA, "online_model.": ONLINE}
 
 @dataclass(frozen=True)
 class Contents:
-    """One set of weights out of a file.
+    """One set of weights from a file.
 
-    tensors: by name, wrappers and prefix removed. beside: whatever else the set holds, such as the
-    tables of a noise schedule. which: "ema", "online", or None where the file does not say.
+    tensors: by name, wrappers and prefix removed. beside: what else the set holds, such as a noise
+    schedule. which: "ema", "online", or None where the file does not store it; offered: all sets.
     """
 
     tensors: Mapping[str, Tensor]
@@ -40,28 +40,28 @@ class Contents:
 
 
 def unpack(held: object, path: Path, asked: str | None, inside: str) -> Contents:
-    """The weights `asked` for ("ema", "online" or None: the average where there is one).
+    """The weights `asked` for ("ema", "online"; None: EMA where the file has them).
 
-    inside: what is put before every name of the network, such as "model."; a file without it is
-    read as well. Raises MdtError.
+    inside: a prefix of every name of the network, such as "model."; a file without it is read as
+    well. Raises MdtError.
     """
     if asked is not None and asked not in (EMA, ONLINE):
         near = difflib.get_close_matches(asked, (EMA, ONLINE), n=1)
         meant = f"; did you mean {near[0]}?" if near else ""
-        raise MdtError(f"--weights {asked}: no such weights{meant}", "it is ema or online")
+        raise MdtError(f"--weights {asked}: no such weights{meant}", "expected ema or online")
     if not isinstance(held, Mapping):
-        raise MdtError(f"{path} holds a {type(held).__name__}, not a state dict")
+        raise MdtError(f"{path} contains a {type(held).__name__}, not a state dict")
     sets = _sets(held, path)
     # A flat file holds one set, under "": only its name or its maker can tell which it is.
     chosen = "" if "" in sets else asked or (EMA if EMA in sets else next(iter(sets)))
     if chosen not in sets:
         raise MdtError(
-            f"{path} holds no {asked} weights",
+            f"{path} has no {asked} weights",
             f"it has {' and '.join(sets)}: leave out --weights",
         )
     tensors, beside = _within(sets[chosen], inside)
     if not tensors:
-        raise MdtError(f"{path} holds no tensors", "expected the state dict of a network")
+        raise MdtError(f"{path} contains no tensors", "expected the state dict of a network")
     step, step_from = _step(held, path)
     arguments = held.get("args")
     return Contents(
@@ -76,7 +76,7 @@ def unpack(held: object, path: Path, asked: str | None, inside: str) -> Contents
 
 
 def _sets(held: Mapping[Any, Any], path: Path) -> dict[str, dict[str, Any]]:
-    """The state dicts in a container, by which weights they are; "" where it does not say."""
+    """The state dicts in a container by kind of weights; "" where that is not stored."""
     inner = {key: held[key] for key in SETS if isinstance(held.get(key), Mapping)}
     if not inner:
         flat = _plain(held, path)
@@ -104,18 +104,18 @@ def _pair(flat: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _plain(held: Mapping[Any, Any], path: Path) -> dict[str, Any]:
-    """Names without the words of wrappers."""
+    """Names without the prefixes of wrappers."""
     found: dict[str, Any] = {}
     for key, value in held.items():
         name = ".".join(word for word in str(key).split(".") if word not in WRAPPERS)
         if name in found:
-            raise MdtError(f"{path} holds {name} twice, with and without a wrapper's prefix")
+            raise MdtError(f"{path} has {name} twice, with and without the prefix of a wrapper")
         found[name] = value
     return found
 
 
 def _within(held: Mapping[str, Any], inside: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors of the network, their prefix removed, and what lies beside them."""
+    """Tensors of the network with the prefix removed, and everything else."""
     start = inside if any(name.startswith(inside) for name in held) else ""
     tensors: dict[str, Tensor] = {}
     beside: dict[str, Any] = {}
@@ -129,14 +129,14 @@ def _within(held: Mapping[str, Any], inside: str) -> tuple[dict[str, Tensor], di
 
 
 def _named(path: Path) -> str | None:
-    """Which weights a flat file is by its name: MDT's training writes one file for each."""
+    """The kind of weights by the file name: MDT's training writes one file for each."""
     if re.match(r"ema_[0-9.]+_\d+$", path.stem):
         return EMA
     return ONLINE if re.match(r"model\d+$", path.stem) else None
 
 
 def _step(held: Mapping[Any, Any], path: Path) -> tuple[int | None, str | None]:
-    """Optimizer steps behind the weights and where that is from."""
+    """Optimizer steps of the weights, and where the number comes from."""
     if (step := _whole(held.get("step"))) is not None:
         return step, "step in the file"
     for key in ("opt", "optimizer"):

@@ -1,5 +1,4 @@
-"""What official weights do not say of their data: codec and class names, as weights headers have
-them."""
+"""What official weights do not store about their data: codec and class names, for the header."""
 
 import json
 from collections import Counter
@@ -22,7 +21,7 @@ PUBLISHED_SCALE, PUBLISHED_CHANNELS, PUBLISHED_DOWNSAMPLING = 0.18215, 4, 8
 def data_facts(
     codec: str | None, classes: Path | None, latent_shape: tuple[int, int, int], num_classes: int
 ) -> dict[str, Any]:
-    """The facts that a latent cache would give: for `mdt.data` in the header of weights."""
+    """The facts that a latent cache would give, for the header of weights. Raises MdtError."""
     codec_facts, downsampling = _codec(codec, latent_shape)
     names = class_names(classes, num_classes)
     return {
@@ -36,18 +35,18 @@ def data_facts(
 
 
 def published_codec(arguments: Mapping[str, Any]) -> str | None:
-    """The autoencoder that the arguments of DiT's training name ("ema" or "mse")."""
+    """The autoencoder named in the training arguments of DiT ("ema" or "mse"); else None."""
     named = f"stabilityai/sd-vae-ft-{arguments.get('vae')}"
     return named if named in PUBLISHED else None
 
 
 def _codec(codec: str | None, latent_shape: tuple[int, int, int]) -> tuple[dict[str, Any], int]:
-    """Facts, and how many pixels a side of a latent stands for."""
+    """Facts of the codec, and its downsampling factor."""
     channels = latent_shape[0]
     name = codec or {3: PIXELS, PUBLISHED_CHANNELS: PUBLISHED[0]}.get(channels)
     if name is None:
         raise MdtError(
-            f"the network reads {channels} channels, and no published codec has so many",
+            f"the network takes {channels} latent channels, and no published codec has that many",
             "name its autoencoder with --codec (a Hugging Face id or a folder)",
         )
     if name in PUBLISHED:
@@ -72,7 +71,7 @@ def _codec(codec: str | None, latent_shape: tuple[int, int, int]) -> tuple[dict[
 def _require_channels(codec: str, has: int, wanted: int) -> None:
     if has != wanted:
         raise MdtError(
-            f"the latents of {codec} have {has} channels, but the network reads {wanted}",
+            f"the latents of {codec} have {has} channels, but the network takes {wanted}",
             "name the right codec with --codec",
         )
 
@@ -80,7 +79,7 @@ def _require_channels(codec: str, has: int, wanted: int) -> None:
 def class_names(path: Path | None, num_classes: int) -> list[str] | None:
     """Names in the order of their indices, from a file; None without one.
 
-    A line each, a JSON list, or JSON like {"0": ["n01440764", "tench"]} (the last word counts).
+    One per line, a JSON list, or JSON like {"0": ["n01440764", "tench"]} (the last entry counts).
     """
     if path is None:
         return None
@@ -94,8 +93,8 @@ def class_names(path: Path | None, num_classes: int) -> list[str] | None:
     if len(names) != num_classes:
         raise MdtError(
             f"--classes {path} has {len(names)} names, but the network has {num_classes} classes",
-            "give one name per class, in the order of their indices; --set data.class_dropout=0 if "
-            'the last row of its label table is a class and not "no class"',
+            "give one name per class, in index order; add --set data.class_dropout=0 if the last "
+            "row of the label table is a class, not the null class",
         )
     return names
 
@@ -108,17 +107,17 @@ def _from_json(path: Path, text: str) -> list[str]:
     try:
         held = json.loads(text)
     except ValueError as error:
-        raise MdtError(f"--classes {path} is no JSON: {error}") from error
+        raise MdtError(f"--classes {path} is not valid JSON: {error}") from error
     if isinstance(held, Mapping) and all(str(key).isdigit() for key in held):
         by_index = {int(key): value for key, value in held.items()}
         held = [by_index[index] for index in sorted(by_index)]
         if sorted(by_index) != list(range(len(by_index))):
-            raise MdtError(f"--classes {path}: its indices are not 0 to {len(by_index) - 1}")
+            raise MdtError(f"--classes {path}: the indices are not 0 to {len(by_index) - 1}")
     if not isinstance(held, list):
-        raise MdtError(f"--classes {path} holds no list of names")
+        raise MdtError(f"--classes {path} is not a list of names")
     return [str(entry[-1]) if isinstance(entry, list) and entry else str(entry) for entry in held]
 
 
 def repeated(names: Sequence[str]) -> list[str]:
-    """Names that several classes have: asked for by name, only the first of them is found."""
+    """Names that several classes have; asking by name finds only the first."""
     return [name for name, count in Counter(names).items() if count > 1]

@@ -1,4 +1,4 @@
-"""The official layouts that can be imported, and what each says of its network."""
+"""The official layouts that can be imported, and how each determines its network."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -26,7 +26,7 @@ UVIT_H_WIDTH = 1152
 class Family:
     """`marks`: starts of names that the layout has; `others`: those that it never has.
 
-    inside: what containers put before every name, and `prefix` what of it belongs to the layout.
+    inside: prefix of every name in a container; `prefix`: the part of it that the layout has too.
     """
 
     title: str
@@ -40,7 +40,7 @@ class Family:
 
 
 def _see_adaln(shapes: Shapes, asked: Asked, first: str, depth: int) -> Seen:
-    """What DiT and all that is built on it share; `first` is the name of the first block."""
+    """What DiT and the layouts built on it share; `first` is the name of the first block."""
     width, channels, patch_size, _ = shapes.of("x_embedder.proj.weight", 4)
     side = shapes.grid(shapes.of("pos_embed", 3)[1]) * patch_size
     keys: dict[str, Value] = {
@@ -62,7 +62,7 @@ def _see_adaln(shapes: Shapes, asked: Asked, first: str, depth: int) -> Seen:
 
 
 def _with_labels(shapes: Shapes, asked: Asked, seen: Seen) -> Seen:
-    """A table with a row for every class and a last one for none; a learned variance."""
+    """With the classes of the label table (its last row is the null class) and the variance."""
     rows = shapes.of("y_embedder.embedding_table.weight", 2)[0]
     inputs = int(seen.keys["model.patch_size"]) ** 2 * seen.latent_shape[0]
     multiple = shapes.multiple(shapes.of("final_layer.linear.weight", 2)[0], inputs)
@@ -71,7 +71,7 @@ def _with_labels(shapes: Shapes, asked: Asked, seen: Seen) -> Seen:
 
 
 def see_dit(shapes: Shapes, asked: Asked) -> Seen:
-    """DiT, whose positions are a fixed table unless someone trained them on."""
+    """DiT; its positions are the fixed table unless they were trained."""
     seen = _see_adaln(shapes, asked, "blocks.0", shapes.count("blocks"))
     seen = _with_labels(shapes, asked, seen)
     positions = "fixed" if shapes.has_fixed_positions("pos_embed") else "learned"
@@ -79,30 +79,30 @@ def see_dit(shapes: Shapes, asked: Asked) -> Seen:
 
 
 def see_mdt(shapes: Shapes, asked: Asked) -> Seen:
-    """MDT v1: one list of blocks, of which the last ones are a decoder."""
+    """MDT v1: one list of blocks; `asked` has how many of the last are the decoder."""
     depth = shapes.count("blocks")
     if asked.decoder_depth is None:
         raise MdtError(
-            f"{shapes.what} does not say how many of its {depth} blocks are the decoder, and a "
+            f"{shapes.what} does not store how many of its {depth} blocks are the decoder, and a "
             "wrong number would load without an error",
             "the published weights have 2: add --decoder-depth 2",
         )
     if not 0 < asked.decoder_depth < depth:
         raise MdtError(
             f"--decoder-depth {asked.decoder_depth} does not fit {depth} blocks",
-            f"it is between 1 and {depth - 1}",
+            f"expected 1 to {depth - 1}",
         )
     seen = _with_labels(shapes, asked, _see_adaln(shapes, asked, "blocks.0", depth))
     return _with_decoder(seen, asked.decoder_depth, skips=False)
 
 
 def see_mdtv2(shapes: Shapes, asked: Asked) -> Seen:
-    """MDT v2: the three lists of blocks say everything."""
+    """MDT v2: three lists of blocks determine the depths."""
     first, second, last = map(shapes.count, ("en_inblocks", "en_outblocks", "de_blocks"))
     if first != second or not last:
         raise MdtError(
-            f"{shapes.what} has {first} blocks in the first half of its encoder, {second} in the "
-            f"second and {last} in its decoder; the halves are equal in MDT v2"
+            f"{shapes.what} has {first} en_inblocks, {second} en_outblocks and {last} de_blocks; "
+            "MDT v2 has as many en_inblocks as en_outblocks, and at least one de_block"
         )
     seen = _see_adaln(shapes, asked, "en_inblocks.0", first + second + last)
     return _with_decoder(_with_labels(shapes, asked, seen), last, skips=True)
@@ -121,13 +121,12 @@ def _with_decoder(seen: Seen, depth: int, skips: bool) -> Seen:
 
 
 def see_maskdit(shapes: Shapes, asked: Asked) -> Seen:
-    """MaskDiT: DiT with a narrow decoder; its label matrix has a column a class and none for
-    none."""
+    """MaskDiT: DiT with a narrow decoder; its label matrix has no column for the null class."""
     seen = _see_adaln(shapes, asked, "blocks.0", shapes.count("blocks"))
     narrow = shapes.of("decoder_layer.linear.weight", 2)[0]
     inputs = int(seen.keys["model.patch_size"]) ** 2 * seen.latent_shape[0]
     if shapes.multiple(shapes.of("final_layer.linear.weight", 2)[0], inputs) == 2:
-        raise MdtError(f"{shapes.what} learns its variance, which MaskDiT does not")
+        raise MdtError(f"{shapes.what} has a learned variance; MaskDiT does not")
     keys = {
         **seen.keys,
         "model.positions": "fixed",
@@ -142,7 +141,7 @@ def see_maskdit(shapes: Shapes, asked: Asked) -> Seen:
 
 
 def _see_tokens(shapes: Shapes, asked: Asked, names: TokenNames) -> Seen:
-    """U-ViT and MaskDM: time and class are tokens; in-blocks, perhaps one between, out-blocks."""
+    """U-ViT and MaskDM: time and class are tokens; in_blocks, mid_block, out_blocks."""
     start = names.prefix
     width, channels, patch_size, _ = shapes.of(f"{start}patch_embed.proj.weight", 4)
     label = f"{start}label_emb.weight"
@@ -152,8 +151,8 @@ def _see_tokens(shapes: Shapes, asked: Asked, names: TokenNames) -> Seen:
     middle = any(name.startswith(f"{start}mid_block.") for name in shapes.tensors)
     if first != last or not middle:
         raise MdtError(
-            f"{shapes.what} has {first} blocks before the middle, {int(middle)} in it and {last} "
-            "after it; there must be one in it, and as many before as after"
+            f"{shapes.what} has {first} in_blocks, {int(middle)} mid_block and {last} out_blocks; "
+            "expected one mid_block, and as many in_blocks as out_blocks"
         )
     outputs = shapes.of(f"{names.output}.weight", 2)[0]
     keys: dict[str, Value] = {
@@ -174,18 +173,17 @@ def _see_tokens(shapes: Shapes, asked: Asked, names: TokenNames) -> Seen:
 
 
 def see_uvit(shapes: Shapes, asked: Asked) -> Seen:
-    """U-ViT: H was trained on Stable Diffusion's betas, the smaller ones on a continuous process
-    that linear betas discretise."""
+    """U-ViT: H has Stable Diffusion's betas; the other sizes were trained in continuous time."""
     seen = _see_tokens(shapes, asked, UVIT)
     width = int(seen.keys["model.hidden_size"])
     is_h = width == UVIT_H_WIDTH
-    why = "published for H" if is_h else "published for all sizes but H, there in continuous time"
+    why = "published for H" if is_h else "published for all sizes except H, in continuous time"
     custom = Assumed("scaled_linear" if is_h else "linear", why)
     return replace(seen, assumed={**seen.assumed, "objective.betas": custom})
 
 
 def see_maskdm(shapes: Shapes, asked: Asked) -> Seen:
-    """MaskDM, whose training dicts keep the table of betas beside the network."""
+    """MaskDM; its training dicts store the betas with the network."""
     seen = _see_tokens(shapes, asked, MASKDM)
     found = shapes.betas()
     if found is None:
@@ -246,7 +244,7 @@ FAMILIES: dict[str, Family] = {
 
 
 def check_family(family: Family, tensors: Mapping[str, Tensor], path: str) -> None:
-    """MdtError that names the layout which the file has instead, where there is one."""
+    """MdtError where the tensors have another layout; it names that layout where it is known."""
 
     def fits(other: Family) -> bool:
         def has(mark: str) -> bool:
@@ -264,7 +262,7 @@ def check_family(family: Family, tensors: Mapping[str, Tensor], path: str) -> No
         )
     shown = ", ".join(list(tensors)[:3])
     raise MdtError(
-        f"{path} does not have the layout of {family.title}: names begin with {shown}, not with "
-        f"{' '.join(family.marks)}",
+        f"{path} does not have the layout of {family.title}: found {shown}; expected names that "
+        f"start with {' '.join(family.marks)}",
         "give the official weights with their names unchanged",
     )

@@ -1,4 +1,4 @@
-"""Official weights to ours: read without running anything, checked, written with a full header."""
+"""Convert official weights: read without running code, checked, written with a full header."""
 
 import difflib
 import re
@@ -39,12 +39,12 @@ from mdt_cli.untrusted import read_foreign
 STAGE = "import"
 CPU = torch.device("cpu")
 LABEL_TABLES = frozenset({"y_embedder.embedding_table.weight", "label_emb.weight"})
-NO_GUIDANCE = Assumed("none", "there is no label for no class")
+NO_GUIDANCE = Assumed("none", "there is no null class")
 
 
 @dataclass(frozen=True)
 class ImportRequest:
-    """`assignments` are those of --set; None means: what the file says, or the published."""
+    """`assignments` are those of --set; None: what is stored, or else the published value."""
 
     source: Path
     out: Path
@@ -72,7 +72,7 @@ def import_checkpoint(request: ImportRequest) -> Iterator[Event]:
     )
     seen = family.see(Shapes(contents.tensors, str(source), contents.beside), asked)
     if not asked.null_row:
-        # Guidance compares with "no class", which such a network never saw.
+        # Guidance needs the null class, which such a network was not trained with.
         seen = replace(seen, assumed={**seen.assumed, "sampling.guidance.kind": NO_GUIDANCE})
     loaded = _config(request, family, seen)
     codec = request.codec or published_codec(contents.arguments)
@@ -92,11 +92,11 @@ def import_checkpoint(request: ImportRequest) -> Iterator[Event]:
 
 
 def _add_null_row(tensors: dict[str, Tensor]) -> Iterator[Event]:
-    """A network that never dropped labels may have no row for "no class"; ours always has."""
+    """Our label tables end in the null class; a network trained without dropout may have none."""
     for name in LABEL_TABLES & tensors.keys():
         table = tensors[name]
         tensors[name] = torch.cat([table, table.new_zeros(1, table.shape[1])])
-        yield Note(f"{name} got a row of zeros for no class: it has none with data.class_dropout=0")
+        yield Note(f"added a row of zeros to {name} for the null class (data.class_dropout=0)")
 
 
 def _family(name: str) -> Family:
@@ -108,7 +108,7 @@ def _family(name: str) -> Family:
 
 
 def _assigned(request: ImportRequest, key: str) -> str | None:
-    """What --set gives `key`, where it is needed before there is a configuration."""
+    """The value that --set gives `key`, needed before there is a configuration."""
     pairs = (text.partition("=") for text in request.assignments)
     found = [value.strip() for name, _, value in pairs if name.strip() == key]
     return found[-1] if found else None
@@ -120,7 +120,7 @@ def _number(request: ImportRequest, key: str) -> int | None:
 
 
 def _config(request: ImportRequest, family: Family, seen: Seen) -> Loaded:
-    """The recipe's preset, what the file says, and --set where the file says nothing."""
+    """The preset with what the checkpoint determines; --set for what it does not store."""
     custom = {key: assumed.value for key, assumed in seen.assumed.items()}
     derived = [f"{key}={_toml(value)}" for key, value in {**custom, **seen.keys}.items()]
     before = load([family.preset], derived)
@@ -128,7 +128,7 @@ def _config(request: ImportRequest, family: Family, seen: Seen) -> Loaded:
     for key, value in seen.keys.items():
         if (now := _at(loaded, key)) != _at(before, key):
             raise MdtError(
-                f"--set {key}={now}: {request.source} says {value}", f"leave out --set {key}"
+                f"--set {key}={now}: {request.source} has {value}", f"leave out --set {key}"
             )
     depth = loaded.config.model.decoder_depth
     if request.decoder_depth is not None and request.decoder_depth != depth:
@@ -160,27 +160,33 @@ def _notes(
     contents: Contents,
     facts: Mapping[str, Any],
 ) -> Iterator[Event]:
-    """What was assumed, so that nobody has to guess what else it could be."""
+    """What was assumed, and which weights were chosen."""
     for key, assumed in seen.assumed.items():
         value = _at(loaded, key)
         if _assigned(request, key) is None:
-            yield Note(f"{key}={value}, which the file does not say: {assumed.why}; else use --set")
+            yield Note(
+                f"assuming {key}={value} ({assumed.why}); the checkpoint does not store it. "
+                f"Override with --set {key}=..."
+            )
     if len(contents.offered) > 1:
         other = next(name for name in contents.offered if name != contents.which)
-        yield Note(f"the {contents.which} weights; the file also has {other} (--weights {other})")
+        yield Note(
+            f"using the {contents.which} weights; the checkpoint also has {other} "
+            f"(--weights {other})"
+        )
     elif contents.which is None:
         yield Note(
-            "the file does not say whether its weights are averaged: taken for the published "
-            "average (--weights online if they are not)"
+            "the checkpoint does not store whether these are EMA weights; assuming the published "
+            "EMA weights. Use --weights online if they are not"
         )
     for name in repeated(facts["class_names"]):
-        yield Warned(f'several classes are called "{name}"; ask for them by index')
+        yield Warned(f'several classes are named "{name}"; ask for them by index')
 
 
 def _header(
     request: ImportRequest, contents: Contents, loaded: Loaded, facts: Mapping[str, Any]
 ) -> Header:
-    decay = f"{loaded.config.ema.decays[0]:g}"
+    decay = loaded.config.ema.names[0]
     if named := re.match(r"ema_(0\.\d+)_", request.source.name):
         decay = named[1]
     return Header(
@@ -201,7 +207,7 @@ def _write(
     header: Header,
     trip: Mapping[str, Any],
 ) -> ImportDone:
-    """Weights and report appear together, after the written weights gave a finite answer."""
+    """Weights and report appear together, after the written weights passed a forward pass."""
     ours = dict(network.named_parameters())
     with ExitStack() as stack:
         temporary = stack.enter_context(atomic_path(request.out))

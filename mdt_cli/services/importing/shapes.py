@@ -1,4 +1,4 @@
-"""The tensors of a file, asked for by name, and what may be concluded from them."""
+"""The tensors of a checkpoint by name, and what their shapes determine of the network."""
 
 import math
 import re
@@ -11,7 +11,8 @@ from mdt_cli.core.model.positions import sincos_table
 from mdt_cli.core.objectives.betas import beta_table
 from mdt_cli.errors import MdtError
 
-# Heads cannot be seen in shapes. Published sizes: width -> heads (S, U-ViT S, B, L, XL and H).
+# The number of heads does not show in any shape. Published: width -> heads (S, U-ViT S, B, L, XL
+# and H).
 HEADS = {384: 6, 512: 8, 768: 12, 1024: 16, 1152: 16, 1280: 16}
 # The same for the narrow decoder of MaskDiT.
 NARROW_HEADS = {512: 16}
@@ -25,7 +26,7 @@ Value = str | int | float | bool
 
 @dataclass(frozen=True)
 class Seen:
-    """What a file says. `keys`: configuration that it decides. `assumed`: what it cannot say.
+    """What a checkpoint determines (`keys`) and what it does not store (`assumed`).
 
     num_classes: 0 for a network without classes.
     """
@@ -38,7 +39,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Assumed:
-    """A value that only custom decides, and the custom: `--set` has the last word."""
+    """A value that the checkpoint does not store, and why it is assumed; `--set` overrides it."""
 
     value: Value
     why: str
@@ -46,9 +47,9 @@ class Assumed:
 
 @dataclass(frozen=True)
 class Asked:
-    """What a person may have to say because no file does.
+    """What the user may have to supply because the checkpoint does not store it.
 
-    null_row: whether the last row of a label table stands for no class.
+    null_row: whether the last row of the label table is the null class.
     """
 
     decoder_depth: int | None = None
@@ -58,13 +59,13 @@ class Asked:
 
 
 def is_table(theirs: Tensor, table: Tensor) -> bool:
-    """Whether a file's tensor is this float32 table, kept in whatever precision the file has."""
+    """Whether `theirs` equals the float32 `table` in the precision it is stored in."""
     low, high = ((table + d).to(theirs.dtype) for d in (-SAME_POSITIONS, SAME_POSITIONS))
     return bool(((low <= theirs) & (theirs <= high)).all())
 
 
 class Shapes:
-    """Tensors by name; MdtError where one that matters is missing or misshapen."""
+    """Tensors by name; MdtError where a required one is missing or has another shape."""
 
     def __init__(
         self, tensors: Mapping[str, Tensor], what: str, beside: Mapping[str, object] | None = None
@@ -72,56 +73,62 @@ class Shapes:
         self.tensors, self.what, self.beside = tensors, what, beside or {}
 
     def of(self, name: str, dimensions: int) -> tuple[int, ...]:
+        """The shape of a required tensor; MdtError without it or with other dimensions."""
         if name not in self.tensors:
-            raise MdtError(f"{self.what} has no {name}, which tells the size of its network")
+            raise MdtError(f"{self.what} has no {name}, from which the size of the network is read")
         shape = tuple(self.tensors[name].shape)
         if len(shape) != dimensions or 0 in shape:
-            raise MdtError(f"{self.what}: {name} has shape {list(shape)}, not {dimensions} axes")
+            raise MdtError(
+                f"{self.what}: {name} has shape {list(shape)}; expected {dimensions} dimensions"
+            )
         return shape
 
     def count(self, start: str) -> int:
-        """Blocks named `start`.0, `start`.1, ..."""
+        """The number of blocks named `start`.0, `start`.1, ..."""
         found = (re.match(rf"{re.escape(start)}\.(\d+)\.", name) for name in self.tensors)
         return len({match[1] for match in found if match})
 
     def grid(self, num_tokens: int) -> int:
-        """The side of a square of tokens."""
+        """The side of a square grid of tokens; MdtError for a number that is not a square."""
         side = math.isqrt(max(num_tokens, 0))
         if side == 0 or side * side != num_tokens:
-            raise MdtError(f"{self.what} has {num_tokens} positions, which are no square")
+            raise MdtError(f"{self.what} has {num_tokens} position embeddings, not a square grid")
         return side
 
     def multiple(self, outputs: int, inputs: int) -> int:
-        """1 where the answer has the channels of the input, 2 with a learned variance."""
+        """1 where the output has the channels of the input, 2 with a learned variance."""
         if outputs not in (inputs, 2 * inputs):
             raise MdtError(
-                f"{self.what} answers {outputs} values a patch of {inputs}: neither as many nor "
-                "twice as many"
+                f"{self.what}: the output layer has {outputs} values per patch; expected {inputs}, "
+                f"or {2 * inputs} with learned variance"
             )
         return outputs // inputs
 
     def heads(self, width: int, asked: int | None, key: str, known: Mapping[int, int]) -> Assumed:
+        """`asked`, or the number published for this width; MdtError where there is neither."""
         heads = asked or known.get(width)
         if heads is None:
             raise MdtError(
-                f"{self.what} does not say how many heads its attention has, and {width} is no "
-                "published width",
+                f"{self.what} does not store the number of attention heads, and none is published "
+                f"for width {width}",
                 f"add --set {key}=N",
             )
         return Assumed(heads, f"published for width {width}")
 
     def betas(self) -> tuple[str, int] | None:
-        """The kind and number of the betas kept beside the network; None where there are none."""
+        """Schedule and length of the betas stored with the network; None where there are none."""
         theirs = self.beside.get("betas")
         if not isinstance(theirs, Tensor) or theirs.dim() != 1:
             return None
         for kind in ("linear", "cosine", "scaled_linear"):
             if float((beta_table(kind, len(theirs)) - theirs.double()).abs().max()) < SAME_BETAS:
                 return kind, len(theirs)
-        raise MdtError(f"{self.what} was trained with betas that are none of the published ones")
+        raise MdtError(
+            f"{self.what} has a noise schedule (betas) that is not linear, cosine or scaled_linear"
+        )
 
     def has_fixed_positions(self, name: str) -> bool:
-        """Whether the positions in the file are the sin-cos table, and not trained ones."""
+        """Whether the stored positions are the fixed sin-cos table, not trained ones."""
         _, num_tokens, width = self.of(name, 3)
         side = self.grid(num_tokens)
         if width % 4:

@@ -1,17 +1,14 @@
-"""What pictures are, one or many; their headers alone are read."""
+"""What images are, one or many; only their headers are read."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 
+from mdt_cli.artifacts.open_images import open_images
 from mdt_cli.errors import MdtError
-from mdt_cli.images.containers import open_source
-from mdt_cli.images.decode import MAX_PIXELS, UnreadableError
+from mdt_cli.images.decode import MAX_PIXELS, Raw, UnreadableError, stored_size, unlimited_header
 from mdt_cli.services.inspection.inspected import Inspected, unknown
 
 PNG_TEXT = "mdt"
@@ -20,20 +17,22 @@ IMAGES_READ = 200
 
 
 def images(path: Path) -> Inspected:
+    """Layout, classes and sizes of a set of images. Raises MdtError where there are none."""
     try:
-        source = open_source(path)
+        source = open_images(path)
+        if source.fault is not None:
+            raise source.fault
     except MdtError as error:
         message = f"{path} is nothing that mdt made, and its images cannot be listed: "
         raise MdtError(message + error.message, error.hint) from error
     sizes: list[tuple[int, int]] = []
     unreadable: list[str] = []
-    step = max(1, len(source) // IMAGES_READ)
-    for name, place in list(zip(source.names, source.places, strict=True))[::step]:
+    for name, raw in source.read(range(0, len(source), max(1, len(source) // IMAGES_READ))):
         try:
-            sizes.append(_size(source.reader.read(place)))
+            sizes.append(_size(raw))
         except (UnreadableError, OSError, SyntaxError, ValueError):
             unreadable.append(name)
-    source.reader.close()
+    source.close()
     counts = {name: source.labels.count(k) for k, name in enumerate(source.classes)}
     facts: dict[str, Any] = {"layout": source.kind, "count": len(source), "classes": counts}
     if sizes:
@@ -44,28 +43,19 @@ def images(path: Path) -> Inspected:
     return Inspected(path, "images", facts | {"ignored files": dict(source.ignored)})
 
 
-def _size(data: bytes) -> tuple[int, int]:
-    with _header(BytesIO(data)) as image:
-        width, height = image.size
+def _size(raw: Raw | UnreadableError) -> tuple[int, int]:
+    if isinstance(raw, UnreadableError):
+        raise raw
+    width, height = stored_size(raw)
     if width * height > MAX_PIXELS:
         raise UnreadableError("more pixels than any stage reads")
     return width, height
 
 
-@contextmanager
-def _header(file: Path | BytesIO) -> Iterator[Image.Image]:
-    """A picture of any size: Pillow's limit is for pixels, and none are read here."""
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-    try:
-        with Image.open(file) as image:
-            yield image
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
-
-
 def picture(path: Path) -> Inspected:
+    """One image file, and how it was made if it is a sample of ours."""
     try:
-        with _header(path) as image:
+        with unlimited_header(path) as image:
             facts: dict[str, Any] = {
                 "format": image.format,
                 "size": list(image.size),

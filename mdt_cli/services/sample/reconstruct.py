@@ -11,17 +11,17 @@ import torch
 from torch import Tensor
 
 from mdt_cli.artifacts.data_facts import check_same_data, codec_facts
+from mdt_cli.artifacts.latent_cache.format import MANIFEST, PLAN
 from mdt_cli.artifacts.latent_cache.read import LatentCache, open_cache
-from mdt_cli.artifacts.latent_cache.write import MANIFEST, PLAN
+from mdt_cli.artifacts.open_images import open_images
 from mdt_cli.artifacts.sample_folder.png import GRID, Job, Pixels, PngFolder
 from mdt_cli.core.codecs.codec import Codec, codec_from_facts
 from mdt_cli.core.precision import float32
 from mdt_cli.errors import MdtError
 from mdt_cli.images.archives import FolderReader
-from mdt_cli.images.containers import open_source
 from mdt_cli.images.decode import UnreadableError, read_picture
 from mdt_cli.images.files import is_image
-from mdt_cli.images.image_set import Found, Source, make_source
+from mdt_cli.images.image_set import Found, ImageSet, make_set, without_classes
 from mdt_cli.services.build.masking import build_selector
 from mdt_cli.services.events import Event, Note, SamplesDone
 from mdt_cli.services.model import Trained, load_trained
@@ -177,7 +177,7 @@ class _Images(Protocol):
 class _Pictures:
     """Pictures of any source, cropped as `encode-latents` crops them; latents are the mode."""
 
-    def __init__(self, source: Source, size: int) -> None:
+    def __init__(self, source: ImageSet, size: int) -> None:
         self._source, self._size = source, size
         self.digest = source.digest
 
@@ -194,8 +194,8 @@ class _Pictures:
 
     def _pixels(self, index: int) -> Any:
         try:
-            data = self._source.reader.read(self._source.places[index])
-            return read_picture(data, self._size).pixels
+            raw = self._source.reader.read(self._source.locations[index])
+            return read_picture(raw, self._size).pixels
         except (UnreadableError, OSError) as error:
             raise MdtError(
                 f"{self.name(index)} cannot be used: {error}",
@@ -228,8 +228,8 @@ def _open(path: Path, trained: Trained) -> _Images:
     size = int(trained.facts["image_size"])
     if path.is_file() and is_image(path.name):
         one = Found(path.name, path.name, str(path.stat().st_size))
-        return _Pictures(make_source("file", FolderReader(path.parent), [one], None, {}), size)
-    return _Pictures(open_source(path, labelled=False), size)
+        return _Pictures(make_set(path, "file", FolderReader(path.parent), [one], None, {}), size)
+    return _Pictures(without_classes(open_images(path)), size)
 
 
 def _job(

@@ -17,6 +17,9 @@ from mdt_cli.core.objectives.base import Loss
 from mdt_cli.core.objectives.training_step import View, ViewDraw, ViewSource
 from mdt_cli.core.rng import stream
 from mdt_cli.core.row_order import row_at
+from mdt_cli.services.build.masking import build_selector, build_views
+from mdt_cli.services.build.objective import build_loss
+from mdt_cli.services.build.ratio import build_mask_ratio
 from mdt_cli.services.runtime import own_cores
 
 # Never hold more than this share of a cache out of training.
@@ -35,17 +38,17 @@ class MicroBatch:
     ratio: float
 
     def pin(self) -> "MicroBatch":
-        """In memory that a GPU fetches from without making the host wait."""
+        """A copy in pinned memory, which a GPU reads without making the host wait."""
         draws = tuple(draw.pin() for draw in self.draws)
         return replace(self, clean=self.clean.pin_memory(), t_B=self.t_B.pin_memory(), draws=draws)
 
     def to(self, device: torch.device) -> "MicroBatch":
-        """What all views share goes to the device; a draw follows when its view comes."""
+        """With what all views share on `device`; a draw follows when its view is computed."""
         clean = self.clean.to(device, non_blocking=True)
         return replace(self, clean=clean, t_B=self.t_B.to(device, non_blocking=True))
 
     def of_view(self, number: int) -> Batch:
-        """What view `number` is computed from; its draw may not be on the device yet."""
+        """What view `number` is computed from; its draw may still be in host memory."""
         draw = self.draws[number]
         return Batch(self.clean, self.t_B, draw.noise, draw.condition, draw.subset)
 
@@ -59,7 +62,7 @@ class Split:
 
 
 def split_rows(count: int, held_out: int, seed: int) -> Split:
-    """A tiny cache holds nothing out: every image is needed."""
+    """At most a twentieth of the rows is held out, so nothing of a tiny cache is."""
     wanted = min(held_out, int(count * LARGEST_HELD_OUT))
     order = torch.randperm(count, generator=stream(seed, "held-out"))
     return Split(order[wanted:].sort().values, order[:wanted].sort().values)
@@ -67,7 +70,7 @@ def split_rows(count: int, held_out: int, seed: int) -> Split:
 
 @dataclass(frozen=True)
 class TrainData:
-    """Everything that a step draws, from nothing but its numbers."""
+    """What a step is computed from; each of its micro-batches follows from its number alone."""
 
     config: RunConfig
     cache: LatentCache
@@ -79,10 +82,11 @@ class TrainData:
 
     @property
     def conditional(self) -> bool:
+        """Whether the network learns classes."""
         return self.config.data.conditional and self.cache.facts.num_classes > 0
 
     def condition(self, rows: Rows) -> Condition:
-        """What is said of these images to the network."""
+        """The condition of these images, before any class is dropped."""
         return Condition(rows.label if self.conditional else None)
 
     def micro_batch(self, step: int, index: int) -> MicroBatch:
@@ -132,21 +136,39 @@ class TrainData:
         At most a step's worth of them, and one a thread, wait or are being drawn.
         """
 
-        def draw(place: tuple[int, int]) -> MicroBatch:
-            drawn = self.micro_batch(*place)
+        def draw(index: tuple[int, int]) -> MicroBatch:
+            drawn = self.micro_batch(*index)
             return drawn.pin() if device.type == "cuda" else drawn
 
         threads = ThreadPoolExecutor(num_threads, "draw")
         coming: deque[Future[MicroBatch]] = deque()
         try:
-            for place in itertools.product(steps, indices):
-                coming.append(threads.submit(draw, place))
+            for index in itertools.product(steps, indices):
+                coming.append(threads.submit(draw, index))
                 if len(coming) > max(len(indices), num_threads):
                     yield coming.popleft().result()
             while coming:
                 yield coming.popleft().result()
         finally:
             threads.shutdown(cancel_futures=True)
+
+
+def train_data(config: RunConfig, cache: LatentCache, grid: tuple[int, int]) -> TrainData:
+    """The data of a run whose network has this grid of tokens."""
+    return TrainData(
+        config,
+        cache,
+        split_rows(cache.facts.count, config.data.held_out, config.training.seed),
+        build_loss(config.objective),
+        tuple(build_views(config.masking)),
+        build_mask_ratio(config.masking),
+        ViewSource(
+            build_selector(config.masking, grid),
+            grid,
+            cache.facts.num_classes,
+            config.data.class_dropout,
+        ),
+    )
 
 
 def posterior_draw(rows: Rows, generator: torch.Generator) -> Tensor:

@@ -14,6 +14,7 @@ from mdt_cli.core.masking.tokens import TokenSubset
 from mdt_cli.core.model.transformer import Transformer
 from mdt_cli.services.build.masking import build_selector, build_views
 from mdt_cli.services.build.network import build_network
+from mdt_cli.services.build.optimizer import build_optimizer
 from mdt_cli.services.build.ratio import build_mask_ratio
 from mdt_cli.services.model import TRAINING_ONLY
 
@@ -60,9 +61,10 @@ def plan(cache_path: Path, config: RunConfig) -> Plan:
         kept = str(most) if least == most else f"{least} to {most}"
     train = train_flops(network, config, facts.latent_shape)
     images = config.training.steps * config.training.batch_size
-    # AdamW keeps two tensors per parameter, Adan four.
-    states = 2 if config.optimizer.kind == "adamw" else 4
-    checkpoint = BYTES * total * (1 + len(config.ema.decays) + states)
+    optimizer = build_optimizer(config.optimizer, network)
+    learning = [p for group in optimizer.param_groups for p in group["params"]]
+    kept_state = sum(optimizer.state_size(p) for p in learning)
+    checkpoint = BYTES * (total * (1 + len(config.ema.names)) + kept_state)
     keep = config.checkpoint
     written = -(-config.training.steps // keep.every)
     for_good = config.training.steps // keep.keep_every if keep.keep_every else 0
@@ -99,7 +101,8 @@ def _flops(network: Transformer, latent_shape: tuple[int, int, int], keep: int |
 def teacher_flops(network: Transformer, latent_shape: tuple[int, int, int]) -> int:
     """Of one pass of the averaged decoder on one image."""
     x = torch.empty(1, *latent_shape, device="meta")
-    c_BD = network.condition(x.new_empty(1), torch.empty(1, dtype=torch.int64, device="meta"))
+    y_B = torch.empty(1, dtype=torch.int64, device="meta")
+    c_BD = network(x, x.new_empty(1), y_B).condition
     with FlopCounterMode(display=False) as counter:
         network.patch_decoder()(x, c_BD)
     return counter.get_total_flops()

@@ -14,14 +14,9 @@ import torch
 from torch import Tensor
 
 from mdt_cli.artifacts import run_folder
-from mdt_cli.artifacts.latent_cache.read import LatentCache
 from mdt_cli.artifacts.weights import read_tensors, save_tensors
 from mdt_cli.config.evaluation import FACTS, MetricName, facts_of, that_need
-from mdt_cli.config.run import RunConfig
-from mdt_cli.config.sampling import NoGuidanceConfig, SamplingConfig
 from mdt_cli.core.codecs.codec import Codec, codec_from_facts, decoded
-from mdt_cli.core.objectives.base import Loss
-from mdt_cli.core.optim.ema import Swapped
 from mdt_cli.core.precision import float32
 from mdt_cli.core.rng import stream
 from mdt_cli.core.sampling.to_uint8 import to_uint8
@@ -36,7 +31,10 @@ from mdt_cli.services.build.objective import diffusion_of
 from mdt_cli.services.build.sampler import check_sampling, generate
 from mdt_cli.services.events import Event, Note, Progress, ScoresDone, Warned
 from mdt_cli.services.runtime import Stop
-from mdt_cli.services.train.trainer import Trainer
+from mdt_cli.services.train.batches import TrainData
+from mdt_cli.services.train.look import Look
+from mdt_cli.services.train.placement import Placement
+from mdt_cli.services.train.previews import sampling_while_training
 
 FOLDER = "evaluation"
 # Every metric that a run can compute is defined for this many images a side.
@@ -46,46 +44,44 @@ FEWEST = max(2, *(facts.neighbours + 1 for facts in FACTS if facts.online))
 class Scorer:
     """Made by `open_scorer` before the first step, so that what cannot work is told then."""
 
-    def __init__(self, extractor: Extractor, codec: Codec) -> None:
-        self._extractor, self._codec = extractor, codec
+    def __init__(self, extractor: Extractor, codec: Codec, placement: Placement) -> None:
+        self._extractor, self._codec, self._placement = extractor, codec, placement
         self._reference_MD: Tensor | None = None
 
-    def score(self, trainer: Trainer, stop: Stop) -> Iterator[Event]:
+    def score(self, look: Look, stop: Stop) -> Iterator[Event]:
         """Draw, extract, compare; the record goes to `metrics.jsonl`. All processes call it.
 
         Every random number comes from the seeds 0, 1, ...: the run's own streams are not touched.
         """
         begun = time.monotonic()
-        table = trainer.config.evaluation
+        table = look.data.config.evaluation
         if self._reference_MD is None:
-            self._reference_MD = yield from self._reference(trainer, stop)
+            self._reference_MD = yield from self._reference(look, stop)
         samples_ND = torch.empty(0)
         if not stop.heard:
             seeds = torch.arange(table.count).split(table.batch_size)
-            trainer.network.eval()
             samples_ND = yield from self._shared(
-                trainer, stop, seeds, lambda part: self._draw(trainer, part.tolist()), "scoring"
+                look, stop, seeds, lambda part: self._draw(look, part.tolist()), "scoring"
             )
-            trainer.network.train()
         if len(samples_ND) < table.count:
-            yield Warned(f"step {trainer.step}: stopped before its scores were there; no scores")
+            yield Warned(f"step {look.step}: stopped before its scores were there; no scores")
             return
-        if not trainer.accelerator.is_main_process or self._reference_MD is None:
+        if not self._placement.is_first or self._reference_MD is None:
             return
         if not bool(samples_ND.isfinite().all()):
             # Else every start of the run would try again.
-            failed = {"step": trainer.step, "evaluation/failed": 1}
-            run_folder.append(trainer.folder / run_folder.METRICS, failed)
-            yield Warned(f"step {trainer.step}: the samples hold NaN; no scores")
+            failed = {"step": look.step, "evaluation/failed": 1}
+            run_folder.append(look.folder / run_folder.METRICS, failed)
+            yield Warned(f"step {look.step}: the samples hold NaN; no scores")
             return
         values = scores(samples_ND, self._reference_MD, table.metrics, self._extractor)
-        record = {"step": trainer.step, **{f"evaluation/{k}": v for k, v in values.items()}}
-        run_folder.append(trainer.folder / run_folder.METRICS, record)
-        yield ScoresDone(trainer.step, values, time.monotonic() - begun)
+        record = {"step": look.step, **{f"evaluation/{k}": v for k, v in values.items()}}
+        run_folder.append(look.folder / run_folder.METRICS, record)
+        yield ScoresDone(look.step, values, time.monotonic() - begun)
 
     def _shared(
         self,
-        trainer: Trainer,
+        look: Look,
         stop: Stop,
         batches: Sequence[Tensor],
         latents: Callable[[Tensor], Tensor],
@@ -95,94 +91,93 @@ class Scorer:
 
         What is in a batch, and so its rounding, does not depend on the number of processes.
         """
-        accelerator = trainer.accelerator
-        own, of = accelerator.process_index, accelerator.num_processes
+        own, of = self._placement.rank, self._placement.processes
         rows: list[Tensor] = []
         for first in range(0, len(batches), of):
             group = batches[first : first + of]
             # Processes exchange equally many rows each; those beyond a batch are cut off again.
             padded_BD = torch.zeros(len(batches[0]), self._extractor.dimensions)
             if own < len(group):
-                padded_BD[: len(group[own])] = self._features(latents(group[own]), trainer)
-            everyone = accelerator.gather(padded_BD.to(trainer.device)).cpu()
+                padded_BD[: len(group[own])] = self._features(latents(group[own]), look)
+            everyone = self._placement.gather(padded_BD).cpu()
             parts = everyone.split(len(padded_BD))[: len(group)]
             rows += [part[: len(batch)] for part, batch in zip(parts, group, strict=True)]
-            yield Progress(trainer.step, trainer.config.training.steps, title)
-            if stop.everywhere(accelerator):
+            yield Progress(look.step, look.data.config.training.steps, title)
+            if stop.everywhere(of):
                 break
         return torch.cat(rows)
 
-    def _draw(self, trainer: Trainer, seeds: list[int]) -> Tensor:
-        facts = trainer.cache.facts
-        ema = next(iter(trainer.emas.values()))
-        with Swapped(trainer.network, ema.tensors), torch.no_grad():
+    def _draw(self, look: Look, seeds: list[int]) -> Tensor:
+        facts = look.data.cache.facts
+        with look.evaluating(look.first_average), torch.no_grad():
             return generate(
-                trainer.network,
-                diffusion_of(trainer.loss),
-                _sampling(trainer.config, trainer.data.conditional),
+                look.network,
+                diffusion_of(look.data.loss),
+                sampling_while_training(
+                    look.data.config, look.data.config.evaluation.steps, look.data.conditional
+                ),
                 facts.latent_shape,
-                facts.num_classes if trainer.data.conditional else 0,
+                look.num_classes,
                 seeds,
                 None,
-                trainer.device,
+                look.device,
             )
 
-    def _features(self, latents: Tensor, trainer: Trainer) -> Tensor:
+    def _features(self, latents: Tensor, look: Look) -> Tensor:
         # Kept features of the reference must not depend on the precision of the run.
         with float32():
             images = decoded(self._codec, latents)
-        pictures = to_uint8(images, trainer.config.sampling.uint8).numpy()
+        pictures = to_uint8(images, look.data.config.sampling.uint8).numpy()
         ready = np.stack([self._extractor.prepare(picture) for picture in pictures])
-        return extract_batch(self._extractor, torch.from_numpy(ready).to(trainer.device))
+        return extract_batch(self._extractor, torch.from_numpy(ready).to(look.device))
 
-    def _reference(self, trainer: Trainer, stop: Stop) -> Generator[Event, None, Tensor | None]:
+    def _reference(self, look: Look, stop: Stop) -> Generator[Event, None, Tensor | None]:
         """Features [M, D] of some images of the cache, from the run folder where they are.
 
         None after a stop. Only the first process has those of the run folder.
         """
-        table, cache, accelerator = trainer.config.evaluation, trainer.cache, trainer.accelerator
-        file = trainer.folder / FOLDER / f"reference-{self._key(trainer)[:16]}.safetensors"
+        table, cache, placement = look.data.config.evaluation, look.data.cache, self._placement
+        file = look.folder / FOLDER / f"reference-{self._key(look)[:16]}.safetensors"
         features_MD = torch.empty(0)
         # One process looks for all: a shared folder may show a file to some of them only.
-        if accelerator.is_main_process and file.is_file():
+        if placement.is_first and file.is_file():
             try:
                 features_MD = read_tensors(file)["features"]
             except (MdtError, KeyError):
                 yield Warned(f"{file} is damaged and is made again")
-        found = torch.tensor(float(len(features_MD)), device=trainer.device)
-        if float(accelerator.reduce(found, "sum")) > 0:
+        if placement.any(len(features_MD) > 0):
             return features_MD
         order = torch.randperm(len(cache), generator=stream("evaluation reference"))
         chosen = order[: table.reference].sort().values
         features_MD = yield from self._shared(
-            trainer,
+            look,
             stop,
             chosen.split(table.batch_size),
-            lambda part: cache.read(part).mean.to(trainer.device),
+            lambda part: cache.read(part).mean.to(look.device),
             "scoring the reference",
         )
         if len(features_MD) < len(chosen):
             return None
-        if accelerator.is_main_process:
+        if placement.is_first:
             with atomic_path(file) as temporary:
                 save_tensors(temporary, {"features": features_MD}, {"mdt.images": str(len(chosen))})
             yield Note(f"features of {len(chosen):,} images of the cache are kept in {file}")
         return features_MD
 
-    def _key(self, trainer: Trainer) -> str:
+    def _key(self, look: Look) -> str:
         about = [
-            trainer.cache.facts.digest,
-            trainer.config.evaluation.reference,
-            trainer.config.sampling.uint8,
+            look.data.cache.facts.digest,
+            look.data.config.evaluation.reference,
+            look.data.config.sampling.uint8,
             self._extractor.name,
             self._extractor.weights_sha256,
         ]
         return hashlib.sha256(json.dumps(about).encode()).hexdigest()
 
 
-def open_scorer(config: RunConfig, cache: LatentCache, loss: Loss, device: torch.device) -> Scorer:
+def open_scorer(data: TrainData, placement: Placement) -> Scorer:
     """The scorer of a run with `evaluation.every` above 0. MdtError for what cannot be scored."""
-    table = config.evaluation
+    config, cache, table = data.config, data.cache, data.config.evaluation
     impossible = [name for name in table.metrics if not facts_of(name).online]
     if impossible:
         raise MdtError(
@@ -194,23 +189,17 @@ def open_scorer(config: RunConfig, cache: LatentCache, loss: Loss, device: torch
             f"evaluation.count {table.count} and evaluation.reference {table.reference} of "
             f"{len(cache)} images: a score needs at least {FEWEST} on both sides"
         )
-    conditional = config.data.conditional and cache.facts.num_classes > 0
-    check_sampling(_sampling(config, conditional), diffusion_of(loss))
-    extractor = build_extractor(table.extractor, device)
+    sampling = sampling_while_training(config, table.steps, data.conditional)
+    check_sampling(sampling, diffusion_of(data.loss))
+    extractor = build_extractor(table.extractor, placement.device)
     classified = ", ".join(that_need("classes", table.metrics))
     if classified and extractor.head_CD is None:
         raise MdtError(
             f"evaluation.metrics: {classified} needs a class layer, which {extractor.name} lacks",
             f"leave {classified} out",
         )
-    return Scorer(extractor, codec_from_facts(dict(cache.facts.codec), device, None))
-
-
-def _sampling(config: RunConfig, conditional: bool) -> SamplingConfig:
-    sampling = config.sampling.model_copy(update={"steps": config.evaluation.steps})
-    if not conditional:
-        sampling = sampling.model_copy(update={"guidance": NoGuidanceConfig()})
-    return sampling
+    codec = codec_from_facts(dict(cache.facts.codec), placement.device, None)
+    return Scorer(extractor, codec, placement)
 
 
 def scores(

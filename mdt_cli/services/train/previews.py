@@ -1,12 +1,102 @@
-"""Preview grids of a run."""
+"""Images that a run shows while it trains, from its first EMA weights."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
+from mdt_cli.config.run import RunConfig
+from mdt_cli.config.sampling import NoGuidanceConfig, SamplingConfig
+from mdt_cli.core.codecs.codec import Codec, codec_from_facts, decoded
 from mdt_cli.core.sampling.to_uint8 import Rule, to_uint8
+from mdt_cli.errors import MdtError
 from mdt_cli.images.contact_sheet import save_grid
+from mdt_cli.services.build.objective import diffusion_of
+from mdt_cli.services.build.sampler import generate
+from mdt_cli.services.events import Event, PreviewSaved, Warned
+from mdt_cli.services.strips import (
+    cannot_restore,
+    hide,
+    make_strips,
+    save_strips,
+    targets_are_normalised,
+)
+from mdt_cli.services.train.look import Look
+
+NO_ROOM = "not enough memory while training"
+
+
+def preview(look: Look) -> Generator[Event, None, bool]:
+    """Write `samples/step-N.png`; returns whether further previews are possible."""
+    data, restores = look.data, look.data.loss.restores
+    why = cannot_restore(data.loss, data.config.masking) if restores else None
+    path = look.folder / "samples" / f"step-{look.step:07d}.png"
+    try:
+        codec = codec_from_facts(dict(data.cache.facts.codec), look.device, None)
+    except MdtError as error:
+        why = error.message
+    except torch.OutOfMemoryError:
+        why = NO_ROOM
+    if why is None:
+        try:
+            with look.evaluating(look.first_average), torch.no_grad():
+                (_restored if restores else _generated)(look, codec, path)
+        except torch.OutOfMemoryError:
+            why = NO_ROOM
+    yield PreviewSaved(look.step, path) if why is None else Warned(f"previews disabled: {why}")
+    return why is None
+
+
+def _generated(look: Look, codec: Codec, path: Path) -> None:
+    """Samples of the same few seeds, a row per class."""
+    config, facts = look.data.config.preview, look.data.cache.facts
+    labels, names = [0] * (config.per_class * 4), None
+    if look.data.conditional:
+        classes = range(min(facts.num_classes, config.max_classes))
+        labels = [k for k in classes for _ in range(config.per_class)]
+        names = [facts.class_names[k] for k in classes]
+    sampling = sampling_while_training(look.data.config, config.steps, look.data.conditional)
+    latents = generate(
+        look.network,
+        diffusion_of(look.data.loss),
+        sampling,
+        facts.latent_shape,
+        look.num_classes,
+        list(range(len(labels))),
+        labels if look.data.conditional else None,
+        look.device,
+    )
+    labelled_grid(path, decoded(codec, latents), names, config.per_class, sampling.uint8)
+
+
+def sampling_while_training(config: RunConfig, steps: int, conditional: bool) -> SamplingConfig:
+    """The run's `[sampling]` with fewer steps, without guidance where there are no classes."""
+    sampling = config.sampling.model_copy(update={"steps": steps})
+    if not conditional:
+        sampling = sampling.model_copy(update={"guidance": NoGuidanceConfig()})
+    return sampling
+
+
+def _restored(look: Look, codec: Codec, path: Path) -> None:
+    """Strips of some held-out images, as much hidden as the run ever hides."""
+    data, config = look.data, look.data.config
+    some = data.split.held_out if len(data.split.held_out) else data.split.train
+    count = min(config.preview.per_class * 4, len(some))
+    # Evenly spread, as the rows of a class lie together.
+    rows = some[torch.arange(count) * len(some) // count]
+    ratio = data.mask_ratio.extremes(config.training.steps)[1]
+    subset = hide(data.source.selector, look.network.grid, ratio, rows.tolist())
+    strips = make_strips(
+        look.network,
+        codec,
+        data.cache.read(rows).mean.to(look.device),
+        None,
+        subset.to(look.device),
+        targets_are_normalised(config.masking),
+        look.num_classes,
+    )
+    save_strips(path, strips)
 
 
 def labelled_grid(

@@ -1,32 +1,85 @@
-"""The two ways into the training loop: fresh weights, or those of an earlier stage."""
+"""The two stages of training: from fresh weights, or from those of an earlier stage.
 
-from collections.abc import Iterator, Mapping, Sequence
+Both check and build everything first; a start that is refused leaves no trace.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
+from mdt_cli.artifacts import run_folder
 from mdt_cli.artifacts.checkpoint import checkpoints
-from mdt_cli.artifacts.data_facts import check_same_data, codec_doubt
-from mdt_cli.artifacts.latent_cache.read import LatentCache
-from mdt_cli.artifacts.run_folder import CONFIG, check_stage, read_config, started_from
-from mdt_cli.artifacts.weights import ONLINE, fit_report, read_header, read_tensors
+from mdt_cli.artifacts.latent_cache.read import LatentCache, open_cache
+from mdt_cli.artifacts.weights import read_header
 from mdt_cli.config.load import Loaded, load
-from mdt_cli.services.build.objective import build_loss
+from mdt_cli.config.run import RunConfig
+from mdt_cli.config.training import LogConfig
+from mdt_cli.core.model.transformer import Transformer
+from mdt_cli.core.rng import stream
+from mdt_cli.errors import MdtError
+from mdt_cli.services.build.network import build_network, token_counts
 from mdt_cli.services.events import Event, Note, Warned
-from mdt_cli.services.model import TRAINING_ONLY, find_weights, put_weights, weights_config
-from mdt_cli.services.train.loop import TrainRequest, train
+from mdt_cli.services.model import find_weights
+from mdt_cli.services.runtime import (
+    check_precision,
+    deferred_signals,
+    make_deterministic,
+    pick_device,
+)
+from mdt_cli.services.train.batches import train_data
+from mdt_cli.services.train.initial_weights import InitialWeights, load_initial
+from mdt_cli.services.train.loop import run_loop
+from mdt_cli.services.train.placement import check_shares, place
+from mdt_cli.services.train.state import TrainState
+from mdt_cli.services.train.step_log import StepLog
+from mdt_cli.services.train.trackers import Trackers
+from mdt_cli.services.train.watch import Watch
 
-STAGE = "finetune"
-# Where the label table is, by the way the network is conditioned.
-LABELS = ("label.", "extras.label.", "classifier.")
-# What a classifier has no use for, and what it has instead.
-DECODER = ("adapter.", "narrow.", "head.")
-CLASSIFIER = "classifier."
-
-
+PRETRAIN, FINETUNE = "pretrain", "finetune"
 # Keys that say how one stage starts or where it ran, and nothing of the next.
 OF_ONE_STAGE = ("start", "new_classes", "deterministic")
+MANY_LENGTHS = 12
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """`fresh`: how often --fresh was given. `initial` None: fresh weights."""
+
+    cache: Path
+    run: Path
+    loaded: Loaded
+    stage: str
+    fresh: int = 0
+    device: str | None = None
+    initial: InitialWeights | None = None
+
+
+def pretrain(
+    cache: Path, run: Path, loaded: Loaded, fresh: int = 0, device: str | None = None
+) -> Iterator[Event]:
+    """Train on `cache` into `run`, or resume `run`; ends with TrainingDone."""
+    yield from train(TrainRequest(cache, run, loaded, PRETRAIN, fresh, device))
+
+
+def finetune(
+    cache: Path,
+    run: Path,
+    source: Path,
+    ema: str | None,
+    loaded: Loaded,
+    fresh: int = 0,
+    device: str | None = None,
+) -> Iterator[Event]:
+    """Start `run` from the weights `ema` of `source`, or resume `run`; ends with TrainingDone."""
+    before = None if fresh else run_folder.started_from(run)
+    if before is not None and source.exists() and source.resolve() != before:
+        yield Warned(
+            f"resuming {run}, which was initialised from {before}; ignoring --from {source}"
+        )
+    initial = InitialWeights(source, ema)
+    yield from train(TrainRequest(cache, run, loaded, FINETUNE, fresh, device, initial))
 
 
 def starting_config(
@@ -41,9 +94,9 @@ def starting_config(
     A `run` that has begun is its own base: whatever became of the weights it started from. One of
     another stage is an MdtError.
     """
-    if run is not None and checkpoints(run) and (run / CONFIG).is_file():
-        check_stage(run, STAGE)
-        begun = read_config(run / CONFIG).model_dump(mode="json")
+    if run is not None and checkpoints(run) and (run / run_folder.CONFIG).is_file():
+        run_folder.check_stage(run, FINETUNE)
+        begun = run_folder.read_config(run / run_folder.CONFIG).model_dump(mode="json")
         return load(presets, assignments, base=begun, base_source=f"{run} as it began")
     header = read_header(find_weights(source, ema))
     training = {k: v for k, v in header.config["training"].items() if k not in OF_ONE_STAGE}
@@ -51,75 +104,77 @@ def starting_config(
     return load(presets, assignments, base=base, base_source=f"{source}")
 
 
-def finetune(
-    cache: Path,
-    run: Path,
-    source: Path,
-    ema: str | None,
-    loaded: Loaded,
-    fresh: int = 0,
-    device: str | None = None,
+def train(request: TrainRequest) -> Iterator[Event]:
+    """Start or resume a run; ends with TrainingDone. MdtError before the first step if possible."""
+    check_precision(request.loaded.config.training.precision, request.device)
+    cache = open_cache(request.cache, verify=True)
+    device = pick_device(request.device)
+    loaded = run_folder.with_determinism(request.run, request.loaded, device.type, request.fresh)
+    request, config = replace(request, loaded=loaded), loaded.config
+    make_deterministic(config.training.deterministic is True)
+    placement = place(config.training.precision, request.device)
+    begun = request.fresh < 2 and (request.run / run_folder.CONFIG).is_file()
+    check_shares(config.training, placement.processes, begun)
+    if cache.facts.count < 2:
+        raise MdtError(f"the cache holds {cache.facts.count} image; training needs at least 2")
+    changed = run_folder.check(request.run, loaded, request.fresh, request.stage)
+    network = _fresh_network(config, cache)
+    data = train_data(config, cache, network.grid)
+    state = TrainState(request.run, request.stage, data, placement, network)
+    resumed = False
+    if not request.fresh:
+        resumed = yield from state.resume()
+    if not resumed and request.initial is not None:
+        yield from load_initial(request.initial, network, config, cache)
+        state.restart_averages()
+    score = None
+    if config.evaluation.every:
+        # Extractors and metrics are loaded only by a run that computes them.
+        from mdt_cli.services.train.online_metrics import open_scorer
+
+        score = open_scorer(data, placement).score
+    # Only now is everything checked that can be: a refused start leaves no trace.
+    placement.wait()
+    if placement.is_first:
+        source = None if request.initial is None else request.initial.source
+        run_folder.write(
+            request.run, loaded, request.stage, request.fresh, state.step, changed, source
+        )
+        for change in changed:
+            yield Note(f"changed after step {state.step}: {change}")
+        yield from state.tidy()
+    placement.wait()
+    yield from _notes(config, cache, network, state.step)
+    # Trackers get the numbers of the first process; the others have none to send.
+    log = config.log if placement.is_first else LogConfig()
+    trackers = Trackers(log, request.run, state.run_id, config.model_dump(mode="json"))
+    watch, step_log = Watch(placement, score, trackers), StepLog(placement, trackers)
+    with deferred_signals() as stop:
+        yield from run_loop(state, data, placement, watch, step_log, stop)
+    trackers.close()
+
+
+def _fresh_network(config: RunConfig, cache: LatentCache) -> Transformer:
+    with torch.random.fork_rng(devices=[]):
+        # Parameter initialisers of torch read the global stream; its state is restored afterwards.
+        torch.manual_seed(stream(config.training.seed, "init").initial_seed())
+        return build_network(config, cache.facts.latent_shape, cache.facts.num_classes)
+
+
+def _notes(
+    config: RunConfig, cache: LatentCache, network: Transformer, step: int
 ) -> Iterator[Event]:
-    """Start `run` from the weights `ema` of `source`; a second call resumes `run`."""
-    training = loaded.config.training
-
-    def initial(network: torch.nn.Module, opened: LatentCache) -> Iterator[Event]:
-        file = find_weights(source, ema or (ONLINE if training.start == ONLINE else None))
-        header = read_header(file)
-        # Behind another objective a classifier starts afresh: whatever classes were known before.
-        learned = build_loss(weights_config(file, header).objective).classifies
-        learns = build_loss(loaded.config.objective).classifies
-        fresh_classes = training.new_classes or (learns and not learned)
-        check_same_data(header.data, opened, file, classes=not fresh_classes)
-        if (doubt := codec_doubt(header.data, opened)) is not None:
-            yield Warned(doubt)
-        yield Note(f"starting from {file} (step {header.step}, weights {header.ema})")
-        yield from put_stage_weights(network, read_tensors(file), file, training.new_classes)
-
-    before = None if fresh else started_from(run)
-    if before is not None and source.exists() and source.resolve() != before:
-        yield Warned(f"{run} started from {before} and goes on; --from {source} changes nothing")
-    yield from train(TrainRequest(cache, run, loaded, STAGE, fresh, device, initial, source))
-
-
-def put_stage_weights(
-    network: torch.nn.Module,
-    tensors: Mapping[str, Tensor],
-    source: Path,
-    new_classes: bool = False,
-) -> Iterator[Event]:
-    """Load weights; parts that serve masked passes may come or go with the stage, and are named.
-
-    With `new_classes` so does whatever knows the classes, and a classifier needs no decoder.
-    """
-    ours = dict(network.named_parameters())
-    may_go = may_come = TRAINING_ONLY + (LABELS if new_classes else ())
-    if any(k.startswith(CLASSIFIER) for k in ours):
-        # Its positions may begin to learn; they start as the fixed ones are.
-        may_go, may_come = may_go + DECODER, (*may_come, CLASSIFIER, "positions_ND")
-    labels = [k for k in tensors if new_classes and k.startswith(LABELS)]
-    dropped = [k for k in tensors if k not in ours and k.startswith(may_go)] + labels
-    added = [k for k in ours if (k not in tensors or k in labels) and k.startswith(may_come)]
-    kept = {k: v for k, v in tensors.items() if k not in dropped}
-    whole = kept | {k: ours[k].detach() for k in added}
-    if fit_report(ours, whole):
-        put_weights(network, whole, source)
-    if dropped:
-        count = sum(tensors[k].numel() for k in dropped)
-        yield Note(f"dropped {count:,} parameters that this stage does not use: {_names(dropped)}")
-    if added:
-        count = sum(ours[k].numel() for k in added)
-        yield Note(f"added {count:,} fresh parameters that this stage needs: {_names(added)}")
-    put_weights(network, whole, source)
-
-
-def _names(keys: Sequence[str]) -> str:
-    parts = dict.fromkeys(".".join(key.split(".")[:2]) for key in keys)
-    return ", ".join(parts)
-
-
-def pretrain(
-    cache: Path, run: Path, loaded: Loaded, fresh: int = 0, device: str | None = None
-) -> Iterator[Event]:
-    """Train on `cache` into `run`, or go on with what `run` holds; ends with TrainingDone."""
-    yield from train(TrainRequest(cache, run, loaded, "pretrain", fresh, device))
+    """What this configuration does not do with this cache, or does slowly."""
+    if config.data.conditional and not cache.facts.num_classes:
+        yield Note("the cache has no classes: training is unconditional")
+    if config.data.flip and not cache.facts.flip:
+        yield Note("the cache has no flipped copies: data.flip has no effect")
+    lengths = token_counts(config, network.grid) if config.training.compile else set()
+    # Each number of tokens is compiled by itself, which takes tens of seconds.
+    if len(lengths) > MANY_LENGTHS:
+        can_round = config.masking.selector.kind == "random" and not step
+        rounded = "; --set masking.selector.bucket=16 rounds them to a few" if can_round else ""
+        yield Warned(
+            f"the mask ratio changes, so blocks see {len(lengths)} different numbers of tokens and "
+            f"are compiled for each{rounded}"
+        )

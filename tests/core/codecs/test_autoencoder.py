@@ -119,10 +119,10 @@ def test_size_must_fit(folder: str) -> None:
 def test_what_is_no_codec_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(MdtError, match="neither pixels nor a folder"):
         open_codec("vae", CPU)
-    with pytest.raises(MdtError, match="holds no autoencoder"):
+    with pytest.raises(MdtError, match="no autoencoder in"):
         open_codec(str(tmp_path), CPU)
     (tmp_path / "config.json").write_text('{"_class_name": "UNet2DModel"}')
-    with pytest.raises(MdtError, match="of the kind UNet2DModel"):
+    with pytest.raises(MdtError, match="is a UNet2DModel"):
         open_codec(str(tmp_path), CPU)
     (tmp_path / "config.json").write_text('{"_class_name": "AutoencoderKL"}')
     with pytest.raises(MdtError, match="cannot be loaded"):
@@ -134,7 +134,7 @@ def test_what_is_no_codec_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_offline_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(MdtError, match="could not be fetched") as caught:
+    with pytest.raises(MdtError, match="could not be downloaded") as caught:
         open_codec("nobody/such-an-autoencoder", CPU)
     assert "--codec pixels" in str(caught.value.hint)
 

@@ -86,16 +86,16 @@ def test_other_blocks_and_positions_are_parts() -> None:
     seen: list[Tensor] = []
     for block in network.blocks:
         block.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1].positions))
-    answer = network(X, T, Y, SUBSET)
+    answer = network(X, T, Y, SUBSET).final
     all_BN = Turns().for_pass(None, 0)
     kept_BK = Turns().for_pass(SUBSET, 0)
     for found, wanted in zip(seen, (all_BN, kept_BK, all_BN), strict=True):
         assert torch.equal(found, wanted)
     # Positions travel with their tokens.
     mixed = TokenSubset(SUBSET.kept_BK.flip(1), 16)
-    torch.testing.assert_close(network(X, T, Y, mixed), answer, rtol=0, atol=1e-10)
+    torch.testing.assert_close(network(X, T, Y, mixed).final, answer, rtol=0, atol=1e-10)
     plain = awake(assemble(shape, Masked(Route(1, 2), MaskTokenFill(32))))
-    assert not torch.allclose(plain(X, T, Y, SUBSET), answer)
+    assert not torch.allclose(plain(X, T, Y, SUBSET).final, answer)
 
 
 @dataclass(frozen=True)
@@ -121,12 +121,14 @@ def test_extra_tokens_may_enter_at_any_block_of_modulated_ones(at_block: int) ->
     keep = SUBSET.kept_BK.shape[1]
     for subset, patches in ((None, [16] * 4), (SUBSET, [16, keep, keep, 16])):
         lengths.clear()
-        answer = network(X, T, Y, subset)
+        answer = network(X, T, Y, subset).final
         assert lengths == [n + 2 * (i >= at_block) for i, n in enumerate(patches)]
         assert answer.shape == X.shape
         # The class is read in two ways; without that of the vector it still matters.
         network.label, label = None, network.label
-        other = (network(X, T, Y, subset) - network(X, T, Y.flip(0), subset)).abs().max()
+        other = (
+            (network(X, T, Y, subset).final - network(X, T, Y.flip(0), subset).final).abs().max()
+        )
         network.label = label
         assert other > 1e-4
 
@@ -154,11 +156,11 @@ def test_a_route_that_fuses_runs_in_unmasked_passes_too(return_at: int) -> None:
     masked = Masked(Route(1, return_at), MaskTokenFill(32), fuse=Fuse(32))
     network = awake(assemble(shape_like("model.depth=3"), masked))
     everything = TokenSubset(torch.arange(16).expand(2, -1), 16)
-    whole = network(X, T, Y)
-    torch.testing.assert_close(network(X, T, Y, everything), whole, rtol=0, atol=1e-11)
+    whole = network(X, T, Y).final
+    torch.testing.assert_close(network(X, T, Y, everything).final, whole, rtol=0, atol=1e-11)
     network.fuse.linear.weight.mul_(2)
-    assert (network(X, T, Y) - whole).abs().max() > 1e-3
-    assert (network(X, T, Y, SUBSET) - whole).abs().max() > 1e-3
+    assert (network(X, T, Y).final - whole).abs().max() > 1e-3
+    assert (network(X, T, Y, SUBSET).final - whole).abs().max() > 1e-3
 
 
 def test_tokens_return_behind_the_trunk_where_a_narrow_decoder_follows() -> None:

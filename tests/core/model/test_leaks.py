@@ -25,7 +25,7 @@ def seen(network, subset: TokenSubset | None = SUBSET) -> tuple[Tensor, Tensor]:
     """How much the whole answer depends on each token of the input and of the second image."""
     x, elsewhere = X.clone().requires_grad_(), ELSEWHERE.clone().requires_grad_()
     labels = None if network.label is None and network.extras is not None else Y
-    network(x, T, labels, subset, elsewhere).square().sum().backward()
+    network(x, T, labels, subset, elsewhere).final.square().sum().backward()
     if elsewhere.grad is None:
         elsewhere.grad = torch.zeros_like(elsewhere)
     return per_token(x.grad), per_token(elsewhere.grad)
@@ -65,7 +65,7 @@ def test_recipes_that_bring_hidden_tokens_back_see_them(preset: str) -> None:
 @torch.no_grad()
 def test_without_a_fill_hidden_places_of_the_answer_are_empty(preset: str) -> None:
     words = (PATCHES, "model.depth=3", "masking.selector=random")
-    answer = network_of([preset, "size/tiny"], words)(X, T, Y, SUBSET)
+    answer = network_of([preset, "size/tiny"], words)(X, T, Y, SUBSET).final
     tokens = per_token(answer)
     assert tokens[DROPPED].max() == 0
     assert tokens[~DROPPED].min() > 0
@@ -121,15 +121,18 @@ def test_order_does_not_matter_and_keeping_all_is_no_masking(
     preset: str, assignments: tuple[str, ...]
 ) -> None:
     network = network_of([preset, "size/tiny"], ("model.depth=8", *assignments))
-    answer = network(X, T, Y, SUBSET, ELSEWHERE)
+    answer = network(X, T, Y, SUBSET, ELSEWHERE).final
     mixed = TokenSubset(SUBSET.kept_BK.flip(1), 16)
     torch.testing.assert_close(
-        network(X, T, Y, mixed, ELSEWHERE), answer, rtol=0, atol=1e-11 * answer.abs().max().item()
+        network(X, T, Y, mixed, ELSEWHERE).final,
+        answer,
+        rtol=0,
+        atol=1e-11 * answer.abs().max().item(),
     )
     everything = TokenSubset(torch.arange(16).flip(0).expand(2, -1), 16)
-    whole = network(X, T, Y)
+    whole = network(X, T, Y).final
     scale = whole.abs().max().item()
     torch.testing.assert_close(
-        network(X, T, Y, everything, ELSEWHERE), whole, rtol=0, atol=1e-11 * scale
+        network(X, T, Y, everything, ELSEWHERE).final, whole, rtol=0, atol=1e-11 * scale
     )
     assert (answer - whole).abs().max() > 1e-3 * scale

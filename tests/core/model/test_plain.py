@@ -65,7 +65,7 @@ def test_the_fused_path_is_the_plain_one(name: str) -> None:
     labels = Y if network.label is not None or name == "uvit" else None
     whole = restated(X, T, labels, None)
     if name != "lmd":
-        assert close(network(X, T, labels), whole)
+        assert close(network(X, T, labels).final, whole)
         # Time and class are seen, and by far more than the tolerance.
         assert (restated(X, T.flip(0), labels, None) - whole).abs().max() > 1e-3 * whole.abs().max()
         if labels is not None:
@@ -75,7 +75,7 @@ def test_the_fused_path_is_the_plain_one(name: str) -> None:
         return
     masked = restated(X, T, labels, DRAWN)
     kept = DRAWN.sort(dim=1).values
-    assert close(network(X, T, labels, TokenSubset(kept, 16)), masked)
+    assert close(network(X, T, labels, TokenSubset(kept, 16)).final, masked)
     # Another choice of tokens is another answer.
     others = RandomTokens().draw(2, (4, 4), 0.55, stream("other")).kept_BK
     assert not close(restated(X, T, labels, others), masked)

@@ -30,7 +30,7 @@ SUBSET = RandomTokens().draw(2, (4, 4), 0.4, stream("subset"))
 
 def test_output_is_zero_at_the_start() -> None:
     network = build_network(load(["mdtv2", "size/tiny"], []).config, (4, 8, 8), 5)
-    assert network(X.float(), T, Y, SUBSET).abs().max() == 0
+    assert network(X.float(), T, Y, SUBSET).final.abs().max() == 0
 
 
 @pytest.mark.parametrize("recipe", ["mdt", "mdtv2"])
@@ -39,7 +39,9 @@ def test_keeping_every_token_is_no_masking(recipe: str) -> None:
     network = network_of([recipe, "size/tiny"])
     order = torch.randperm(16, generator=stream("order"))
     everything = TokenSubset(torch.stack([order, order.flip(0)]), 16)
-    torch.testing.assert_close(network(X, T, Y, everything), network(X, T, Y), rtol=0, atol=1e-11)
+    torch.testing.assert_close(
+        network(X, T, Y, everything).final, network(X, T, Y).final, rtol=0, atol=1e-11
+    )
 
 
 @pytest.mark.parametrize("recipe", ["mdt", "mdtv2"])
@@ -47,14 +49,14 @@ def test_keeping_every_token_is_no_masking(recipe: str) -> None:
 def test_the_order_of_kept_tokens_does_not_matter(recipe: str) -> None:
     network = network_of([recipe, "size/tiny"])
     mixed = TokenSubset(SUBSET.kept_BK.flip(1), 16)
-    got, wanted = network(X, T, Y, mixed), network(X, T, Y, SUBSET)
+    got, wanted = network(X, T, Y, mixed).final, network(X, T, Y, SUBSET).final
     torch.testing.assert_close(got, wanted, rtol=0, atol=1e-11)
 
 
 def masked_gradient(network, subset: TokenSubset) -> torch.Tensor:
     """Gradient of the masked output with respect to each token's pixels, summed: [B, 16]."""
     x = X.clone().requires_grad_()
-    network(x, T, Y, subset).square().sum().backward()
+    network(x, T, Y, subset).final.square().sum().backward()
     assert x.grad is not None
     return x.grad.abs().unfold(2, 2, 2).unfold(3, 2, 2).sum(dim=(1, 4, 5)).flatten(1)
 
@@ -80,7 +82,7 @@ def test_fills(fill: str, returns: bool) -> None:
         "masking.restore_at=-4",
     )
     network = network_of(["dit", "size/tiny"], masking)
-    assert network(X, T, Y, SUBSET).shape == (2, 8, 8, 8)
+    assert network(X, T, Y, SUBSET).final.shape == (2, 8, 8, 8)
     left = torch.randn(2, 16, 96, dtype=torch.float64)
     back = network.fill(SUBSET.gather(left), left, SUBSET)
     same = (back == left).all(-1)
@@ -100,10 +102,10 @@ def test_a_subset_needs_a_route() -> None:
 @torch.no_grad()
 def test_the_label_matters_and_unconditional_networks_have_none() -> None:
     network = network_of(["dit", "size/tiny"])
-    assert not torch.allclose(network(X, T, Y), network(X, T, Y.flip(0)))
+    assert not torch.allclose(network(X, T, Y).final, network(X, T, Y.flip(0)).final)
     plain = network_of(["dit", "size/tiny"], ("data.conditional=false",))
     assert plain.label is None
-    torch.testing.assert_close(plain(X, T, None), plain(X, T, Y))
+    torch.testing.assert_close(plain(X, T, None).final, plain(X, T, Y).final)
 
 
 def test_skips_are_last_in_first_out() -> None:

@@ -32,7 +32,7 @@ def test_epsilon_perfect_answer() -> None:
 
 
 def test_epsilon_tables() -> None:
-    table = Epsilon().alphas_cumprod
+    table = Epsilon().chain.alphas_cumprod
     wanted = {0: 0.9999, 1: 0.99978009, 100: 0.89514159, 500: 0.07779666, 999: 4.03583e-5}
     for index, value in wanted.items():
         assert table[index].item() == pytest.approx(value, rel=1e-6)
@@ -51,31 +51,31 @@ def test_betas_are_those_of_diffusers() -> None:
     for kind, scheduler in pairs.items():
         ours = Epsilon(betas=kind)
         # diffusers keeps float32.
-        torch.testing.assert_close(ours.betas.float(), scheduler.betas, rtol=2e-5, atol=1e-8)
+        torch.testing.assert_close(ours.chain.beta_T.float(), scheduler.betas, rtol=2e-5, atol=1e-8)
         torch.testing.assert_close(
-            ours.alphas_cumprod.float(), scheduler.alphas_cumprod, rtol=2e-4, atol=1e-7
+            ours.chain.alphas_cumprod.float(), scheduler.alphas_cumprod, rtol=2e-4, atol=1e-7
         )
 
 
 def test_betas_at_their_ends() -> None:
-    roots = Epsilon(betas="scaled_linear").betas.sqrt()
+    roots = Epsilon(betas="scaled_linear").chain.beta_T.sqrt()
     assert roots[0].square().item() == pytest.approx(0.00085, rel=1e-12)
     assert roots[-1].square().item() == pytest.approx(0.012, rel=1e-12)
     assert roots.diff().std().item() < 1e-15
     cosine = Epsilon(betas="cosine")
-    assert cosine.betas[-1].item() == 0.999
+    assert cosine.chain.beta_T[-1].item() == 0.999
     # But for the last, which is cut, the products are the closed form (eq. 17).
     start = math.cos(0.008 / 1.008 * math.pi / 2) ** 2
     for index in (0, 400, 998):
         share = ((index + 1) / 1000 + 0.008) / 1.008
         wanted = math.cos(share * math.pi / 2) ** 2 / start
-        assert cosine.alphas_cumprod[index].item() == pytest.approx(wanted, rel=1e-9)
+        assert cosine.chain.alphas_cumprod[index].item() == pytest.approx(wanted, rel=1e-9)
     for kind in ("linear", "scaled_linear", "cosine"):
         # As much noise in the end over ten times fewer steps, each below 1.
         short = Epsilon(num_timesteps=100, betas=kind)
-        assert short.betas.max() < 1
-        assert short.alphas_cumprod[49].item() == pytest.approx(
-            Epsilon(betas=kind).alphas_cumprod[499].item(), rel=0.08
+        assert short.chain.beta_T.max() < 1
+        assert short.chain.alphas_cumprod[49].item() == pytest.approx(
+            Epsilon(betas=kind).chain.alphas_cumprod[499].item(), rel=0.08
         )
     with pytest.raises(ValueError, match="no such betas: square"):
         Epsilon(betas="square")
@@ -85,7 +85,7 @@ def test_betas_at_their_ends() -> None:
 def test_tables_are_numbers_even_where_networks_have_none(kind: str) -> None:
     with torch.device("meta"):
         objective = Epsilon(betas=kind)
-    assert torch.equal(objective.alphas_cumprod, Epsilon(betas=kind).alphas_cumprod)
+    assert torch.equal(objective.chain.alphas_cumprod, Epsilon(betas=kind).chain.alphas_cumprod)
 
 
 @pytest.mark.parametrize("kind", ["linear", "scaled_linear", "cosine"])
@@ -94,7 +94,7 @@ def test_every_table_follows_the_betas(kind: str) -> None:
     assert objective.out_multiplier == 1
     t = torch.tensor([1, 400, 900])
     noisy = objective.add_noise(CLEAN, NOISE, t)
-    abar = (1 - objective.betas).cumprod(0)[t].view(-1, 1, 1, 1)
+    abar = (1 - objective.chain.beta_T).cumprod(0)[t].view(-1, 1, 1, 1)
     torch.testing.assert_close(
         noisy, (abar.sqrt() * CLEAN + (1 - abar).sqrt() * NOISE).float(), rtol=0, atol=1e-6
     )

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mdt_cli.config.load import load
-from mdt_cli.core.batch import Batch, Condition
+from mdt_cli.core.batch import Answer, Batch, Condition
 from mdt_cli.core.masking.tokens import RandomTokens
 from mdt_cli.core.model.adapters.dit import to_official
 from mdt_cli.core.model.transformer import Transformer
@@ -58,13 +58,13 @@ def teacher(network: Transformer) -> AveragedModule:
 
 
 def losses(network: Transformer, teacher: AveragedModule) -> list[Tensor]:
-    def teach(x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
-        answer: Tensor = teacher.module(x, network.condition(t, y))
+    def teach(x: Tensor, c: Tensor | None) -> Tensor:
+        answer: Tensor = teacher.module(x, c)
         return answer
 
     # Times stay float64, so that both sides of a comparison read the same numbers.
-    def run(x: Tensor, t: Tensor, *rest: Any) -> Tensor:
-        answer: Tensor = network(x, t, *rest)
+    def run(x: Tensor, t: Tensor, *rest: Any) -> Answer:
+        answer: Answer = network(x, t, *rest)
         return answer
 
     batch = Batch(CLEAN, SIGMA, NOISE, Condition(Y), SUBSET)
@@ -126,12 +126,12 @@ def test_a_teacher_is_a_constant_for_the_gradient(
     noisy = objective.add_noise(CLEAN, NOISE, SIGMA)
     x, t = objective.network_input(noisy, SIGMA)
     with torch.no_grad():
-        c = network.condition(t, Y)
+        c = network(x, t, Y).condition
         targets = [
             objective.denoised(teacher.module(fed, c).float(), seen, SIGMA)
             for fed, seen in ((x, noisy), (2 * CLEAN, CLEAN))
         ]
-    output = network(x, t, Y, SUBSET, 2 * CLEAN)
+    output = network(x, t, Y, SUBSET, 2 * CLEAN).final
     estimate = objective.denoised(output.float(), noisy, SIGMA)
     kept = ~SUBSET.dropped_BN.view(3, 1, 4, 4).repeat_interleave(2, 2).repeat_interleave(2, 3)
     squares = sum(((estimate - target).square() * kept).sum() for target in targets)

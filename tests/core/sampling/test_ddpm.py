@@ -154,7 +154,7 @@ def test_one_step_is_the_estimate():
 @pytest.mark.parametrize("steps", [10, 250])
 def test_ddim_with_clipping_equals_the_restated_sampler(betas, steps):
     objective = Epsilon(learned_variance=False, betas=betas)
-    table = objective.alphas_cumprod
+    table = objective.chain.alphas_cumprod
 
     def named_noise(x, time):
         # No denoiser of anything: clipping then has much to do.
@@ -168,7 +168,7 @@ def test_ddim_with_clipping_equals_the_restated_sampler(betas, steps):
     noises = fresh_noise()
     draws = [noises().double().numpy() for _ in range(steps - 1)]
     expected = ddim_with_clipping(
-        named_noise, NOISE.double().numpy(), objective.betas.numpy(), steps, draws
+        named_noise, NOISE.double().numpy(), objective.chain.beta_T.numpy(), steps, draws
     )
     chain = Chain(table, steps, "trailing")
     ours = ddim(denoise, NOISE, chain, 1.0, fresh_noise(), clip=True)
@@ -182,7 +182,7 @@ def test_ddim_with_clipping_equals_the_restated_sampler(betas, steps):
 @pytest.mark.parametrize("betas", ["linear", "cosine", "scaled_linear"])
 def test_ddim_with_clipping_finds_the_images_of_a_finite_set(betas):
     points = torch.tensor([-1.0, 0.2, 0.9], dtype=torch.float64).view(3, 1, 1, 1)
-    table = Epsilon(betas=betas).alphas_cumprod
+    table = Epsilon(betas=betas).chain.alphas_cumprod
 
     def denoise(x, t_B):
         abar = table[t_B]

@@ -8,11 +8,12 @@ import torch
 from cleanfid.resize import build_resizer
 from PIL import Image
 
+from mdt_cli.artifacts.open_images import open_images
 from mdt_cli.errors import MdtError
+from mdt_cli.images.sized import sized
 from mdt_cli.metrics.extract import Extracted, extract
 from mdt_cli.metrics.extractors import weights
 from mdt_cli.metrics.extractors.build import Extractor, build_extractor, extract_batch
-from mdt_cli.metrics.images.containers import open_images
 from tests.metrics.stand_in import StandIn, write_stand_in
 from tests.pictures import array, png, write_folder
 
@@ -34,7 +35,7 @@ def graph(file: Path) -> StandIn:
 
 
 def run(images: Path, extractor: Extractor, batch_size: int) -> Extracted:
-    work = extract(open_images(images), extractor, CPU, batch_size, keep=True)
+    work = extract(sized(open_images(images)), extractor, CPU, batch_size, keep=True)
     while True:
         try:
             next(work)

@@ -1,20 +1,24 @@
-"""Our Inception beside torch-fidelity's, which shares its weights."""
+"""The network of plain Inception weights beside torch-fidelity's, which takes the same file."""
 
+import copy
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-from mdt_cli.metrics.extractors import inception_network as inception
-from mdt_cli.metrics.extractors.inception_network import Inception
+from mdt_cli.errors import MdtError
+from mdt_cli.metrics.extractors.inception import SPATIAL, fid_network, with_spatial
 
 
-def random_weights(seed: int = 0) -> Inception:
+def random_weights(seed: int = 0) -> nn.Module:
     """Weights that let every layer matter: scaled by their inputs, batch statistics not trivial."""
     generator = torch.Generator().manual_seed(seed)
-    network = Inception().eval()
+    network = fid_network().eval()
     with torch.no_grad():
         for name, value in network.state_dict().items():
             if value.ndim == 4:
@@ -30,7 +34,7 @@ def random_weights(seed: int = 0) -> Inception:
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Inception, FeatureExtractorInceptionV3]:
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, FeatureExtractorInceptionV3]:
     ours = random_weights()
     file: Path = tmp_path_factory.mktemp("weights") / "inception.pth"
     torch.save(ours.state_dict(), file)
@@ -38,6 +42,13 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Inception, FeatureEx
         "test", ["2048", "logits_unbiased", "logits"], feature_extractor_weights_path=str(file)
     )
     return ours, theirs
+
+
+def pooled_of(network: nn.Module) -> nn.Module:
+    """A copy that ends before the class layer."""
+    copied = copy.deepcopy(network)
+    copied.fc = nn.Identity()
+    return copied
 
 
 def pictures(n: int, side: int = 299) -> Tensor:
@@ -52,23 +63,24 @@ def relative(found: Tensor, expected: Tensor) -> float:
 
 
 def test_pool_logits_and_softmax_agree(
-    pair: tuple[Inception, FeatureExtractorInceptionV3],
+    pair: tuple[nn.Module, FeatureExtractorInceptionV3],
 ) -> None:
     ours, theirs = pair
     images = pictures(2)
     with torch.no_grad():
-        pooled, _ = ours((images.float() - 128) / 128)
+        logits = ours((images.float() - 128) / 128)
+        pooled = pooled_of(ours)((images.float() - 128) / 128)
         expected, unbiased, biased = theirs(images)
         assert pooled.shape == (2, 2048)
         assert relative(pooled, expected) < 1e-5
         without = pooled @ ours.fc.weight.T
         assert relative(without, unbiased) < 1e-5
-        assert relative(ours.fc(pooled), biased) < 1e-5
+        assert relative(logits, biased) < 1e-5
         assert (without.softmax(1) - unbiased.softmax(1)).abs().max() < 1e-5
 
 
 def test_spatial_features_are_the_relu_of_mixed_6d_branch1x1_channels_last(
-    pair: tuple[Inception, FeatureExtractorInceptionV3],
+    pair: tuple[nn.Module, FeatureExtractorInceptionV3],
 ) -> None:
     """`mixed_6/conv:0` of the graph: its converted weights bear the name Mixed_6d.branch1x1."""
     ours, theirs = pair
@@ -78,10 +90,11 @@ def test_spatial_features_are_the_relu_of_mixed_6d_branch1x1_channels_last(
     )
     images = pictures(2)
     with torch.no_grad():
-        _, spatial = ours((images.float() - 128) / 128)
+        found = with_spatial(pooled_of(ours))((images.float() - 128) / 128)
+        spatial = found[:, 2048:]
         theirs(images)
     hook.remove()
-    assert spatial.shape == (2, inception.SPATIAL) == (2, 2023)
+    assert spatial.shape == (2, SPATIAL) == (2, 2023)
     channels_last = seen[0][:, :7].permute(0, 2, 3, 1).reshape(2, -1)
     assert relative(spatial, channels_last) < 1e-5
     assert spatial.min() >= 0
@@ -90,7 +103,7 @@ def test_spatial_features_are_the_relu_of_mixed_6d_branch1x1_channels_last(
 
 
 def test_keys_are_pytorch_fids() -> None:
-    keys = set(Inception().state_dict())
+    keys = set(fid_network().state_dict())
     assert len(keys) == 566  # as in pt_inception-2015-12-05-6726825d.pth
     assert {
         "Conv2d_1a_3x3.conv.weight",
@@ -101,3 +114,30 @@ def test_keys_are_pytorch_fids() -> None:
         "fc.weight",
         "fc.bias",
     } <= keys
+
+
+def test_threads_that_share_the_network_see_their_own_maps() -> None:
+    run = with_spatial(pooled_of(random_weights()))
+    images = [((pictures(1).float() - 128) / 128).roll(k, 2) for k in range(6)]
+
+    def features(image: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return run(image)
+
+    alone = [features(image) for image in images]
+    with ThreadPoolExecutor(3) as pool:
+        together = list(pool.map(features, images))
+    assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
+    assert not torch.equal(alone[0], alone[1])
+
+
+def test_torchvision_is_needed_for_these_weights_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = (
+        "import sys; sys.modules['torchvision'] = None; "
+        "import mdt_cli.metrics.extractors.build as build; print(build.build_extractor.__name__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "build_extractor", done.stderr
+    monkeypatch.setitem(sys.modules, "torchvision.models.inception", None)
+    with pytest.raises(MdtError, match="need torchvision, which cannot be imported: import of"):
+        fid_network()

@@ -8,7 +8,7 @@ from mdt_cli.config.sampling import (
     PowerCosineGuidanceConfig,
     SamplingConfig,
 )
-from mdt_cli.core.batch import Condition
+from mdt_cli.core.batch import Answer, Condition
 from mdt_cli.core.objectives.edm import Edm
 from mdt_cli.core.objectives.epsilon import Epsilon
 from mdt_cli.core.objectives.flow import Flow
@@ -63,14 +63,14 @@ class Ideal(nn.Module):
         pad = [zero] * (self.objective.out_multiplier - 1)
         at_0 = self.objective.denoised(torch.cat([zero, *pad], 1), noisy, t)
         at_1 = self.objective.denoised(torch.cat([zero + 1, *pad], 1), noisy, t)
-        return torch.cat([(clean - at_0) / (at_1 - at_0), *pad], 1).float()
+        return Answer(torch.cat([(clean - at_0) / (at_1 - at_0), *pad], 1).float())
 
     def _process(self, x, t_embed):
         view = (-1, 1, 1, 1)
         match self.objective:
             case Epsilon():
-                t = t_embed - self.objective.first_time
-                abar = self.objective.alphas_cumprod[t].view(view)
+                t = t_embed - self.objective.chain.first_time
+                abar = self.objective.chain.alphas_cumprod[t].view(view)
                 return t, x, abar.sqrt(), (1 - abar).sqrt()
             case Edm():
                 t = (4 * t_embed.double()).exp()
@@ -100,7 +100,7 @@ def test_every_solver_samples_the_class_asked_for(kind, solver):
         wanted = MEAN + label
         if kind == "scaled_linear" and solver != "ddpm":
             # This chain keeps 7% of the image to its end, but starts from noise without an image.
-            kept = float(objective.alphas_cumprod[-1]) ** 0.5
+            kept = float(objective.chain.alphas_cumprod[-1]) ** 0.5
             wanted -= STD * kept * wanted / (kept**2 * STD**2 + 1 - kept**2) ** 0.5
         assert float(values.mean()) == pytest.approx(wanted, abs=0.045)
         assert float(values.std()) == pytest.approx(STD, abs=0.06)
@@ -120,7 +120,7 @@ def test_dpm_solver_with_guidance_on_all_channels_equals_the_restated_one():
     """U-ViT's sampler: 50 steps, noise + 0.4 (noise - noise without class), every channel."""
     chosen = sampling("dpm++", 50, guidance=ConstantGuidanceConfig(scale=1.4, channels="all"))
     ours = generate(Ideal(SCALED), SCALED, chosen, SHAPE, 3, [7], [2], CPU).double().numpy()
-    network, chain = Ideal(SCALED), SCALED.alphas_cumprod
+    network, chain = Ideal(SCALED), SCALED.chain.alphas_cumprod
     indices = [round(k * 999 / 49) for k in range(50)][::-1]
     alphas = [float(chain[index]) ** 0.5 for index in indices] + [1.0]
     sigmas = [(1 - alpha**2) ** 0.5 for alpha in alphas]
@@ -129,7 +129,7 @@ def test_dpm_solver_with_guidance_on_all_channels_equals_the_restated_one():
         x_B = torch.from_numpy(x).float()
         # The network reads 1 to 1000.
         t_B = torch.tensor([indices[step] + 1])
-        with_class, without = (network(x_B, t_B, torch.tensor([y])).double() for y in (2, 3))
+        with_class, without = (network(x_B, t_B, torch.tensor([y])).final.double() for y in (2, 3))
         noise = (with_class + 0.4 * (with_class - without)).numpy()
         return (x - sigmas[step] * noise) / alphas[step]
 
@@ -168,9 +168,10 @@ def test_maskdm_asks_for_the_trailing_times_and_puts_the_networks_noise_back():
     network, y_B = Ideal(COSINE), torch.tensor([1])
 
     def noise_at(x, time):
-        return network(torch.from_numpy(x).float(), torch.tensor([time]), y_B).double().numpy()
+        answer = network(torch.from_numpy(x).float(), torch.tensor([time]), y_B)
+        return answer.final.double().numpy()
 
-    expected = ddim_with_clipping(noise_at, start, COSINE.betas.numpy(), 250, draws)
+    expected = ddim_with_clipping(noise_at, start, COSINE.chain.beta_T.numpy(), 250, draws)
     assert abs(ours.double().numpy() - expected).max() < 1e-4
 
 
@@ -281,9 +282,9 @@ def test_generate_is_the_sampler_from_the_noise_of_the_seeds(tmp_path):
 def test_the_variance_the_network_learned_is_used():
     class Wide(Ideal):
         def forward(self, x, t_embed, y, subset=None):
-            output = super().forward(x, t_embed, y, subset)
-            output[:, 4:] = self.v
-            return output
+            answer = super().forward(x, t_embed, y, subset)
+            answer.final[:, 4:] = self.v
+            return answer
 
     ends = []
     for v in (-1.0, 1.0):

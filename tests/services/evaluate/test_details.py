@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from mdt_cli.images.archives import FolderReader
+from mdt_cli.images.image_set import Found, make_set
+from mdt_cli.images.labels import from_values
+from mdt_cli.images.sized import SizedSet
 from mdt_cli.metrics.extract import Extracted
-from mdt_cli.metrics.images.containers import ImageSet
 from mdt_cli.metrics.statistics import Statistics
 from mdt_cli.services.evaluate import details as evaluation_details
 from mdt_cli.services.evaluate.details import class_section, missing_classes, nearest_section
@@ -16,9 +19,17 @@ CPU = torch.device("cpu")
 NOTHING = Statistics(torch.zeros(2), torch.eye(2), "")
 
 
-def image_set(classes: str) -> ImageSet:
-    count = len(classes)
-    return ImageSet(Path("x"), "folder", count, (8, 8), 0, (), classes=tuple(classes))
+def image_set(classes: str) -> SizedSet:
+    found = [Found(f"{k}.png", f"{k}.png", "") for k in range(len(classes))]
+    listed = make_set(
+        Path("x"),
+        "folder",
+        FolderReader(Path("x")),
+        found,
+        lambda: from_values(list(classes), None, "x"),
+        {},
+    )
+    return SizedSet(listed, (8, 8))
 
 
 def extracted(rows: list[list[float]], positions: list[int]) -> Extracted:

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mdt_cli.artifacts.open_images import open_images
 from mdt_cli.errors import MdtError, Stopped
-from mdt_cli.images.containers import open_source
 from mdt_cli.services.evaluate import feature_shards
 from mdt_cli.services.evaluate.evaluate import EvaluateRequest, evaluate
 from mdt_cli.services.export.model_card import read_report
@@ -86,9 +86,9 @@ def test_a_run_and_a_packed_tar_are_no_samples(asked: EvaluateRequest, tmp_path:
     cache = make_cache(tmp_path / "cache", make_images(tmp_path / "images"))
     train(cache, tmp_path / "runs" / "one", small(1, "preview.every=1"))
     for given in (tmp_path / "runs", tmp_path / "runs" / "one"):
-        with pytest.raises(MdtError, match="one is a run of training"):
+        with pytest.raises(MdtError, match="one is a training run"):
             run(replace(asked, samples=given))
-        with pytest.raises(MdtError, match="one is a run of training"):
+        with pytest.raises(MdtError, match="one is a training run"):
             make_cache(tmp_path / "other", given)
     (tmp_path / "x.tar.gz").write_bytes(b"x")
     with pytest.raises(MdtError, match="is a packed tar"):
@@ -110,6 +110,6 @@ def test_a_small_set_that_is_stopped_says_that_nothing_is_kept(
 
 def test_the_grid_of_a_sample_folder_is_not_encoded(tmp_path: Path) -> None:
     files = {"000000.png": png(0), "000001.png": png(1), "grid.png": png(2, 64, 64)}
-    source = open_source(write_folder(tmp_path, {**files, "samples.json": b"{}"}))
+    source = open_images(write_folder(tmp_path, {**files, "samples.json": b"{}"}))
     assert source.names == ["000000.png", "000001.png"]
     assert source.ignored["not a sample"] == 1

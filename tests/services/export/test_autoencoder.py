@@ -127,7 +127,7 @@ def test_a_plain_dit_as_diffusers_own_class(tmp_path: Path, autoencoder: dict[st
     assert type(pipe.transformer).__mro__[1].__name__ == "DiTTransformer2DModel"
     trained = load_trained(source, None, CPU)
     x, t = torch.randn(5, 4, 8, 8), torch.tensor([0, 250, 500, 750, 999])
-    ours = trained.network(x, t, torch.tensor([0, 1, 2, 3, 3]))
+    ours = trained.network(x, t, torch.tensor([0, 1, 2, 3, 3])).final
     # Row 1000 is the null class, and so is any row without a class.
     theirs = pipe.transformer(x, t, torch.tensor([0, 1, 2, 1000, 500])).sample.detach()
     torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-5)
@@ -150,7 +150,7 @@ def test_ddim_of_the_dit_folder_starts_and_ends_like_ours(
     scheduler = load_as_stranger(tmp_path / "out").scheduler
     ours = load_trained(source, None, CPU).diffusion
     torch.testing.assert_close(
-        scheduler.alphas_cumprod.double(), ours.alphas_cumprod, rtol=0, atol=1e-6
+        scheduler.alphas_cumprod.double(), ours.chain.alphas_cumprod, rtol=0, atol=1e-6
     )
     scheduler.set_timesteps(5)
     assert scheduler.timesteps.tolist() == [999, 799, 599, 399, 199]
@@ -163,7 +163,7 @@ def test_what_is_no_plain_dit_is_named(tmp_path: Path, autoencoder: dict[str, An
         list(export(ExportRequest(edm, out, format="diffusers-dit")))
     many = tuple(f"class {i}" for i in range(1001))
     source = weights(tmp_path / "many.safetensors", DIT, autoencoder, names=many)
-    with pytest.raises(MdtError, match="it has 1001 classes; DiTPipeline knows 1000"):
+    with pytest.raises(MdtError, match="it has 1001 classes; DiTPipeline supports 1000"):
         list(export(ExportRequest(source, out, format="diffusers-dit")))
     pixels = weights_file(tmp_path / "pixels.safetensors", DIT, (3, 8, 8))
     with pytest.raises(MdtError, match="this network's codec is pixels"):

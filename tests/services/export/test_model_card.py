@@ -67,7 +67,7 @@ def test_the_card_tells_config_data_and_scores(tmp_path: Path) -> None:
         "too few",
         "| classes | cat, dog, owl |",
         "hidden_size = 32",
-        "largest difference 0",
+        "maximum difference 0",
     ):
         assert part in card
     assert str(tmp_path) not in card
@@ -99,7 +99,7 @@ def test_a_report_in_the_run_folder_counts_where_it_is_of_these_weights(
     notes = [event.text for event in events if isinstance(event, Note)]
     assert ("| fid | 2 |" in card, "Not evaluated." in card) == (held == "these", held != "these")
     wanted = {"these": None, "no report": "is not a report of mdt evaluate"}.get(
-        held, "does not say that it is of these weights"
+        held, "is not recorded as computed from these weights"
     )
     assert len(notes) == (wanted is not None)
     assert wanted is None or wanted in notes[0]

@@ -33,7 +33,7 @@ def test_a_torch_program_needs_no_mdt(recipe: Any, tmp_path: Path) -> None:
     x, t = torch.randn(7, 3, 8, 8), torch.linspace(0, 900, 7)
     y = None if recipe is UNCONDITIONAL else torch.arange(7) % 4
     given = {name: value for name, value in zip("xty", (x, t, y), strict=True) if value is not None}
-    torch.save((given, trained.network(x, t, y)), tmp_path / "stored.pt")
+    torch.save((given, trained.network(x, t, y).final), tmp_path / "stored.pt")
     code = (
         "import json, torch; given, answer = torch.load('stored.pt'); files = {'mdt.json': ''};"
         "program = torch.export.load('model.pt2', extra_files=files).module();"

@@ -68,7 +68,7 @@ def test_a_file_with_one_set_of_two(tmp_path: Path) -> None:
     assert same(unpacked(tmp_path / "a.pt", {"ema": prefixed(EMA, "model.")}, None, "model."), EMA)
     only = {"model": ONLINE, "epoch": 3}
     assert unpacked(tmp_path / "a.pt", only).which == "online"
-    with pytest.raises(MdtError, match="holds no ema weights"):
+    with pytest.raises(MdtError, match="has no ema weights"):
         unpacked(tmp_path / "a.pt", only, "ema")
     assert same(unpacked(tmp_path / "a.pt", {"state_dict": ONLINE}), ONLINE)
 
@@ -114,12 +114,12 @@ def test_safetensors_are_flat_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("held", "asked", "sentence"),
     [
-        (3, None, "holds a int, not a state dict"),
-        ([torch.zeros(2)], None, "holds a list, not a state dict"),
-        ({"lr": 1e-4}, None, "holds no tensors"),
-        ({}, None, "holds no tensors"),
+        (3, None, "contains a int, not a state dict"),
+        ([torch.zeros(2)], None, "contains a list, not a state dict"),
+        ({"lr": 1e-4}, None, "contains no tensors"),
+        ({}, None, "contains no tensors"),
         (EMA, "emma", "--weights emma: no such weights; did you mean ema"),
-        ({**EMA, "module.pos_embed": torch.ones(2)}, None, "holds pos_embed twice"),
+        ({**EMA, "module.pos_embed": torch.ones(2)}, None, "has pos_embed twice"),
     ],
     ids=["number", "list", "no tensors", "empty", "word", "twice"],
 )

@@ -68,25 +68,25 @@ def with_all_parts(path: Path) -> torch.nn.Module:
 @torch.no_grad()
 def test_dit(tmp_path: Path) -> None:
     trained = load_trained(imported(tmp_path, "dit"), None, torch.device("cpu"))
-    answer = trained.network(latents(1), T, Y)
+    answer = trained.network(latents(1), T, Y).final
     check(answer, 0.162113, 2.217339, (0.12738, -2.74594, 0.10760), 2.49693)
 
 
 @torch.no_grad()
 def test_mdt(tmp_path: Path) -> None:
     network = with_all_parts(imported(tmp_path, "mdt", decoder_depth=2))
-    answer = network(latents(1), T, Y)
+    answer = network(latents(1), T, Y).final
     check(answer, 0.162423, 2.213290, (0.10829, -2.72201, 0.08885), 2.49976)
-    answer = network(latents(1), T, Y, subset(2, 179))
+    answer = network(latents(1), T, Y, subset(2, 179)).final
     check(answer, 0.155231, 2.221777, (0.11063, -2.72441, 0.08583), 2.43792)
 
 
 @torch.no_grad()
 def test_mdtv2(tmp_path: Path) -> None:
     network = with_all_parts(imported(tmp_path, "mdtv2"))
-    answer = network(latents(1), T, Y)
+    answer = network(latents(1), T, Y).final
     check(answer, 0.057545, 2.033165, (0.87812, -2.40585, 0.86470), 2.42114)
-    answer = network(latents(1), T, Y, subset(2, 153))
+    answer = network(latents(1), T, Y, subset(2, 153)).final
     check(answer, 0.055526, 2.029643, (0.91628, -2.44425, 0.89501), 2.38959)
 
 
@@ -97,15 +97,15 @@ def test_maskdit(tmp_path: Path) -> None:
     network = with_all_parts(path)
     x, sigma = latents(1), torch.tensor([0.3, 5.0])
     scaled, times = objective.network_input(x, sigma)
-    answer = objective.denoised(network(scaled, times, Y), x, sigma)
+    answer = objective.denoised(network(scaled, times, Y).final, x, sigma)
     check(answer, 0.043494, 1.018354, (-0.95380, -0.22338, -0.25996), -1.18920)
-    answer = objective.denoised(network(scaled, times, Y, subset(2, 128)), x, sigma)
+    answer = objective.denoised(network(scaled, times, Y, subset(2, 128)).final, x, sigma)
     check(answer, 0.033475, 1.005394, (-1.03493, -0.16892, -0.34063), -1.22002)
     # Guided by 1.5 at sigma 0.7, on what the network answers: the null class is zeros.
     at = torch.tensor([0.7, 0.7])
     scaled, times = objective.network_input(x, at)
-    null = network(scaled, times, torch.tensor([1000, 1000]))
-    guided = null + 1.5 * (network(scaled, times, Y) - null)
+    null = network(scaled, times, torch.tensor([1000, 1000])).final
+    guided = null + 1.5 * (network(scaled, times, Y).final - null)
     answer = objective.denoised(guided, x, at)
     check(answer, 0.050975, 0.948786, (0.19551, -0.75627, 0.51364), -1.16357)
 
@@ -113,7 +113,7 @@ def test_maskdit(tmp_path: Path) -> None:
 @torch.no_grad()
 def test_uvit(tmp_path: Path) -> None:
     trained = load_trained(imported(tmp_path, "uvit"), None, torch.device("cpu"))
-    answer = trained.network(latents(1), T, Y)
+    answer = trained.network(latents(1), T, Y).final
     check(answer, 0.014939, 0.348755, (0.32741, -0.63101, 0.43238), -0.27619)
 
 
@@ -121,7 +121,7 @@ def test_uvit(tmp_path: Path) -> None:
 def test_maskdm(tmp_path: Path) -> None:
     trained = load_trained(imported(tmp_path, "maskdm"), None, torch.device("cpu"))
     assert trained.facts["image_size"] == 64
-    answer = trained.network(values((2, 3, 64, 64), 5, 4.0), T, None)
+    answer = trained.network(values((2, 3, 64, 64), 5, 4.0), T, None).final
     check(answer, 0.024965, 1.215668, (2.53328, -0.62280, -1.08564), -1.19024)
 
 

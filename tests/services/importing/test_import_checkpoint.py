@@ -45,7 +45,7 @@ def notes(events: list) -> str:
 def test_dit_is_read_off_its_shapes(tmp_path: Path) -> None:
     held = official.filled(official.dit(width=48, depth=2, grid=3, classes=5, patch=4, channels=6))
     # Six latent channels: no published autoencoder has so many.
-    with pytest.raises(MdtError, match="reads 6 channels, and no published codec"):
+    with pytest.raises(MdtError, match="takes 6 latent channels, and no published codec"):
         convert(tmp_path, "dit", held, *HEADS)
     held = official.filled(official.dit(width=48, depth=2, grid=3, classes=5, patch=4))
     trained = loaded(tmp_path, "dit", held, "model.num_heads=3")
@@ -62,22 +62,27 @@ def test_dit_is_read_off_its_shapes(tmp_path: Path) -> None:
 
 def test_heads_are_published_asked_for_or_seen(tmp_path: Path) -> None:
     held = official.filled(official.dit())
-    with pytest.raises(MdtError, match="how many heads its attention has, and 32 is no published"):
+    with pytest.raises(
+        MdtError, match="the number of attention heads, and none is published for width 32"
+    ):
         convert(tmp_path, "dit", held)
     wide = official.filled(official.dit(width=384, depth=1))
     events, out = convert(tmp_path, "dit", wide)
     assert load_trained(out, None, CPU).config.model.num_heads == 6
-    assert "model.num_heads=6, which the file does not say" in notes(events)
+    assert (
+        "assuming model.num_heads=6 (published for width 384); the checkpoint does not store it"
+        in notes(events)
+    )
     biased = official.filled(official.mdt(heads=4))
     trained = loaded(tmp_path, "mdt", biased, out="mdt", decoder_depth=1)
     assert trained.config.model.num_heads == 4
-    with pytest.raises(MdtError, match=r"--set model.num_heads=2: .* says 4"):
+    with pytest.raises(MdtError, match=r"--set model.num_heads=2: .* has 4"):
         convert(tmp_path, "mdt", biased, *HEADS, out="again", decoder_depth=1)
 
 
 def test_the_depth_of_a_decoder_is_asked_for_where_the_file_cannot_say(tmp_path: Path) -> None:
     held = official.filled(official.mdt(depth=4))
-    with pytest.raises(MdtError, match="does not say how many of its 4 blocks") as caught:
+    with pytest.raises(MdtError, match="does not store how many of its 4 blocks") as caught:
         convert(tmp_path, "mdt", held)
     assert "published weights have 2: add --decoder-depth 2" in str(caught.value)
     for wrong in (0, 4):
@@ -135,7 +140,7 @@ def test_tokens_without_classes_and_betas_in_the_file(tmp_path: Path) -> None:
     assert (trained.num_classes, trained.step) == (0, 200_000)
     assert (trained.facts["codec"], trained.facts["image_size"]) == ({"name": "pixels"}, 16)
     held["ema"]["ema_model.betas"] = betas.float() / 2
-    with pytest.raises(MdtError, match="betas that are none of the published"):
+    with pytest.raises(MdtError, match=r"\(betas\) that is not linear, cosine or"):
         convert(tmp_path, "maskdm", held, *HEADS, out="again")
     plain = official.filled(official.uvit(classes=0, conv=False), fixed_positions=False)
     trained = loaded(tmp_path, "uvit", plain, *HEADS, out="uvit")
@@ -151,7 +156,7 @@ def test_trained_positions_of_dit_are_kept(tmp_path: Path) -> None:
     torch.testing.assert_close(trained.network.positions_ND, held["pos_embed"][0], rtol=0, atol=0)
     narrow = official.filled(official.maskdit())
     narrow["model.decoder_pos_embed"] += 1e-3
-    with pytest.raises(MdtError, match=r"model.decoder_pos_embed is not the fixed table"):
+    with pytest.raises(MdtError, match=r"model.decoder_pos_embed differs from the fixed table"):
         convert(tmp_path, "maskdit", narrow, *NARROW, out="maskdit")
     assert not (tmp_path / "maskdit").exists()
 
@@ -221,11 +226,11 @@ def test_class_names(tmp_path: Path) -> None:
         assert trained.facts["class_names"] == ["cat", "dog", "owl"]
     (tmp_path / "twice.txt").write_text("crane\ncrane\nowl")
     events, _ = convert(tmp_path, "dit", held, *HEADS, classes=tmp_path / "twice.txt")
-    assert 'several classes are called "crane"' in notes(events)
+    assert 'several classes are named "crane"' in notes(events)
     for text, name, sentence in (
-        ("{", "bad.json", "is no JSON"),
-        ('{"a": "cat"}', "keys.json", "holds no list of names"),
-        ('{"0": "a", "5": "b", "6": "c"}', "gap.json", "its indices are not 0 to 2"),
+        ("{", "bad.json", "is not valid JSON"),
+        ('{"a": "cat"}', "keys.json", "is not a list of names"),
+        ('{"0": "a", "5": "b", "6": "c"}', "gap.json", "the indices are not 0 to 2"),
     ):
         (tmp_path / name).write_text(text)
         with pytest.raises(MdtError, match=sentence):
@@ -281,43 +286,58 @@ def broken(kind: str) -> tuple[str, dict, tuple[str, ...], str]:
     match kind:
         case "nan":
             state["blocks.1.mlp.fc1.bias"][3] = float("nan")
-            return "dit", state, HEADS, r"blocks.1.mlp.fc1.bias holds NaN or infinity"
+            return "dit", state, HEADS, r"blocks.1.mlp.fc1.bias contains NaN or infinity"
         case "infinity":
             state["final_layer.linear.weight"][0, 0] = float("inf")
-            return "dit", state, HEADS, "final_layer.linear.weight holds NaN or infinity"
+            return "dit", state, HEADS, "final_layer.linear.weight contains NaN or infinity"
         case "integers":
             state["blocks.1.mlp.fc1.bias"] = torch.zeros(128, dtype=torch.int64)
-            return "dit", state, HEADS, "holds torch.int64, not floating point"
+            return "dit", state, HEADS, "has dtype torch.int64; expected floating point"
         case "missing":
             state["blocks.1.mlp.fc1.bais"] = state.pop("blocks.1.mlp.fc1.bias")
             sentence = (
-                r"does not fit DiT: of 42 tensors 1 are missing and 0 of another shape, and 1 are "
-                r"unexpected\n  missing: blocks.1.mlp.fc1.bias \(there is blocks.1.mlp.fc1.bais\)\n"
+                r"does not fit DiT: of 42 tensors 1 missing, 0 with a wrong shape; 1 "
+                r"unexpected\n  missing: blocks.1.mlp.fc1.bias \(found blocks.1.mlp.fc1.bais\)\n"
                 r"  unexpected: blocks.1.mlp.fc1.bais"
             )
             return "dit", state, HEADS, sentence
         case "many":
             state = {k: v for k, v in state.items() if not k.startswith("blocks.1.")}
-            return "dit", state, HEADS, r"10 are missing(.|\n)*missing: ... and 4 more"
+            return "dit", state, HEADS, r"10 missing(.|\n)*missing: ... and 4 more"
         case "shape":
             state["blocks.2.attn.proj.weight"] = torch.zeros(32, 31)
-            return "dit", state, HEADS, r"proj.weight has shape \[32, 31\], wanted \[32, 32\]"
+            return "dit", state, HEADS, r"proj.weight has shape \[32, 31\], expected \[32, 32\]"
         case "no size":
             del state["pos_embed"]
-            return "dit", state, HEADS, "has no pos_embed, which tells the size"
+            return (
+                "dit",
+                state,
+                HEADS,
+                "has no pos_embed, from which the size of the network is read",
+            )
         case "oblong":
             state["pos_embed"] = torch.zeros(1, 15, 32)
-            return "dit", state, HEADS, "has 15 positions, which are no square"
+            return "dit", state, HEADS, "has 15 position embeddings, not a square grid"
         case "answer":
             state["final_layer.linear.weight"] = torch.zeros(48, 32)
-            return "dit", state, HEADS, "answers 48 values a patch of 16"
+            return (
+                "dit",
+                state,
+                HEADS,
+                "output layer has 48 values per patch; expected 16, or 32 with learned",
+            )
         case "axes":
             state["x_embedder.proj.weight"] = torch.zeros(32, 16)
-            return "dit", state, HEADS, r"x_embedder.proj.weight has shape \[32, 16\], not 4 axes"
+            return (
+                "dit",
+                state,
+                HEADS,
+                r"x_embedder.proj.weight has shape \[32, 16\]; expected 4 dimensions",
+            )
         case "unknown":
             return "dit", {"conv1.weight": torch.ones(2)}, (), "does not have the layout of DiT"
         case "wrong value":
-            return "dit", state, ("model.depth=7", *HEADS), r"--set model.depth=7: .* says 3"
+            return "dit", state, ("model.depth=7", *HEADS), r"--set model.depth=7: .* has 3"
         case "no key":
             return "dit", state, ("model.dept=7", *HEADS), "no such key; did you mean depth"
         case "head size":
@@ -326,19 +346,19 @@ def broken(kind: str) -> tuple[str, dict, tuple[str, ...], str]:
             state = official.filled(official.mdt(depth=6, decoder=2))
             name = "en_inblocks.0.attn.rel_pos_bias.relative_position_index"
             state[name] = state[name].t().contiguous()
-            return "mdtv2", state, (), "does not number offsets as MDT does"
+            return "mdtv2", state, (), "numbers relative positions in another order than MDT"
         case "halves":
             state = official.filled(official.mdt(depth=6, decoder=2))
             state = {k: v for k, v in state.items() if not k.startswith("en_outblocks.1")}
-            return "mdtv2", state, (), "has 2 blocks in the first half of its encoder, 1 in"
+            return "mdtv2", state, (), "has 2 en_inblocks, 1 en_outblocks and 2 de_blocks"
         case "no middle":
             state = official.filled(official.uvit(), fixed_positions=False)
             state = {k: v for k, v in state.items() if not k.startswith("out_blocks.1")}
-            return "uvit", state, HEADS, "has 2 blocks before the middle, 1 in it and 1 after"
+            return "uvit", state, HEADS, "has 2 in_blocks, 1 mid_block and 1 out_blocks"
         case "huge":
             for tensor in state.values():
                 tensor.fill_(3e38)
-            return "dit", state, HEADS, "a forward pass answers NaN or infinity"
+            return "dit", state, HEADS, "a forward pass gives NaN or infinity"
         case _:
             raise AssertionError(kind)
 
@@ -377,7 +397,7 @@ def test_words_and_places(tmp_path: Path) -> None:
     with pytest.raises(MdtError, match="exists already"):
         convert(tmp_path, "dit", held, *HEADS, out="there")
     three = official.filled(official.dit(channels=3))
-    with pytest.raises(MdtError, match="have 4 channels, but the network reads 3"):
+    with pytest.raises(MdtError, match="have 4 channels, but the network takes 3"):
         convert(tmp_path, "dit", three, *HEADS, codec="stabilityai/sd-vae-ft-mse")
 
 

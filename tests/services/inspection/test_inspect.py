@@ -44,7 +44,7 @@ def run_folder(tmp_path: Path) -> Path:
             folder / "checkpoints" / f"step-{step:07d}",
             Header(header.config, header.data, step, "online", "pretrain"),
             tensors,
-            {0.99: tensors},
+            {"0.99": tensors},
             {"0/exp_avg": torch.ones(2)},
             CheckpointState(step, 64 * step, 0, None, "abc"),
         )

@@ -14,6 +14,7 @@ from mdt_cli.artifacts.latent_cache.read import open_cache
 from mdt_cli.artifacts.weights import read_tensors
 from mdt_cli.cli.app import run as mdt
 from mdt_cli.config.load import Loaded, load
+from mdt_cli.core.batch import Answer
 from mdt_cli.core.codecs.pixels import PixelCodec
 from mdt_cli.core.masking.tokens import RandomTokens, TokenSubset
 from mdt_cli.core.objectives.losses import denormalised_patches, normalised_patches
@@ -121,7 +122,7 @@ def test_a_perfect_answer_restores_the_original() -> None:
         grid, patch_size = (4, 4), 4
 
         def forward(self, x, t_B, y_B, subset):
-            return normalised_patches(x, 4)
+            return Answer(normalised_patches(x, 4))
 
     for strip in make_strips(Oracle(), PixelCodec(), clean, None, subset, True, 0):
         before, after = strip[:, :16].astype(int), strip[:, -16:].astype(int)
@@ -159,7 +160,7 @@ def test_the_network_answers_with_its_mask_token(request_: ReconstructRequest) -
     clean = image.permute(2, 0, 1)[None] / 127.5 - 1
     subset = hide(RandomTokens(), (4, 4), 0.75, [2])
     with torch.no_grad():
-        answer = trained.network(clean, torch.zeros(1), None, subset)
+        answer = trained.network(clean, torch.zeros(1), None, subset).final
     wanted = restored(answer, clean, subset, 4, normalised=True)[0].permute(1, 2, 0)
     after = parts(request_.out / "000002.png")[2]
     assert (torch.from_numpy(after.copy()) / 127.5 - 1 - wanted.clamp(-1, 1)).abs().max() < 0.01

@@ -101,9 +101,9 @@ def train(data: TrainData, network: Transformer, batch: MicroBatch, device: torc
     if data.config.masking.has_teacher:
         teacher = AveragedModule(network.patch_decoder(), 0.999).module.to(device)
 
-    def teach(x: Tensor, t_B: Tensor, y_B: Tensor | None) -> Tensor:
+    def teach(x: Tensor, c_BD: Tensor | None) -> Tensor:
         assert teacher is not None
-        answer: Tensor = teacher(x, network.condition(t_B, y_B))
+        answer: Tensor = teacher(x, c_BD)
         return answer
 
     patch_size = network.patch_size

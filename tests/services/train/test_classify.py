@@ -14,7 +14,7 @@ from mdt_cli.artifacts.training_log import accuracy, learning
 from mdt_cli.artifacts.weights import read_tensors
 from mdt_cli.cli.app import run as mdt
 from mdt_cli.config.load import Loaded, load
-from mdt_cli.core.batch import Batch, Condition
+from mdt_cli.core.batch import Answer, Batch, Condition
 from mdt_cli.core.objectives.classification import Classification, hits
 from mdt_cli.core.rng import stream
 from mdt_cli.errors import MdtError
@@ -25,6 +25,7 @@ from mdt_cli.services.encode.request import EncodeRequest
 from mdt_cli.services.events import Classified, Note, TrainingDone
 from mdt_cli.services.inspection.inspect import inspect
 from mdt_cli.services.train.batches import Split
+from mdt_cli.services.train.look import Look
 from mdt_cli.services.train.start import finetune, starting_config
 from mdt_cli.services.train.validation import held_out_accuracy
 from tests.services.sample.test_reconstruct import LMD
@@ -121,7 +122,8 @@ def test_the_answer_is_that_of_a_plain_restatement(made: tuple[Path, Path]) -> N
         tokens[:, 1:].mean(1), (16,), w["classifier.norm.weight"], w["classifier.norm.bias"], 1e-6
     )
     wanted = pooled @ w["classifier.linear.weight"].T + w["classifier.linear.bias"]
-    torch.testing.assert_close(network(x, torch.zeros(2), None), wanted, atol=1e-5, rtol=1e-5)
+    logits = network(x, torch.zeros(2), None).final
+    torch.testing.assert_close(logits, wanted, atol=1e-5, rtol=1e-5)
 
 
 def test_layers_learn_at_falling_rates(made: tuple[Path, Path]) -> None:
@@ -199,22 +201,20 @@ def test_accuracy_is_counted_on_held_out_images(made: tuple[Path, Path]) -> None
             super().__init__()
             self.logits = torch.nn.Parameter(torch.tensor([1.0, 0.0, -1.0, -2.0, -3.0, -4.0]))
 
-        def forward(self, x: torch.Tensor, t_B: torch.Tensor, y_B: None) -> torch.Tensor:
-            return self.logits.expand(len(x), -1)
+        def forward(self, x: torch.Tensor, t_B: torch.Tensor, y_B: None) -> Answer:
+            return Answer(self.logits.expand(len(x), -1))
 
     network = Always0()
-    always5 = SimpleNamespace(tensors={"logits": network.logits.detach().flip(0)})
-    trainer = SimpleNamespace(
-        network=network,
-        emas={0.5: always5},
+    always5 = {"logits": network.logits.detach().flip(0)}
+    data = SimpleNamespace(
         cache=open_cache(made[0]),
         config=config_of(made[1], 1, "validation.batch_size=3").config,
-        device=torch.device("cpu"),
         # Rows from 40 on are of class 1.
-        data=SimpleNamespace(split=Split(torch.arange(80), torch.tensor([7, 41, 42, 43]))),
+        split=Split(torch.arange(80), torch.tensor([7, 41, 42, 43])),
     )
+    look = Look(network, {"0.5": always5}, data, 0, made[0])
     wanted = {"top1/online": 25.0, "top5/online": 100.0, "top1/0.5": 0.0, "top5/0.5": 75.0}
-    assert held_out_accuracy(trainer) == wanted
+    assert held_out_accuracy(look) == wanted
     assert network.logits[0] == 1
     assert network.training
 

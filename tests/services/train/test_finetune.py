@@ -129,7 +129,7 @@ def test_a_run_goes_on_from_what_it_started_from_and_says_so(made, tmp_path: Pat
     told = [tune(cache, target, path, "training.steps=2") for path in (source, copy)]
     warned = [[event.text for event in events if isinstance(event, Warned)] for events in told]
     assert warned[0] == []
-    assert f"started from {source.resolve()} and goes on" in warned[1][0]
+    assert f"initialised from {source.resolve()}; ignoring --from {copy}" in warned[1][0]
 
 
 def test_how_a_stage_started_is_not_inherited(made, tmp_path: Path) -> None:

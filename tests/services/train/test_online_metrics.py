@@ -20,8 +20,8 @@ from mdt_cli.errors import MdtError, Stopped
 from mdt_cli.services.events import Event, Note, ScoresDone, Warned
 from mdt_cli.services.runtime import Stop
 from mdt_cli.services.train import online_metrics as scoring
+from mdt_cli.services.train.look import Look
 from mdt_cli.services.train.online_metrics import Scorer
-from mdt_cli.services.train.trainer import Trainer
 from tests.services.training_kit import (
     assignments,
     command,
@@ -104,10 +104,8 @@ def test_scores_that_are_there_when_a_signal_comes_are_kept(
 ) -> None:
     shared = Scorer._shared
 
-    def stopped(
-        self: Scorer, trainer: Trainer, stop: Stop, *rest: Any
-    ) -> Generator[Event, None, Tensor]:
-        rows = yield from shared(self, trainer, stop, *rest)
+    def stopped(self: Scorer, look: Look, stop: Stop, *rest: Any) -> Generator[Event, None, Tensor]:
+        rows = yield from shared(self, look, stop, *rest)
         if rest[-1] == "scoring":
             stop.signum, stop.heard = signal.SIGTERM, True
         return rows
@@ -160,7 +158,7 @@ def test_a_signal_is_heard_by_a_finished_run_that_makes_up_for_scores(
     run(cache, folder, small(3, *WATCH))
     (folder / "metrics.jsonl").unlink()
 
-    def stopped(self: Scorer, trainer: Trainer, stop: Stop) -> Generator[Event, None, None]:
+    def stopped(self: Scorer, look: Look, stop: Stop) -> Generator[Event, None, None]:
         stop.signum, stop.heard = signal.SIGTERM, True
         yield Warned("stopped")
 

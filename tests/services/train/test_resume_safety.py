@@ -15,7 +15,7 @@ from mdt_cli.config.training import TrainingConfig
 from mdt_cli.errors import MdtError
 from mdt_cli.services.events import Note, Validated, Warned
 from mdt_cli.services.model import find_weights
-from mdt_cli.services.train.loop import even_shares
+from mdt_cli.services.train.placement import even_shares
 from tests.services.training_kit import (
     SMALL,
     assignments,
@@ -99,7 +99,7 @@ def test_a_damaged_newest_checkpoint_is_moved_aside(cache: Path, tmp_path: Path)
         damage(folder / "checkpoints" / "step-0000008")
         events = run(cache, folder, small(6, *keep))
         told = [event.text for event in events if isinstance(event, Warned)]
-        assert any("step-0000008 is damaged and now" in text for text in told)
+        assert any("step-0000008 is damaged and was renamed to" in text for text in told)
         assert "step-0000006" in names(folder)
         run(cache, folder, small(8, *keep))
     aside = ["damaged-step-0000008", "damaged-step-0000008-1"]
@@ -116,7 +116,7 @@ def test_two_processes_fall_back_together(cache: Path, tmp_path: Path) -> None:
     metrics.unlink()
     done = mdt(*words, processes=2)
     assert done.returncode == 0, done.stderr
-    assert "step-0000004 is damaged and now" in done.stderr
+    assert "step-0000004 is damaged and was renamed to" in done.stderr
     damaged, *whole = names(folder)
     assert damaged == "damaged-step-0000004"
     assert whole == [f"step-{step:07d}" for step in (2, 4, 6)]

@@ -17,9 +17,8 @@ from mdt_cli.config.load import load
 from mdt_cli.errors import MdtError
 from mdt_cli.services.build.network import token_counts
 from mdt_cli.services.events import PreviewSaved, TrainingDone, Validated, Warned
-from mdt_cli.services.train import validation as monitor
+from mdt_cli.services.train import loop, previews, validation
 from mdt_cli.services.train.start import pretrain
-from mdt_cli.services.train.trainer import Trainer
 from tests.services.training_kit import (
     assignments,
     command,
@@ -101,7 +100,7 @@ def test_a_signal_saves_and_tells(cache: Path, tmp_path: Path, signum: int, code
     process.send_signal(signum)
     _, text = process.communicate(timeout=60)
     assert process.returncode == code
-    assert "run the same command again to go on" in text
+    assert "rerun the same command to resume" in text
     saved = checkpoints(folder)
     assert len(saved) == 1
     assert json.loads((saved[0] / "state.json").read_text())["step"] == log_of(folder)[-1]["step"]
@@ -122,13 +121,13 @@ def test_micro_batches_that_do_not_share_out(cache: Path, tmp_path: Path) -> Non
     words = assignments(2, "training.micro_batch_size=0")
     done = mdt("pretrain", str(cache), str(tmp_path / "run"), *words, processes=2)
     assert done.returncode != 0
-    assert "cannot be shared out evenly to 2 processes" in done.stderr
+    assert "cannot be divided evenly among 2 processes" in done.stderr
     assert "use --set training.micro_batch_size=4, or another number" in done.stderr
     assert not (tmp_path / "run").exists()
     run(cache, tmp_path / "run", small(2, "training.micro_batch_size=0"))
     done = mdt("pretrain", str(cache), str(tmp_path / "run"), *words, processes=2)
     assert done.returncode != 0
-    assert "go on with as many processes as divide their number" in done.stderr
+    assert "resume with a number of processes that divides 1" in done.stderr
 
 
 def test_falls_back_to_the_checkpoint_before_a_damaged_one(
@@ -261,10 +260,10 @@ def test_a_run_that_diverges_stops_with_a_sentence(cache: Path, tmp_path: Path) 
 def test_precision_is_refused_where_it_is_slower(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(MdtError, match="fp16 on this CPU"):
+    with pytest.raises(MdtError, match="precision=fp16 would be 8-100x slower"):
         list(_pretrain(cache, tmp_path / "run", small(1, "training.precision=fp16")))
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
-    with pytest.raises(MdtError, match="bf16 on this CPU"):
+    with pytest.raises(MdtError, match="precision=bf16 would be 8-100x slower"):
         list(_pretrain(cache, tmp_path / "run", small(1, "training.precision=bf16")))
     assert not (tmp_path / "run").exists()
 
@@ -283,11 +282,11 @@ def test_tf32_is_float32_where_there_is_none(cache: Path, twelve: Path, tmp_path
 def test_a_step_too_large_for_the_memory_says_which_would_fit(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Trainer, "optimize", raise_full)
-    with pytest.raises(MdtError, match="a micro-batch of 4 images does not fit") as told:
+    monkeypatch.setattr(loop, "train_step", raise_full)
+    with pytest.raises(MdtError, match="out of memory with micro-batches of 4 images") as told:
         run(cache, tmp_path / "run", small(2))
     assert "--set training.micro_batch_size=2" in str(told.value.hint)
-    with pytest.raises(MdtError, match="a micro-batch of 1 images") as told:
+    with pytest.raises(MdtError, match="out of memory with micro-batches of 1 images") as told:
         run(cache, tmp_path / "one", small(2, "training.micro_batch_size=1"))
     assert "smaller model" in str(told.value.hint)
 
@@ -296,10 +295,10 @@ def test_a_run_that_has_begun_is_not_told_to_start_over(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(cache, tmp_path / "run", small(1))
-    monkeypatch.setattr(Trainer, "optimize", raise_full)
-    with pytest.raises(MdtError, match="does not fit the memory any more") as told:
+    monkeypatch.setattr(loop, "train_step", raise_full)
+    with pytest.raises(MdtError, match="fixed for the lifetime of a run") as told:
         run(cache, tmp_path / "run", small(2))
-    assert "from the newest checkpoint" in str(told.value.hint)
+    assert "rerun the command to resume" in str(told.value.hint)
     assert "--fresh" not in str(told.value.hint)
 
 
@@ -307,18 +306,18 @@ def test_a_run_that_has_begun_is_not_told_to_start_over(
 def test_previews_that_do_not_fit_are_left_out(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr(monitor, name, raise_full)
+    monkeypatch.setattr(previews, name, raise_full)
     events = run(cache, tmp_path / "run", small(4, "preview.every=1"))
     warned = [event.text for event in events if isinstance(event, Warned)]
-    assert warned == ["no previews: they do not fit the memory beside the training"]
+    assert warned == ["previews disabled: not enough memory while training"]
     assert isinstance(events[-1], TrainingDone)
 
 
 def test_held_out_losses_that_do_not_fit_name_the_keys(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(monitor, "view_loss", raise_full)
-    with pytest.raises(MdtError, match="held-out losses or scores do not fit") as told:
+    monkeypatch.setattr(validation, "view_loss", raise_full)
+    with pytest.raises(MdtError, match="out of memory in validation or online metrics") as told:
         run(cache, tmp_path / "run", small(4, "validation.every=2"))
     assert "halve validation.batch_size" in str(told.value.hint)
 

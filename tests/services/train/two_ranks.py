@@ -22,7 +22,7 @@ import mdt_cli.services.train.start  # noqa: F401
 from mdt_cli.cli.app import run
 from mdt_cli.errors import MdtError
 from mdt_cli.services.events import Event
-from mdt_cli.services.train.trainer import Trainer
+from mdt_cli.services.train.state import TrainState
 from tests.services.training_kit import assignments
 
 
@@ -42,11 +42,11 @@ def _report(path: Path) -> None:
     path.write_text(json.dumps({"group": dist.is_initialized(), "threads": threads}))
 
 
-def _full_disk(trainer: Trainer) -> Iterator[Event]:
+def _full_disk(state: TrainState) -> Iterator[Event]:
     raise MdtError("the disk is full")
 
 
-def _defect(trainer: Trainer) -> Iterator[Event]:
+def _defect(state: TrainState) -> Iterator[Event]:
     raise ZeroDivisionError
 
 
@@ -57,9 +57,9 @@ def _rank(rank: int, port: int, case: str, words: list[str], report: Path) -> No
     # The last to be registered is the first to be called: this is called after all of torch's.
     atexit.register(_report, report)
     if case == "error of one" and rank == 0:
-        Trainer.save = _full_disk
+        TrainState.save = _full_disk
     if case == "defect":
-        Trainer.save = _defect
+        TrainState.save = _defect
     sys.exit(run(words))
 
 

@@ -1,7 +1,7 @@
 """Where each tensor of official DiT, MDT and MaskDiT weights lives in our network.
 
-`official_tokens.py` has the layouts of networks whose condition is among the tokens,
-`official_mae.py` that of the network without any.
+`uvit.py` has the layouts of networks whose condition is among the tokens, `mae.py` that of the
+network without any.
 """
 
 from collections.abc import Iterator, Mapping
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mdt_cli.core.model.adapters.mae import mae_layout
-from mdt_cli.core.model.adapters.tensor_map import Place, Slot, linear
+from mdt_cli.core.model.adapters.tensor_map import Slot, TensorMap, linear
 from mdt_cli.core.model.adapters.uvit import UVIT, TokenNames, token_layout
 from mdt_cli.core.model.transformer import Transformer
 
@@ -18,33 +18,33 @@ from mdt_cli.core.model.transformer import Transformer
 MASKDIT_PREFIX = "model."
 
 
-def official_layout(network: Transformer, names: TokenNames = UVIT) -> dict[str, Place]:
-    """Official key -> our place, for every tensor that the official state dict holds.
+def official_layout(network: Transformer, names: TokenNames = UVIT) -> dict[str, TensorMap]:
+    """Official key -> our tensor, for every tensor that the official state dict holds.
 
     Index buffers, which can be derived, are left out. Positions are included, also fixed ones.
-    `names` tells apart what has the same structure; it says nothing for the DiT family.
+    `names` distinguishes U-ViT from MaskDM; the DiT family does not read it.
     """
     if network.extras is not None:
         is_autoencoder = network.extras.class_token is not None
         return dict(mae_layout(network) if is_autoencoder else token_layout(network, names))
     prefix = MASKDIT_PREFIX if network.narrow is not None else ""
-    return {prefix + key: place for key, place in _layout(network)}
+    return {prefix + key: found for key, found in _layout(network)}
 
 
-def _layout(network: Transformer) -> Iterator[tuple[str, Place]]:
+def _layout(network: Transformer) -> Iterator[tuple[str, TensorMap]]:
     width = network.positions_ND.shape[1]
     yield from linear("x_embedder.proj", "patches.conv")
-    yield "pos_embed", Place((Slot("positions_ND"),), batched=True)
+    yield "pos_embed", TensorMap((Slot("positions_ND"),), batched=True)
     if network.decoder_positions_ND is not None:
-        yield "decoder_pos_embed", Place((Slot("decoder_positions_ND"),), batched=True)
+        yield "decoder_pos_embed", TensorMap((Slot("decoder_positions_ND"),), batched=True)
     if network.fill is not None and any(True for _ in network.fill.parameters()):
-        yield "mask_token", Place((Slot("fill.mask_token"),))
+        yield "mask_token", TensorMap((Slot("fill.mask_token"),))
     yield from linear("t_embedder.mlp.0", "time.fc1")
     yield from linear("t_embedder.mlp.2", "time.fc2")
     if network.label is not None:
         # MaskDiT multiplies a one-hot vector with a matrix: our table, transposed.
         turned = network.label.zero_null
-        table = Place((Slot("label.table.weight"),), transposed=turned)
+        table = TensorMap((Slot("label.table.weight"),), transposed=turned)
         yield "y_embedder.embedding_table.weight", table
     for i, theirs in enumerate(_block_names(network)):
         yield from _block(network, theirs, f"blocks.{i}", "modulation.linear", i, width)
@@ -57,10 +57,10 @@ def _layout(network: Transformer) -> Iterator[tuple[str, Place]]:
     yield from linear("final_layer.adaLN_modulation.1", "head.modulation.linear")
 
 
-def _narrow(network: Transformer) -> Iterator[tuple[str, Place]]:
+def _narrow(network: Transformer) -> Iterator[tuple[str, TensorMap]]:
     assert network.narrow is not None
     width = network.narrow.positions_ND.shape[1]
-    yield "decoder_pos_embed", Place((Slot("narrow.positions_ND"),), batched=True)
+    yield "decoder_pos_embed", TensorMap((Slot("narrow.positions_ND"),), batched=True)
     yield from linear("decoder_layer.linear", "adapter.linear")
     yield from linear("decoder_layer.adaLN_modulation.1", "adapter.modulation.linear")
     for i in range(len(network.narrow.blocks)):
@@ -82,28 +82,28 @@ def _block_names(network: Transformer) -> list[str]:
 
 def _block(
     network: Transformer, theirs: str, ours: str, modulation: str, index: int, width: int
-) -> Iterator[tuple[str, Place]]:
-    """`index`: the block's place in the one matrix that modulates all blocks of its stack."""
+) -> Iterator[tuple[str, TensorMap]]:
+    """`index`: the block's position in the one matrix that modulates all blocks of its stack."""
     for part in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"):
         yield from linear(f"{theirs}.{part}", f"{ours}.{part}")
     block = network.get_submodule(ours)
     if block.get_submodule("attn").bias_table is not None:
         table = f"{theirs}.attn.rel_pos_bias.relative_position_bias_table"
-        yield table, Place((Slot(f"{ours}.attn.bias_table"),))
+        yield table, TensorMap((Slot(f"{ours}.attn.bias_table"),))
     if block.skip is not None:
         yield from linear(f"{theirs}.skip_linear", f"{ours}.skip")
     rows = 6 * width
     for kind in ("weight", "bias"):
         slot = Slot(f"{modulation}.{kind}", index * rows, (index + 1) * rows)
-        yield f"{theirs}.adaLN_modulation.1.{kind}", Place((slot,))
+        yield f"{theirs}.adaLN_modulation.1.{kind}", TensorMap((slot,))
 
 
 def to_official(network: Transformer, names: TokenNames = UVIT) -> dict[str, Tensor]:
     """The network's tensors under official names and in official shapes."""
     ours = _tensors(network)
     return {
-        key: place.outside([ours[slot.name].detach()[slot.rows] for slot in place.slots])
-        for key, place in official_layout(network, names).items()
+        key: found.to_theirs([ours[slot.name].detach()[slot.rows] for slot in found.slots])
+        for key, found in official_layout(network, names).items()
     }
 
 
@@ -113,9 +113,9 @@ def from_official(
 ) -> None:
     """Copy official tensors into the network. KeyError or RuntimeError where they do not fit."""
     ours = _tensors(network)
-    for key, place in official_layout(network, names).items():
-        targets = [ours[slot.name][slot.rows] for slot in place.slots]
-        for target, part in zip(targets, place.inside(tensors[key], targets), strict=True):
+    for key, found in official_layout(network, names).items():
+        targets = [ours[slot.name][slot.rows] for slot in found.slots]
+        for target, part in zip(targets, found.to_ours(tensors[key], targets), strict=True):
             target.copy_(part)
 
 

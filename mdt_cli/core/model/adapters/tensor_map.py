@@ -17,11 +17,12 @@ class Slot:
 
     @property
     def rows(self) -> slice:
+        """The rows as a slice."""
         return slice(self.start, self.stop)
 
 
 @dataclass(frozen=True)
-class Place:
+class TensorMap:
     """Slots that, one below the other, are their tensor.
 
     batched: theirs has one more axis, of length 1, in front. transposed: theirs is the transpose.
@@ -31,14 +32,14 @@ class Place:
     batched: bool = False
     transposed: bool = False
 
-    def outside(self, ours: Sequence[Tensor]) -> Tensor:
+    def to_theirs(self, ours: Sequence[Tensor]) -> Tensor:
         """Their tensor, from what lies in our slots."""
         whole = ours[0] if len(ours) == 1 else torch.cat(list(ours))
         if self.transposed:
             whole = whole.t()
         return whole.unsqueeze(0) if self.batched else whole
 
-    def inside(self, theirs: Tensor, ours: Sequence[Tensor]) -> list[Tensor]:
+    def to_ours(self, theirs: Tensor, ours: Sequence[Tensor]) -> list[Tensor]:
         """What belongs into our slots; RuntimeError where the shapes do not fit."""
         whole = theirs.squeeze(0) if self.batched else theirs
         if self.transposed:
@@ -46,6 +47,7 @@ class Place:
         return list(whole.split([len(slot) for slot in ours]))
 
 
-def linear(theirs: str, ours: str, bias: bool = True) -> Iterator[tuple[str, Place]]:
+def linear(theirs: str, ours: str, bias: bool = True) -> Iterator[tuple[str, TensorMap]]:
+    """Weight and bias of a Linear or Conv2d, mapped name by name."""
     for kind in ("weight", "bias") if bias else ("weight",):
-        yield f"{theirs}.{kind}", Place((Slot(f"{ours}.{kind}"),))
+        yield f"{theirs}.{kind}", TensorMap((Slot(f"{ours}.{kind}"),))

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from mdt_cli.core.model.adapters.tensor_map import Place, Slot, linear
+from mdt_cli.core.model.adapters.tensor_map import Slot, TensorMap, linear
 from mdt_cli.core.model.transformer import Transformer
 
 
@@ -22,18 +22,18 @@ MASKDM = TokenNames(
 )
 
 
-def token_layout(network: Transformer, names: TokenNames) -> Iterator[tuple[str, Place]]:
-    """Official key -> our place."""
+def token_layout(network: Transformer, names: TokenNames) -> Iterator[tuple[str, TensorMap]]:
+    """Official key -> our tensor."""
     assert network.extras is not None
     prefix = names.prefix
     # Theirs is one table: class, time, then the patches.
     yield (
         names.positions,
-        Place((Slot("extras.positions_ED"), Slot("positions_ND")), batched=True),
+        TensorMap((Slot("extras.positions_ED"), Slot("positions_ND")), batched=True),
     )
     yield from linear(f"{prefix}patch_embed.proj", "patches.conv")
     if network.extras.label is not None:
-        yield f"{prefix}label_emb.weight", Place((Slot("extras.label.table.weight"),))
+        yield f"{prefix}label_emb.weight", TensorMap((Slot("extras.label.table.weight"),))
     for i, theirs in enumerate(_block_names(len(network.blocks))):
         ours = f"blocks.{i}"
         for norm in ("norm1", "norm2"):

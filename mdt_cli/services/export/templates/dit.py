@@ -26,6 +26,7 @@ class MdtDiTTransformer2DModel(DiTTransformer2DModel):
         cross_attention_kwargs: dict[str, Any] | None = None,
         return_dict: bool = True,
     ) -> Transformer2DModelOutput | tuple[Tensor]:
+        """As its parent, with the frequencies of the DiT paper's code."""
         for block in self.transformer_blocks:
             block.norm1.emb.time_proj.downscale_freq_shift = 0
         return super().forward(

@@ -19,6 +19,7 @@ from mdt_cli.config.sampling import (
     PowerCosineGuidanceConfig,
     SamplingConfig,
 )
+from mdt_cli.core.batch import Answer
 from mdt_cli.core.objectives.base import Diffusion
 from mdt_cli.core.objectives.edm import Edm
 from mdt_cli.core.objectives.epsilon import Epsilon
@@ -28,7 +29,7 @@ from mdt_cli.services.build.sampler import generate
 
 
 class MdtPipeline(DiffusionPipeline):
-    """Images from classes and seeds, as `mdt sample` draws them: image k depends on seed k alone.
+    """Generates images as `mdt sample` does: image k depends on class k and seed k alone.
 
     id2label: class names by index (as text). objective, sampling: the training objective and the
     settings that a call without arguments uses. codec: "pixels", or shift and scale of the vae.
@@ -74,9 +75,9 @@ class MdtPipeline(DiffusionPipeline):
     ) -> ImagePipelineOutput | tuple[Any]:
         """One image per class label and seed; steps and guidance as the model was saved with.
 
-        class_labels: indices or names; None lets each seed choose its class. seeds: None draws
-        them from `generator`, or from torch's own. batch_size: how many images, where neither
-        labels nor seeds tell. output_type: "pil", "np" and "pt" (0..1), or "latent".
+        class_labels: indices or names; None: each seed chooses its class. seeds: None draws them
+        from `generator`, or from torch's own. batch_size: the number of images where neither
+        labels nor seeds determine it. output_type: "pil", "np" and "pt" (0..1), or "latent".
         """
         if output_type not in ("pil", "np", "pt", "latent"):
             raise ValueError(f'output_type is "pil", "np", "pt" or "latent", not {output_type!r}')
@@ -102,7 +103,7 @@ class MdtPipeline(DiffusionPipeline):
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
     def get_label_ids(self, labels: int | str | Sequence[int | str]) -> list[int]:
-        """Class indices of names or indices. ValueError for a class that the model lacks."""
+        """Class indices of names or indices. ValueError for an unknown class."""
         known, num_classes = self.labels, self.transformer.config.num_classes
         if num_classes == 0:
             raise ValueError("this model has no classes: leave out class_labels")
@@ -117,9 +118,9 @@ class MdtPipeline(DiffusionPipeline):
             ids.append(index)
         return ids
 
-    def _network(self, x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
+    def _network(self, x: Tensor, t: Tensor, y: Tensor | None) -> Answer:
         (output,) = self.transformer(x, t, y, return_dict=False)
-        return output.float()
+        return Answer(output.float())
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images [B, 3, H, W], about -1..1."""
@@ -130,7 +131,7 @@ class MdtPipeline(DiffusionPipeline):
             for key in ("shift", "scale")
         )
         z = latents.float() / scale[:, None, None] + shift[:, None, None]
-        # Some autoencoders overflow in float16, and say so: decoded in float32, as diffusers does.
+        # Autoencoders that overflow in float16 have force_upcast: float32, as in diffusers.
         narrow = self.vae.dtype
         upcast = narrow == torch.float16 and self.vae.config.get("force_upcast")
         if upcast:
@@ -163,14 +164,14 @@ class MdtPipeline(DiffusionPipeline):
 def _count(
     classes: list[int] | None, seeds: int | Sequence[int] | None, batch_size: int | None
 ) -> int:
-    told = None if classes is None else len(classes)
-    if told is None and seeds is not None:
-        told = 1 if isinstance(seeds, int) else len(seeds)
-    if told is None:
+    given = None if classes is None else len(classes)
+    if given is None and seeds is not None:
+        given = 1 if isinstance(seeds, int) else len(seeds)
+    if given is None:
         return 1 if batch_size is None else batch_size
-    if batch_size not in (None, told):
-        raise ValueError(f"batch_size {batch_size} with {told} class_labels or seeds")
-    return told
+    if batch_size not in (None, given):
+        raise ValueError(f"batch_size {batch_size} with {given} class_labels or seeds")
+    return given
 
 
 def _seeds(

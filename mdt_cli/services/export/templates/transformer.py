@@ -46,16 +46,16 @@ class MdtTransformer2DModel(ModelMixin, ConfigMixin):
         class_labels: Tensor | None = None,
         return_dict: bool = True,
     ) -> Transformer2DModelOutput | tuple[Tensor]:
-        """The network's raw answer [B, out_channels, H, W].
+        """The network's raw output [B, out_channels, H, W].
 
         timestep: what the objective feeds the network (index, 1000 t or log(sigma) / 4).
         class_labels: int64, `num_classes` for "no class"; not needed without classes.
         """
-        # Fixed tables are no weights: loading in half precision leaves them as they are.
+        # Fixed tables are not weights: loading in half precision leaves them in float32.
         for table in self.network.buffers():
             if table.is_floating_point() and table.dtype != self.dtype:
                 table.data = table.to(self.dtype)
-        output = self.network(hidden_states.to(self.dtype), timestep, class_labels)
+        output = self.network(hidden_states.to(self.dtype), timestep, class_labels).final
         if not return_dict:
             return (output,)
         return Transformer2DModelOutput(sample=output)

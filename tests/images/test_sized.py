@@ -10,25 +10,29 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mdt_cli.artifacts.open_images import open_images
 from mdt_cli.errors import MdtError
-from mdt_cli.images.containers import open_source
-from mdt_cli.metrics.images.containers import open_images
-from mdt_cli.metrics.images.image_set import ImageSet, Reader, decode, pixel_digest, read_raw
+from mdt_cli.images.containers import open_container
+from mdt_cli.images.sized import SizedSet, pixel_digest, sized
 from tests.pictures import array, encoded, png, write_folder, write_zip
 from tests.services.training_kit import make_cache
 
 
-def pixels(images: ImageSet) -> list[np.ndarray]:
-    return [decode(images, name, raw) for name, raw in read_raw(images)]
+def opened(path: Path, crop: int | None = None) -> SizedSet:
+    return sized(open_images(path), crop)
+
+
+def pixels(images: SizedSet) -> list[np.ndarray]:
+    return [images.decode(name, raw) for name, raw in images.read()]
 
 
 def test_folder_zip_and_npz_give_the_same_pixels(tmp_path: Path) -> None:
     files = {f"{'ba'[i % 2]}/{i}.png": png(i, 12, 10) for i in range(6)}
-    folder = open_images(write_folder(tmp_path / "folder", files))
-    zipped = open_images(write_zip(tmp_path / "images.zip", files))
+    folder = opened(write_folder(tmp_path / "folder", files))
+    zipped = opened(write_zip(tmp_path / "images.zip", files))
     stacked = np.stack([array(i, 12, 10) for i in (1, 3, 5, 0, 2, 4)])
     np.savez_compressed(tmp_path / "images.npz", arr_0=stacked, arr_1=np.arange(6))
-    packed = open_images(tmp_path / "images.npz")
+    packed = opened(tmp_path / "images.npz")
     for images, kind in ((folder, "folder"), (zipped, "zip"), (packed, "npz")):
         assert (images.kind, images.count, images.size) == (kind, 6, (10, 12))
         np.testing.assert_array_equal(np.stack(pixels(images)), stacked)
@@ -36,20 +40,20 @@ def test_folder_zip_and_npz_give_the_same_pixels(tmp_path: Path) -> None:
 
 def test_hidden_files_and_other_files_are_no_images(tmp_path: Path) -> None:
     files = {"a.png": png(0), ".tmp-b.png": png(1), ".thumbs/c.png": png(2), "notes.txt": b"x"}
-    assert open_images(write_folder(tmp_path, files)).names == ("a.png",)
+    assert opened(write_folder(tmp_path, files)).images.names == ["a.png"]
     archive = write_zip(tmp_path / "x.zip", {"a.png": png(0), "__MACOSX/a.png": b"junk"})
-    assert open_images(archive).names == ("a.png",)
+    assert opened(archive).images.names == ["a.png"]
 
 
 def test_names_that_begin_with_the_current_folder_are_not_hidden(tmp_path: Path) -> None:
     flat = write_zip(tmp_path / "flat.zip", {f"./{i}.png": png(i) for i in range(3)})
-    assert (open_images(flat).count, open_images(flat).classes) == (3, None)
-    assert (len(open_source(flat)), open_source(flat).classes) == (3, ())
+    assert (opened(flat).count, opened(flat).classes) == (3, None)
+    assert (len(open_container(flat)), open_container(flat).classes) == (3, ())
     files = {f"./{c}/{i}.png": png(i) for i in range(3) for c in "ab"}
     classes = write_zip(tmp_path / "classes.zip", files | {"./.c/0.png": png(0)})
-    assert open_images(classes).classes == ("a", "a", "a", "b", "b", "b")
-    assert (len(open_source(classes)), open_source(classes).classes) == (6, ("a", "b"))
-    assert len(pixels(open_images(classes))) == 6
+    assert opened(classes).classes == ("a", "a", "a", "b", "b", "b")
+    assert (len(open_container(classes)), open_container(classes).classes) == (6, ("a", "b"))
+    assert len(pixels(opened(classes))) == 6
 
 
 def test_what_vanishes_while_a_folder_is_listed_is_not_in_it(
@@ -68,7 +72,7 @@ def test_what_vanishes_while_a_folder_is_listed_is_not_in_it(
         return entries
 
     monkeypatch.setattr(os, "scandir", emptied)
-    assert open_images(tmp_path).names == ("a.png",)
+    assert opened(tmp_path).images.names == ["a.png"]
 
 
 def test_a_tar_that_ends_with_a_zip_is_a_tar(tmp_path: Path) -> None:
@@ -79,24 +83,24 @@ def test_a_tar_that_ends_with_a_zip_is_a_tar(tmp_path: Path) -> None:
             member.size = len(data)
             archive.addfile(member, io.BytesIO(data))
     assert zipfile.is_zipfile(tmp_path / "x.tar")
-    assert open_images(tmp_path / "x.tar").count == 2
-    assert len(open_source(tmp_path / "x.tar", labelled=False)) == 2
+    assert opened(tmp_path / "x.tar").count == 2
+    assert len(open_container(tmp_path / "x.tar")) == 2
 
 
 def test_a_sample_folder_is_its_numbered_images_and_their_provenance(tmp_path: Path) -> None:
     files = {"000000.png": png(0), "000001.png": png(1), "grid.png": png(2, 64, 64)}
     write_folder(tmp_path, {**files, "samples.json": json.dumps({"steps": 25}).encode()})
-    images = open_images(tmp_path)
+    images = opened(tmp_path)
     assert (images.kind, images.count, images.provenance) == ("sample folder", 2, {"steps": 25})
     (tmp_path / "samples.json").write_text("{")
     with pytest.raises(MdtError, match=r"samples.json is not readable JSON"):
-        open_images(tmp_path)
+        opened(tmp_path)
 
 
 def test_a_sample_folder_may_hold_an_npz(tmp_path: Path) -> None:
     write_folder(tmp_path, {"grid.png": png(2, 64, 64), "samples.json": b"{}"})
     np.savez(tmp_path / "samples_3x8x8x3.npz", arr_0=np.zeros((3, 8, 8, 3), np.uint8))
-    images = open_images(tmp_path)
+    images = opened(tmp_path)
     assert (images.kind, images.path, images.count) == ("sample folder", tmp_path, 3)
     assert len(pixels(images)) == 3
 
@@ -123,14 +127,14 @@ def odd_pictures() -> dict[str, bytes]:
 def test_scored_pictures_are_those_that_a_network_is_trained_on(tmp_path: Path) -> None:
     files = odd_pictures()
     folder = write_folder(tmp_path / "folder", files)
-    trained = np.stack(pixels(open_images(make_cache(tmp_path / "cache", folder, size=16))))
+    trained = np.stack(pixels(opened(make_cache(tmp_path / "cache", folder, size=16))))
     assert len(trained) == len(files)
     for path in (folder, write_zip(tmp_path / "set.zip", files)):
-        images = open_images(path, crop=16)
+        images = opened(path, crop=16)
         assert (images.size, images.crop, images.enlarged) == ((16, 16), 16, 1)
         np.testing.assert_array_equal(np.stack(pixels(images)), trained)
     with pytest.raises(MdtError, match="different sizes") as refused:
-        open_images(folder)
+        opened(folder)
     assert "--size N" in str(refused.value.hint)
 
 
@@ -138,11 +142,11 @@ def test_an_npz_is_cropped_as_its_pictures_would_be(tmp_path: Path) -> None:
     stacked = np.stack([array(k, 50, 35) for k in range(3)])
     np.savez(tmp_path / "set.npz", arr_0=stacked)
     files = {f"{k}.png": png(k, 50, 35) for k in range(3)}
-    folder = open_images(write_folder(tmp_path / "folder", files), crop=16)
-    packed = open_images(tmp_path / "set.npz", crop=16)
+    folder = opened(write_folder(tmp_path / "folder", files), crop=16)
+    packed = opened(tmp_path / "set.npz", crop=16)
     assert packed.size == (16, 16)
     np.testing.assert_array_equal(np.stack(pixels(packed)), np.stack(pixels(folder)))
-    assert open_images(tmp_path / "set.npz", crop=40).enlarged == 3
+    assert opened(tmp_path / "set.npz", crop=40).enlarged == 3
 
 
 def test_the_size_of_a_set_is_that_of_its_upright_pictures(tmp_path: Path) -> None:
@@ -150,7 +154,7 @@ def test_the_size_of_a_set_is_that_of_its_upright_pictures(tmp_path: Path) -> No
     exif[0x0112] = 8
     image = Image.fromarray(array(1, 24, 16))
     write_folder(tmp_path, {"a.jpg": encoded(image, "JPEG", exif=exif), "b.png": png(2, 16, 24)})
-    images = open_images(tmp_path)
+    images = opened(tmp_path)
     assert images.size == (24, 16)
     assert [picture.shape for picture in pixels(images)] == [(24, 16, 3)] * 2
 
@@ -162,8 +166,8 @@ def test_lossy_pictures_are_counted_whatever_their_names(tmp_path: Path) -> None
         "b.webp": encoded(image, "WEBP"),
         "c.jpg": encoded(image),
     }
-    assert open_images(write_folder(tmp_path / "folder", files)).jpegs == 2
-    assert open_images(write_zip(tmp_path / "set.zip", files)).jpegs == 2
+    assert opened(write_folder(tmp_path / "folder", files)).jpegs == 2
+    assert opened(write_zip(tmp_path / "set.zip", files)).jpegs == 2
 
 
 def test_training_and_scoring_list_the_same_images(tmp_path: Path) -> None:
@@ -187,14 +191,14 @@ def test_training_and_scoring_list_the_same_images(tmp_path: Path) -> None:
     (folder / "b" / "3.png").symlink_to(tmp_path / "elsewhere" / "0.png")
     write_zip(tmp_path / "set.zip", files)
     for path, linked in ((folder, 3), (tmp_path / "set.zip", 0)):
-        images = open_images(path)
-        assert list(images.names) == open_source(path).names
+        images = opened(path)
+        assert images.images.names == open_container(path).names
         assert images.count == 6 + linked
         assert len(set(images.classes or ())) == 3 + bool(linked)
     (folder / "b" / "gone.png").symlink_to(tmp_path / "nowhere.png")
-    assert "b/gone.png" in open_source(folder).names
+    assert "b/gone.png" in open_container(folder).names
     with pytest.raises(MdtError, match=r"b/gone.png cannot be read"):
-        open_images(folder)
+        opened(folder)
 
 
 @pytest.mark.parametrize("name", ["set.zip", "stored.npz", "packed.npz"])
@@ -203,13 +207,13 @@ def test_spans_are_read_from_the_file_that_was_opened_once(tmp_path: Path, name:
     write_zip(tmp_path / "set.zip", {f"{k}.png": png(k) for k in range(9)})
     np.savez(tmp_path / "stored.npz", arr_0=stacked)
     np.savez_compressed(tmp_path / "packed.npz", arr_0=stacked)
-    images = open_images(tmp_path / name)
-    with Reader(images) as reader:
-        first = list(reader.read(range(0, 2)))
-        (tmp_path / name).unlink()
-        for span in (range(2, 4), range(7, 9), range(1, 3), [0, 4, 8]):
-            for position, (name_of, raw) in zip(span, reader.read(span), strict=True):
-                np.testing.assert_array_equal(decode(images, name_of, raw), stacked[position])
+    images = opened(tmp_path / name)
+    first = list(images.read(range(0, 2)))
+    (tmp_path / name).unlink()
+    for span in (range(2, 4), range(7, 9), range(1, 3), [0, 4, 8]):
+        for position, (name_of, raw) in zip(span, images.read(span), strict=True):
+            np.testing.assert_array_equal(images.decode(name_of, raw), stacked[position])
+    images.close()
     assert len(first) == 2
 
 
@@ -223,7 +227,7 @@ def test_grey_palette_and_alpha_become_rgb(tmp_path: Path) -> None:
         "b.png": encoded(colour.convert("P")),
         "c.png": encoded(clear),
     }
-    shown = pixels(open_images(write_folder(tmp_path, files)))
+    shown = pixels(opened(write_folder(tmp_path, files)))
     assert all(image.shape == (16, 16, 3) and image.dtype == np.uint8 for image in shown)
     np.testing.assert_array_equal(shown[0], np.repeat(array(0, channels=1)[..., None], 3, 2))
     over_white = (array(1).astype(int) * 128 + 255 * 127 + 127) // 255
@@ -234,38 +238,38 @@ def test_grey_palette_and_alpha_become_rgb(tmp_path: Path) -> None:
 def test_a_grey_npz_becomes_rgb(tmp_path: Path) -> None:
     grey = np.arange(32, dtype=np.uint8).reshape(2, 4, 4, 1)
     np.savez(tmp_path / "g.npz", arr_0=grey)
-    np.testing.assert_array_equal(pixels(open_images(tmp_path / "g.npz"))[1], grey[1].repeat(3, 2))
+    np.testing.assert_array_equal(pixels(opened(tmp_path / "g.npz"))[1], grey[1].repeat(3, 2))
 
 
 def test_missing_empty_and_foreign_paths(tmp_path: Path) -> None:
-    with pytest.raises(MdtError, match="does not exist"):
-        open_images(tmp_path / "nowhere")
+    with pytest.raises(MdtError, match="no such folder or file"):
+        opened(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     with pytest.raises(MdtError, match="empty holds no images"):
-        open_images(tmp_path / "empty")
+        opened(tmp_path / "empty")
     with pytest.raises(MdtError, match=r"empty.zip holds no images"):
-        open_images(write_zip(tmp_path / "empty.zip", {"readme.txt": b""}))
+        opened(write_zip(tmp_path / "empty.zip", {"readme.txt": b""}))
     (tmp_path / "text.txt").write_text("hello")
-    with pytest.raises(MdtError, match="neither a folder, a zip, a tar nor an npz"):
-        open_images(tmp_path / "text.txt")
+    with pytest.raises(MdtError, match="neither a folder nor a zip, tar, parquet or npz"):
+        opened(tmp_path / "text.txt")
     whole = write_zip(tmp_path / "cut.zip", {"a.png": png(0)}).read_bytes()
     (tmp_path / "cut.zip").write_bytes(whole[:100])
     with pytest.raises(MdtError, match="not a readable zip"):
-        open_images(tmp_path / "cut.zip")
+        opened(tmp_path / "cut.zip")
 
 
 def test_mixed_sizes_are_listed(tmp_path: Path) -> None:
     write_folder(tmp_path, {"a.png": png(0), "b.png": png(1), "c.png": png(2, 8, 9)})
     with pytest.raises(MdtError, match=r"different sizes: 2 of 16x16 \(a.png\), 1 of 8x9 \(c.png"):
-        open_images(tmp_path)
+        opened(tmp_path)
 
 
 def test_one_broken_png_is_named(tmp_path: Path) -> None:
     write_folder(tmp_path, {"a.png": png(0), "b.png": b"not a picture"})
     with pytest.raises(MdtError, match=r"b.png cannot be read: not an image that Pillow can read"):
-        open_images(tmp_path)
+        opened(tmp_path)
     (tmp_path / "b.png").write_bytes(png(1, 16, 16)[:-60])
-    images = open_images(tmp_path)
+    images = opened(tmp_path)
     with pytest.raises(MdtError, match=r"b.png cannot be read"):
         pixels(images)
 
@@ -274,27 +278,27 @@ def test_broken_npz_files_are_named(tmp_path: Path) -> None:
     file = tmp_path / "s.npz"
     np.savez(file, arr_0=np.zeros((4, 8, 8, 3), np.float32))
     with pytest.raises(MdtError, match=r"arr_0 is float32 \[4, 8, 8, 3\]"):
-        open_images(file)
+        opened(file)
     np.savez(file, arr_0=np.zeros((0, 8, 8, 3), np.uint8))
     with pytest.raises(MdtError, match="holds no images"):
-        open_images(file)
+        opened(file)
     np.savez(file, images=np.zeros(3))
     with pytest.raises(MdtError, match=r"has no arr_0 \(it holds images\)"):
-        open_images(file)
+        opened(file)
     np.savez(file, arr_0=np.asfortranarray(np.zeros((4, 8, 8, 3), np.uint8)))
     with pytest.raises(MdtError, match="column by column"):
-        open_images(file)
+        opened(file)
     np.savez(file, arr_0=np.zeros((40, 8, 8, 3), np.uint8))
     file.write_bytes(file.read_bytes()[:3000])
     with pytest.raises(MdtError, match="not a readable npz"):
-        open_images(file)
+        opened(file)
 
 
 def test_an_npz_with_fewer_rows_than_promised(tmp_path: Path) -> None:
     np.savez(tmp_path / "whole.npz", arr_0=np.ones((4, 8, 8, 3), np.uint8))
     with zipfile.ZipFile(tmp_path / "whole.npz") as archive:
         data = archive.read("arr_0.npy")
-    short = open_images(write_zip(tmp_path / "short.npz", {"arr_0.npy": data[:-200]}))
+    short = opened(write_zip(tmp_path / "short.npz", {"arr_0.npy": data[:-200]}))
     with pytest.raises(MdtError, match=r"ends after [23] of 4 rows"):
         pixels(short)
 

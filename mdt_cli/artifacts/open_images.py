@@ -1,0 +1,75 @@
+"""The function that every command opens images with, whatever holds them."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mdt_cli.artifacts.latent_cache.as_images import cached_images, is_cache
+from mdt_cli.artifacts.sample_folder.provenance import is_sample, provenance, sample_classes
+from mdt_cli.errors import MdtError
+from mdt_cli.images import labels
+from mdt_cli.images.containers import open_container, open_folder
+from mdt_cli.images.files import is_hidden, is_image, walk
+from mdt_cli.images.image_set import ImageSet, without_classes
+from mdt_cli.images.npz import from_npz
+
+CHECKPOINT = ("state.json", "weights.safetensors")
+WEIGHTS = (".safetensors", ".ckpt", ".pt", ".pth")
+
+
+def open_images(path: Path) -> ImageSet:
+    """The images in a folder, archive, npz, sample folder or latent cache of pixels.
+
+    Classes that contradict each other are the set's `fault`. Raises MdtError for a run, a
+    checkpoint, weights, and whatever else holds no images.
+    """
+    if not path.is_dir():
+        if path.is_file() and path.suffix.lower() in WEIGHTS:
+            raise MdtError(
+                f"{path} holds weights, not images",
+                f"generate samples with them first: mdt sample {path} SAMPLES",
+            )
+        return open_container(path)
+    if is_cache(path):
+        return cached_images(path)
+    _check_no_run(path)
+    facts = provenance(path)
+    return open_folder(path) if facts is None else _samples(path, facts)
+
+
+def _samples(folder: Path, facts: Mapping[str, Any]) -> ImageSet:
+    """The numbered images, or the rows of the one npz, with the classes that `facts` record."""
+    arrays = sorted(folder.glob("*.npz"))
+    numbered = any(is_image(name) and is_sample(name) for name, _ in walk(folder))
+    if numbered or len(arrays) != 1:
+        images = open_folder(folder, is_sample)
+        found = sample_classes(facts, images.names)
+        labelled = without_classes(images)
+    else:
+        images = labelled = replace(from_npz(arrays[0]), path=folder)
+        found = sample_classes(facts, None)
+    if found is not None and len(found) == len(images):
+        numbers, names = labels.from_values(found, None, str(folder))
+        labelled = replace(images, labels=numbers, classes=names, fault=None)
+    return replace(labelled, kind="sample folder", provenance=facts)
+
+
+def _check_no_run(folder: Path) -> None:
+    """MdtError for a run, a folder of runs or a checkpoint: the images inside are previews."""
+    try:
+        inner = [path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name)]
+        runs = [run for run in (folder, *inner) if (run / "checkpoints").is_dir()]
+    except OSError:
+        return  # whoever lists the folder says why it cannot be read
+    for run in runs:
+        if (run / "config.toml").is_file():
+            raise MdtError(
+                f"{run} is a training run, and its images are previews",
+                f"generate samples from it first: mdt sample {run} SAMPLES",
+            )
+    if all((folder / name).is_file() for name in CHECKPOINT):
+        raise MdtError(
+            f"{folder} is a checkpoint, not a folder of images",
+            f"generate samples from it first: mdt sample {folder} SAMPLES",
+        )

@@ -1,0 +1,62 @@
+"""What `samples.json` records of the images beside it: how they were made, and their classes."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from mdt_cli.artifacts.sample_folder.png import MANIFEST
+from mdt_cli.errors import MdtError
+
+
+def provenance(folder: Path) -> dict[str, Any] | None:
+    """`samples.json` of a sample folder; None for any other folder."""
+    file = folder / MANIFEST
+    if not file.is_file():
+        return None
+    try:
+        facts = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise MdtError(
+            f"{file} is not readable JSON: {error}", "sample again, or remove it"
+        ) from error
+    if not isinstance(facts, dict):
+        raise MdtError(f"{file} is not a JSON object", "sample again, or remove it")
+    return facts
+
+
+def is_sample(name: str) -> bool:
+    """Whether an image of a sample folder is a sample: `000007.png` is, `grid.png` is not."""
+    return re.fullmatch(r"\d+", PurePosixPath(name).stem) is not None
+
+
+def sample_classes(facts: Mapping[str, Any], names: Sequence[str] | None) -> list[str] | None:
+    """The class of each sample, where all have one: a label for each seed, the number in a name.
+
+    Without `names` the samples are rows of an npz, in the order of the seeds.
+    """
+    labels = facts.get("labels")
+    if not isinstance(labels, list) or not all(isinstance(label, int) for label in labels):
+        return None
+    known = facts.get("class_names") or []
+    shown = [str(known[k]) if 0 <= k < len(known) else str(k) for k in labels]
+    if names is None:
+        return shown
+    seeds = _seeds(str(facts.get("seeds", "")))
+    if len(seeds) != len(shown):
+        return None
+    by_seed = dict(zip(seeds, shown, strict=True))
+    found = [by_seed.get(int(PurePosixPath(name).stem)) for name in names]
+    return None if None in found else [name for name in found if name is not None]
+
+
+def _seeds(text: str) -> list[int]:
+    """`0-9,20` as numbers; none where the text is not that."""
+    seeds: list[int] = []
+    for part in filter(None, text.split(",")):
+        first, _, last = part.partition("-")
+        if not first.isdigit() or (last and not last.isdigit()):
+            return []
+        seeds += range(int(first), int(last or first) + 1)
+    return seeds

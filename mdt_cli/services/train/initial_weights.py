@@ -1,0 +1,81 @@
+"""The weights of an earlier stage, put into the network of the next one."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from mdt_cli.artifacts.data_facts import check_same_data, codec_doubt
+from mdt_cli.artifacts.latent_cache.read import LatentCache
+from mdt_cli.artifacts.weights import ONLINE, fit_report, read_header, read_tensors
+from mdt_cli.config.run import RunConfig
+from mdt_cli.services.build.objective import build_loss
+from mdt_cli.services.events import Event, Note, Warned
+from mdt_cli.services.model import TRAINING_ONLY, find_weights, put_weights, weights_config
+
+# Where the label table is, by the way the network is conditioned.
+LABELS = ("label.", "extras.label.", "classifier.")
+# What a classifier has no use for, and what it has instead.
+DECODER = ("adapter.", "narrow.", "head.")
+CLASSIFIER = "classifier."
+
+
+@dataclass(frozen=True)
+class InitialWeights:
+    """Where a finetune run starts: the weights `ema` of `source`; None as training.start says."""
+
+    source: Path
+    ema: str | None
+
+
+def load_initial(
+    initial: InitialWeights, network: nn.Module, config: RunConfig, cache: LatentCache
+) -> Iterator[Event]:
+    """Put the weights into the network; MdtError where they, or their data, do not fit."""
+    training = config.training
+    ema = initial.ema or (ONLINE if training.start == ONLINE else None)
+    file = find_weights(initial.source, ema)
+    header = read_header(file)
+    # Behind another objective a classifier starts fresh: whatever classes were known before.
+    learned = build_loss(weights_config(file, header).objective).classifies
+    learns = build_loss(config.objective).classifies
+    fresh_classes = training.new_classes or (learns and not learned)
+    check_same_data(header.data, cache, file, classes=not fresh_classes)
+    if (doubt := codec_doubt(header.data, cache)) is not None:
+        yield Warned(doubt)
+    yield Note(f"starting from {file} (step {header.step}, weights {header.ema})")
+    yield from put_stage_weights(network, read_tensors(file), file, training.new_classes)
+
+
+def put_stage_weights(
+    network: nn.Module, tensors: Mapping[str, Tensor], source: Path, new_classes: bool = False
+) -> Iterator[Event]:
+    """Load weights; parts that serve masked passes may differ between stages, and are reported.
+
+    With `new_classes` so may whatever knows the classes, and a classifier needs no decoder.
+    """
+    ours = dict(network.named_parameters())
+    may_go = may_come = TRAINING_ONLY + (LABELS if new_classes else ())
+    if any(k.startswith(CLASSIFIER) for k in ours):
+        # Its positions may begin to learn; they start as the fixed ones are.
+        may_go, may_come = may_go + DECODER, (*may_come, CLASSIFIER, "positions_ND")
+    labels = [k for k in tensors if new_classes and k.startswith(LABELS)]
+    dropped = [k for k in tensors if k not in ours and k.startswith(may_go)] + labels
+    added = [k for k in ours if (k not in tensors or k in labels) and k.startswith(may_come)]
+    kept = {k: v for k, v in tensors.items() if k not in dropped}
+    complete = kept | {k: ours[k].detach() for k in added}
+    if fit_report(ours, complete):
+        put_weights(network, complete, source)
+    if dropped:
+        count = sum(tensors[k].numel() for k in dropped)
+        yield Note(f"dropped {count:,} parameters that this stage does not use: {_names(dropped)}")
+    if added:
+        count = sum(ours[k].numel() for k in added)
+        yield Note(f"added {count:,} new parameters that this stage needs: {_names(added)}")
+    put_weights(network, complete, source)
+
+
+def _names(keys: Sequence[str]) -> str:
+    parts = dict.fromkeys(".".join(key.split(".")[:2]) for key in keys)
+    return ", ".join(parts)

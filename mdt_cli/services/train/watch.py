@@ -1,0 +1,119 @@
+"""Which looks a run takes between its steps, and when: validation, previews, online metrics."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+
+from mdt_cli.artifacts import run_folder
+from mdt_cli.errors import MdtError
+from mdt_cli.services.events import Event, Note, ScoresDone, Validated, Warned
+from mdt_cli.services.runtime import Stop
+from mdt_cli.services.train.look import Look
+from mdt_cli.services.train.placement import Placement
+from mdt_cli.services.train.previews import preview
+from mdt_cli.services.train.trackers import Trackers
+from mdt_cli.services.train.validation import validate
+
+# Online metrics: the only look that all processes take together.
+Score = Callable[[Look, Stop], Iterator[Event]]
+
+
+class Watch:
+    """Takes the looks that are due; the first process validates and previews.
+
+    `held_out` are the last held-out losses. `score` None: there are no online metrics.
+    """
+
+    def __init__(self, placement: Placement, score: Score | None, trackers: Trackers) -> None:
+        self._placement, self._score, self._trackers = placement, score, trackers
+        self._can_preview = True
+        self._timed = False
+        self.held_out: Mapping[str, float] = {}
+
+    def before_first_step(self, look: Look) -> Iterator[Event]:
+        """The accuracy of a classifier before it learns: its gain is counted from there."""
+        data = look.data
+        watched = self._placement.is_first and data.config.validation.every
+        if not watched or not data.loss.classifies:
+            return
+        if len(data.split.held_out):
+            yield from self._followed(validate(look), look)
+        else:
+            yield Warned("no image is held out, so the accuracy of this classifier is not measured")
+
+    def after_step(self, look: Look, stop: Stop) -> Iterator[Event]:
+        """What is due at this step; MdtError where it does not fit into memory."""
+        try:
+            yield from self._followed(self._due(look, stop), look)
+        except torch.OutOfMemoryError as error:
+            raise MdtError(
+                f"step {look.step}: out of memory in validation or online metrics",
+                "halve validation.batch_size and evaluation.batch_size with --set and rerun the "
+                "command: the run resumes from its newest checkpoint",
+            ) from error
+
+    def missed(self, look: Look) -> bool:
+        """Whether a kill came between the checkpoint of this step and its numbers.
+
+        All processes call it together; the first one reads, and drops what is incomplete.
+        """
+        missing = False
+        if self._placement.is_first:
+            file, config = look.folder / run_folder.METRICS, look.data.config
+            lines = file.read_text("utf-8").splitlines() if file.is_file() else []
+            records = [json.loads(line) for line in lines]
+            known = {key for record in records if record["step"] == look.step for key in record}
+            has = {key.partition("/")[0] for key in known}
+            held_out = config.validation.every if len(look.data.split.held_out) else 0
+            scores = config.evaluation.every if self._score is not None else 0
+            due = {"held_out": held_out, "evaluation": scores}
+            missing = any(_is_due(look, every) and key not in has for key, every in due.items())
+            if missing:
+                run_folder.rewind(file, look.step - 1)
+        return self._placement.any(missing)
+
+    def _due(self, look: Look, stop: Stop) -> Iterator[Event]:
+        data, config = look.data, look.data.config
+        if self._placement.is_first:
+            if len(data.split.held_out) and _is_due(look, config.validation.every):
+                yield from validate(look)
+            shows = self._can_preview and not data.loss.classifies
+            if shows and _is_due(look, config.preview.every):
+                self._can_preview = yield from preview(look)
+        if self._score is not None and _is_due(look, config.evaluation.every):
+            yield from self._score(look, stop)
+
+    def _followed(self, events: Iterator[Event], look: Look) -> Iterator[Event]:
+        """The events, with their numbers sent to the trackers."""
+        for event in events:
+            yield event
+            if isinstance(event, Validated):
+                self.held_out = event.losses
+                self._trackers.log(
+                    event.step, {f"held-out/{name}": loss for name, loss in event.losses.items()}
+                )
+            if isinstance(event, ScoresDone):
+                yield from self._time(event, look)
+                self._trackers.log(
+                    event.step, {f"evaluation/{name}": v for name, v in event.scores.items()}
+                )
+        yield from map(Warned, self._trackers.new_warnings())
+
+    def _time(self, event: ScoresDone, look: Look) -> Iterator[Event]:
+        """After the first scores: how long the others will take."""
+        config = look.data.config
+        left = (config.training.steps - event.step) // config.evaluation.every
+        if self._timed or not left:
+            return
+        self._timed = True
+        minutes = left * event.seconds / 60
+        yield Note(
+            f"online metrics took {event.seconds:.0f} s; {left} more times are about "
+            f"{minutes:.0f} min of this run (evaluation.every, evaluation.count)"
+        )
+
+
+def _is_due(look: Look, every: int) -> bool:
+    """Every `every` steps, 0: never, and after the last step."""
+    return every > 0 and (look.step % every == 0 or look.step >= look.data.config.training.steps)
