@@ -1,6 +1,6 @@
 """A latent cache as training sees it: facts, and the rows of a batch read from the shards.
 
-Rows are read at their place in the file. Mapping the shards into memory would be as fast, but
+Rows are read at their offset in the file. Mapping the shards into memory would be as fast, but
 Linux maps whole folios around each row, and the resident memory of a run would grow to the size of
 its cache.
 """
@@ -165,7 +165,7 @@ class LatentCache:
             for row, number in zip(bytes_, numbers - self._starts[shard], strict=True):
                 file.seek(place.offset + int(number) * row.nbytes)
                 if file.readinto(row.data) != row.nbytes:
-                    raise _damaged(self._shards[shard].path, "it has become shorter")
+                    raise _damaged(self._shards[shard].path, "it became shorter while it was read")
         return torch.from_numpy(rows).view(torch_kind)
 
     def _file(self, shard: int) -> FileIO:
@@ -190,7 +190,7 @@ def _close_all(files: OrderedDict[int, FileIO]) -> None:
 def open_cache(path: Path, verify: bool = False) -> LatentCache:
     """Open a finished cache; sizes, shapes and row counts are checked, with `verify` the checksums.
 
-    Raises MdtError with what to do for anything that is not a whole cache of this format.
+    Raises MdtError with what to do for anything but a finished cache of this format.
     """
     manifest, digest = _manifest(path)
     try:
@@ -213,7 +213,9 @@ def open_cache(path: Path, verify: bool = False) -> LatentCache:
     return LatentCache(facts, shards)
 
 
-_AGAIN = "run the same `mdt encode-latents` again: it keeps what is whole and makes the rest anew"
+_AGAIN = (
+    "rerun the same `mdt encode-latents` command; intact shards are kept, the others are re-encoded"
+)
 
 
 def _manifest(path: Path) -> tuple[dict[str, Any], str]:
@@ -227,7 +229,7 @@ def _manifest(path: Path) -> tuple[dict[str, Any], str]:
                 f"no such latent cache: {path}", "make it with `mdt encode-latents IMAGES CACHE`"
             ) from error
         raise MdtError(
-            f"{path} is no latent cache: it has no {MANIFEST}",
+            f"{path} is not a latent cache: it has no {MANIFEST}",
             "make one with `mdt encode-latents IMAGES CACHE`",
         ) from error
     except OSError as error:

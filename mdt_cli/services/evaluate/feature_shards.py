@@ -77,12 +77,10 @@ class Shards:
         folder = self.folder / _key(images, self.extractor, self.device)[:16]
         self.folders[images.path] = folder
         spans = self._spans(images)
-        first = (self.share.rank - self.dealt) % self.share.of
-        mine = range(first, len(spans), self.share.of)
+        mine = self.share.mine(len(spans), before=self.dealt)
+        others = self.share.others(len(spans), before=self.dealt)
         self.dealt += len(spans)
-        self.others += [
-            (folder, index, span) for index, span in enumerate(spans) if index not in mine
-        ]
+        self.others += [(folder, index, spans[index]) for index in others]
         finished = [index for index in mine if self._is_finished(folder, index, spans[index])]
         if finished:
             yield Note(

@@ -15,7 +15,7 @@ from mdt_cli.services.events import ImportDone, Note, Warned
 from mdt_cli.services.importing.families import FAMILIES
 from mdt_cli.services.importing.import_checkpoint import ImportRequest, import_checkpoint
 from mdt_cli.services.importing.shapes import Asked, Shapes
-from mdt_cli.services.model import Trained, find_weights, load_trained
+from mdt_cli.services.model import LoadedModel, find_weights, load_trained
 from tests.reference import official_layouts as official
 from tests.test_untrusted import write_malicious
 
@@ -34,7 +34,7 @@ def convert(
     return list(import_checkpoint(request)), folder / out
 
 
-def loaded(folder: Path, family: str, held: object, *assignments: str, **choices) -> Trained:
+def loaded(folder: Path, family: str, held: object, *assignments: str, **choices) -> LoadedModel:
     return load_trained(convert(folder, family, held, *assignments, **choices)[1], None, CPU)
 
 
@@ -421,7 +421,7 @@ def test_a_codec_known_by_name_alone_fits_a_cache_made_with_it(tmp_path: Path) -
         return codec_doubt(trained.facts, cache)
 
     assert check() is None
-    assert "cannot be told" in (check(id="/a/copy/of/it") or "")
+    assert "weights cannot be compared" in (check(id="/a/copy/of/it") or "")
     for changes in ({"kind": "VQModel"}, {"scale": [1.0] * 4}, {"downsampling": 4}):
         with pytest.raises(MdtError, match="trained on another codec than the cache holds"):
             check(**changes)

@@ -213,7 +213,7 @@ def test_a_run_without_checkpoint_and_things_that_are_no_run(made, tmp_path: Pat
         load_trained(tmp_path / "nowhere", None, device)
     with pytest.raises(MdtError, match="neither a run nor a checkpoint folder"):
         load_trained(tmp_path, None, device)
-    with pytest.raises(MdtError, match=r"no average 0\.5"):
+    with pytest.raises(MdtError, match=r"no EMA weights 0\.5"):
         load_trained(source, "0.5", device)
 
 
@@ -225,7 +225,7 @@ def test_truncated_foreign_and_not_finite_weights(made, tmp_path: Path) -> None:
     good = source / "checkpoints/step-0000006/ema-0.9.safetensors"
     cut = tmp_path / "cut.safetensors"
     cut.write_bytes(good.read_bytes()[:-100])
-    with pytest.raises(MdtError, match="not a whole safetensors file"):
+    with pytest.raises(MdtError, match="not a complete safetensors file"):
         load_trained(cut, None, device)
     foreign = tmp_path / "foreign.safetensors"
     save_file({"a": torch.ones(1)}, foreign)
