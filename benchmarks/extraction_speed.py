@@ -22,7 +22,7 @@ from mdt_cli.images.sized import sized
 from mdt_cli.metrics.extract import feature_batches
 from mdt_cli.metrics.extractors.build import build_extractor
 from mdt_cli.metrics.extractors.extractor import extract_batch
-from mdt_cli.services.evaluate.evaluate import CPU_BATCH, GPU_BATCH
+from mdt_cli.services.evaluate.plan import CPU_BATCH, GPU_BATCH
 from mdt_cli.services.runtime import pick_device
 
 

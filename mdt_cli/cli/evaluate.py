@@ -41,7 +41,7 @@ def evaluate(
         typer.Option(
             "--extractor",
             help=f"{', '.join(EXTRACTORS)}, or any network in a FILE.pt (TorchScript) or FILE.pt2 "
-            "(exported) that takes float images [B,3,H,W] in 0..255 and answers [B,D]; "
+            "(exported) that takes float images [B,3,H,W] in 0..255 and returns [B,D]; "
             "default: inception if its weights are found.",
         ),
     ] = None,
@@ -140,7 +140,7 @@ def evaluate(
             batch_size=batch_size,
             device=device,
         )
-        _tell(reconstruct(what), "reconstructing", as_json)
+        _show_events(reconstruct(what), "reconstructing", as_json)
         return
     from mdt_cli.services.evaluate.evaluate import EvaluateRequest
     from mdt_cli.services.evaluate.evaluate import evaluate as run
@@ -160,10 +160,10 @@ def evaluate(
         memory=memory,
         size=size,
     )
-    _tell(run(request), "extracting", as_json)
+    _show_events(run(request), "extracting", as_json)
 
 
-def _tell(events: Iterator[Any], title: str, as_json: bool) -> None:
+def _show_events(events: Iterator[Any], title: str, as_json: bool) -> None:
     from mdt_cli.services.events import EvaluationDone
 
     with Bar(title, "images") as bar:
@@ -172,7 +172,7 @@ def _tell(events: Iterator[Any], title: str, as_json: bool) -> None:
             None,
         )
     if done is None:
-        return  # one of several processes; the first one reports
+        return  # one of several processes: the first one reports
     report = done.report
     talk(f"report: {done.path}" + (f" and {done.page}" if done.page else ""))
     if as_json:
@@ -184,7 +184,7 @@ def _tell(events: Iterator[Any], title: str, as_json: bool) -> None:
 
 
 def show_side_by_side(report: dict[str, Any]) -> None:
-    """A column for each set; * marks the best, = a tie with it."""
+    """A column for each set; * marks the best, = what is tied with it."""
     comparison = report["comparison"]
     rows = []
     for name, compared in comparison["metrics"].items():

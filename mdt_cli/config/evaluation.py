@@ -104,6 +104,12 @@ def facts_of_key(key: str) -> MetricFacts | None:
     return max(matches, key=lambda match: match[0])[1] if matches else None
 
 
+def lower_is_better(key: str) -> bool:
+    """Whether smaller values of a report's metric are better; of an unknown one larger ones are."""
+    facts = facts_of_key(key)
+    return facts is not None and facts.direction == "lower"
+
+
 def that_need(need: Need, metrics: tuple[MetricName, ...] = METRICS) -> tuple[MetricName, ...]:
     """Those of `metrics` that are computed from `need`."""
     return tuple(metric for metric in metrics if need in facts_of(metric).needs)

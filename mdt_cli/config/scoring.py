@@ -11,9 +11,9 @@ AtLeastTwo = Annotated[int, Field(ge=2)]
 
 
 class EvaluationConfig(Table):
-    """Samples of the first average against images of the cache, with seeds of their own.
+    """Samples of the first EMA weights against images of the cache, with seeds of their own.
 
-    Few samples make a number that ranks the checkpoints of one run, not one for a table.
+    With few samples the numbers rank the checkpoints of one run; they are not for a table.
     """
 
     # 0: never.

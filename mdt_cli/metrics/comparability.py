@@ -1,4 +1,4 @@
-"""May a number stand beside published ones? A rule, applied without mercy."""
+"""Whether a number is comparable with published ones: a rule without exceptions."""
 
 from dataclasses import dataclass
 
@@ -8,13 +8,13 @@ PUBLISHED_COUNT = 50_000
 
 @dataclass(frozen=True)
 class Conditions:
-    """How the numbers came to be."""
+    """How the numbers were computed."""
 
     metrics: tuple[str, ...]
     extractor: str
     resize: str
     num_samples: int
-    # SHA-256 of the reference file, where its arrays bear the names of those in ADM's files.
+    # SHA-256 of the reference file, where its arrays are named as in ADM's files.
     adm_sha256: str | None
     # The same, where only the name of the file says that its statistics are clean-fid's.
     named_sha256: str | None
@@ -58,7 +58,7 @@ def clean_fid_stamp(conditions: Conditions, in_tables: tuple[str, ...]) -> Stamp
     if conditions.extractor == "inception" and conditions.resize != "clean":
         why_not.append(f"resizing is {conditions.resize}, those tables use clean")
     if not conditions.reference_origin_known:
-        why_not.append("the reference file does not say how it was made")
+        why_not.append("the reference file does not record how it was computed")
     condition = "the table names the same reference images at the same resolution"
     if conditions.named_sha256 is not None:
         condition += (
@@ -95,5 +95,5 @@ def _common(conditions: Conditions) -> list[str]:
 
 
 def _short(sha256: str | None) -> str:
-    """Enough to tell files apart; the whole is in the report."""
+    """The beginning of a digest, which is enough to distinguish files."""
     return f"{(sha256 or '')[:16]}..."

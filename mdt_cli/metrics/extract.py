@@ -36,8 +36,9 @@ class Extracted:
     """What one pass over a set gave."""
 
     statistics: Statistics
-    # float32 [K,D], the leading rows in an order that the pixels alone decide (`rows.Rows`): no
-    # metric depends on file order, and any leading part is a random sample. None unless asked for.
+    # float32 [K,D], the leading rows in an order that the pixels alone decide (see
+    # `feature_rows.Rows`): no metric depends on file order, and any leading part is a random
+    # sample. None unless asked for.
     features_ND: Tensor | None
     # int64 [N]: where in reading order each image of that order is, those beyond K included.
     positions_N: Tensor
@@ -96,8 +97,8 @@ def collect(
     pooled, spatial = Moments(extractor.dimensions), Moments(extractor.spatial)
     split = [extractor.dimensions, extractor.spatial]
     room = min(images.count, most or images.count) if keep else 0
-    # Spatial rows only tell the error of sFID, which takes all of them: of a very large set they
-    # are not worth their room.
+    # Spatial rows serve only the error of sFID, which takes all of them: for a very large set they
+    # are not worth their memory.
     few = room == images.count and 4 * images.count * extractor.spatial <= SPATIAL_BYTES
     rows = Rows(room, (extractor.dimensions, extractor.spatial if few else 0))
     for batch in batches:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-# Columns that change places at a time: what sorting takes beside the rows themselves.
+# Columns that are sorted at a time: the memory that sorting takes beside the rows.
 COLUMNS = 64
 
 
@@ -42,13 +42,13 @@ class Rows:
         free = min(self._room - first, len(digests))
         self._put(slice(first, first + free), rows_BW[:free])
         self._images += range(begin, begin + free)
-        for place in range(free, len(digests)):
-            row = self._replaced_by(begin + place)
+        for index in range(free, len(digests)):
+            row = self._replaced_by(begin + index)
             if row is not None:
-                self._put(row, rows_BW[place])
+                self._put(row, rows_BW[index])
 
     def order(self) -> list[int]:
-        """All images, by their places in reading order."""
+        """All images, by their positions in reading order."""
         return sorted(range(len(self._keys)), key=self._keys.__getitem__)
 
     def sort(self, order: Sequence[int]) -> tuple[Tensor, ...]:

@@ -117,8 +117,8 @@ def frechet_infinity(
     stays. Needs `fewest_for_limit` rows.
 
     The limit is a sum of the distances with fixed weights, so a row pulls on it with the weights of
-    all sizes that hold it times its pull on the whole: this, and the scatter about the line for
-    what is not linear in the rows, make the error.
+    all sizes that hold it times its pull on the full distance. The error consists of this and of
+    the scatter about the line, for what is not linear in the rows.
     """
     if len(rows_ND) < fewest_for_limit(rows_ND.shape[1]):
         raise ValueError(
@@ -209,7 +209,10 @@ def frechet_limit(features: Features) -> dict[str, Entry]:
     found = frechet_infinity(rows_ND, theirs.mu_D, theirs.sigma_DD)
     rule = "infinitesimal jackknife over the samples, and the scatter about the line"
     enough = ENOUGH_PER_DIMENSION * rows_ND.shape[1]
-    bias = f"too low by more than the interval tells, as the samples are fewer than {enough:,}"
+    bias = (
+        "underestimated by more than the interval shows, since there are fewer samples than "
+        f"{enough:,}"
+    )
     return {
         "fid_infinity": {
             **entry(found.value, found.standard_error, rule, len(rows_ND), theirs.count),

@@ -1,4 +1,4 @@
-"""Did the model learn its training images by heart? Samples beside their nearest neighbours."""
+"""Did the model memorise its training images? Samples beside their nearest neighbours."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -50,23 +50,23 @@ def memorisation(
 ) -> Memorisation:
     """Euclidean distances in feature space; copies are also found by the digests of the pixels.
 
-    The reference needs 2 rows; its digests may go on where its features end. Training images that
-    come twice count once among themselves, or their distance 0 would hide all that is merely close.
+    The reference needs 2 rows; it may have more digests than rows. Training images that
+    occur twice count once among themselves: otherwise their distance 0 would hide all near ones.
     Each pair has a sample of its own; a training image may be in several.
     """
     found = nearest(samples_ND, reference_MD, 1, device, memory)
     distance_N, index_N = found.distances_NK[:, 0], found.indices_NK[:, 0]
-    place = {digest: row for row, digest in reversed(list(enumerate(reference_digests)))}
+    row_of = {digest: row for row, digest in reversed(list(enumerate(reference_digests)))}
     for row, digest in enumerate(sample_digests):
-        if digest in place:
-            distance_N[row], index_N[row] = 0.0, place[digest]
+        if digest in row_of:
+            distance_N[row], index_N[row] = 0.0, row_of[digest]
     train_M = _distances_among(_distinct(reference_MD, reference_digests), device, memory)
     at = torch.tensor(QUANTILES, dtype=torch.float64)
     threshold = train_M.quantile(SUSPECT).item()
     order = distance_N.argsort(stable=True)[:pairs].tolist()
     return Memorisation(
         share=(distance_N <= threshold).double().mean().item(),
-        identical=sum(digest in place for digest in sample_digests),
+        identical=sum(digest in row_of for digest in sample_digests),
         threshold=threshold,
         sample_quantiles=tuple(_quantiles(distance_N, at)),
         train_quantiles=tuple(_quantiles(train_M, at)),

@@ -85,7 +85,7 @@ def nearest(
     indices_NK = torch.zeros(len(x_ND), k, dtype=torch.int64, device=device)
     for rows, columns, distance_RC, _ in squared_distance_blocks(x_ND, y_MD, device, memory):
         if own:
-            # The diagonal of the whole, where it passes through this block.
+            # The diagonal of the full matrix, where it passes through this block.
             first, last = max(rows.start, columns.start), min(rows.stop, columns.stop)
             here = torch.arange(first, max(first, last), device=device)
             distance_RC[here - rows.start, here - columns.start] = torch.inf

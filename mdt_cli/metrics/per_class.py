@@ -1,4 +1,4 @@
-"""A score for each class: which ones a model draws badly, or not at all.
+"""A score for each class: which ones a model generates badly, or not at all.
 
 Axes: N samples, M reference images, D features.
 """
@@ -88,7 +88,7 @@ def _frechet(x_ND: Tensor, y_MD: Tensor) -> FrechetDistance:
 def matched(
     samples: Sequence[str] | None, reference: Sequence[str] | None
 ) -> tuple[Sequence[str], Sequence[str]] | None:
-    """Both sets' classes in the same words, or None where there is no way to tell.
+    """Both sets' classes in the same words, or None where they cannot be matched.
 
     Class numbers on one side stand for the sorted names of the other.
     """

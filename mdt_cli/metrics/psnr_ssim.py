@@ -1,4 +1,4 @@
-"""How near a picture is to the one it was made from: PSNR and SSIM.
+"""How close an image is to the one it was made from: PSNR and SSIM.
 
 Axes: B images, H W pixels, K a window. Pixels are 0..255.
 """
@@ -16,19 +16,19 @@ C1, C2 = (0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2
 
 
 def psnr(one_B3HW: Tensor, other_B3HW: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio [B] in dB, over all channels; infinite for equal pictures."""
+    """Peak signal-to-noise ratio [B] in dB, over all channels; infinite for equal images."""
     error_B = ((one_B3HW.double() - other_B3HW.double()) ** 2).flatten(1).mean(1)
     return 10 * torch.log10(PEAK**2 / error_B)
 
 
 def ssim(one_B3HW: Tensor, other_B3HW: Tensor) -> Tensor:
-    """Structural similarity [B] (Wang et al. 2004, eq. 13), the mean over channels and places.
+    """Structural similarity [B] (Wang et al. 2004, eq. 13), the mean over channels and positions.
 
-    Only places where the whole window lies in the picture count. Needs 11 pixels a side.
+    Only positions where the window lies entirely in the image count. Needs 11 pixels a side.
     """
     if min(one_B3HW.shape[-2:]) < WINDOW:
-        raise ValueError(f"pictures of {list(one_B3HW.shape[-2:])} are smaller than the window")
-    x, y = (picture.double().flatten(0, 1)[:, None] for picture in (one_B3HW, other_B3HW))
+        raise ValueError(f"images of {list(one_B3HW.shape[-2:])} are smaller than the window")
+    x, y = (image.double().flatten(0, 1)[:, None] for image in (one_B3HW, other_B3HW))
     window = _window().to(x)
     mean_x, mean_y = conv2d(x, window), conv2d(y, window)
     var_x = conv2d(x * x, window) - mean_x**2

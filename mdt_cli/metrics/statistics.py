@@ -22,17 +22,17 @@ FORMAT = 1
 OF_CLEAN_FID = re.compile(
     r"[^/]+_(clean|legacy_tensorflow|legacy_pytorch)_[a-z0-9]+_(\d+|na)\.npz", re.IGNORECASE
 )
-# No file of these tools names its rule.
+# No file of these tools records its resize mode.
 RULES_OF_OTHERS = (
-    "say it: --resize legacy_tensorflow for statistics of EDM, EDM2, MaskDiT and others from ADM's "
-    "evaluator, --resize legacy_pytorch for pytorch-fid's, --resize clean for clean-fid's under "
-    "another name than its own"
+    "pass --resize legacy_tensorflow for statistics of EDM, EDM2, MaskDiT and others from ADM's "
+    "evaluator, --resize legacy_pytorch for pytorch-fid's, or --resize clean for a renamed file of "
+    "clean-fid's"
 )
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """A Gaussian in feature space and, where the file says it, how it came to be."""
+    """A Gaussian in feature space and, where the file records it, how it was computed."""
 
     mu_D: Tensor  # float64
     sigma_DD: Tensor  # float64
@@ -42,7 +42,7 @@ class Statistics:
     count: int | None = None
     size: tuple[int, int] | None = None  # (height, width) of the images behind it
     adm: bool = False  # the arrays are named as in the files of Dhariwal & Nichol 2021
-    named: bool = False  # extractor and resizing are those that the name of clean-fid's files tells
+    named: bool = False  # extractor and resize mode are taken from a file name of clean-fid
 
 
 class Moments:
@@ -135,19 +135,20 @@ def _load(path: Path, suffix: str) -> Statistics:
         )
     if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
         raise MdtError(
-            f"{path} holds NaN or infinite statistics", "make them again from the reference images"
+            f"{path} holds NaN or infinite statistics",
+            "compute them again from the reference images",
         )
     if "format" in stored and stored["format"].item() != FORMAT:
         raise MdtError(
             f"{path} has statistics format {stored['format'].item()}, this mdt reads {FORMAT}",
-            "make it again with --save-reference",
+            "write it again with --save-reference",
         )
     adm = {"arr_0", "mu_s", "sigma_s"} <= held
     extractor, resize = _text(stored, "extractor"), _text(stored, "resize")
-    told = OF_CLEAN_FID.fullmatch(path.name)
-    named = told is not None and not adm and extractor is None and resize is None
-    if told is not None and named:
-        extractor, resize = "inception", told[1].lower()
+    match = OF_CLEAN_FID.fullmatch(path.name)
+    named = match is not None and not adm and extractor is None and resize is None
+    if match is not None and named:
+        extractor, resize = "inception", match[1].lower()
     return Statistics(
         mu_D=torch.from_numpy(mu.astype(np.float64)),
         sigma_DD=torch.from_numpy(sigma.astype(np.float64)),

@@ -5,12 +5,11 @@ Axes: B batch, C channels, H W latent size, N all tokens, E extra tokens, D hidd
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from mdt_cli.core.model.blocks import BlockContext, Modulation, run_block
 from mdt_cli.core.model.heads import Head, PatchEmbedding, PlainHead, unpatchify
-from mdt_cli.core.model.positions import AttentionPositions
+from mdt_cli.core.model.positions import AttentionPositions, with_positions
 
 
 class NarrowDecoder(nn.Module):
@@ -38,12 +37,7 @@ class NarrowDecoder(nn.Module):
     def forward(self, x_BND: Tensor, c_BD: Tensor | None) -> Tensor:
         """[B, E+N, D] to the same shape; the E extra tokens in front have no position."""
         num_extras = x_BND.shape[1] - self.positions_ND.shape[0]
-        if num_extras:
-            x_BND = torch.cat(
-                [x_BND[:, :num_extras], x_BND[:, num_extras:] + self.positions_ND], dim=1
-            )
-        else:
-            x_BND = x_BND + self.positions_ND
+        x_BND = with_positions(x_BND, self.positions_ND)
         modulations = self.modulation(c_BD) if self.modulation is not None else None
         known = self.positions.for_pass(None, num_extras)
         for i, block in enumerate(self.blocks):

@@ -1,6 +1,6 @@
 """Embeddings of time and class, as a vector or as tokens.
 
-Axes: B batch, E extra tokens, D hidden size.
+Axes: B batch, E extra tokens, N tokens of patches, D hidden size.
 """
 
 import math
@@ -78,13 +78,15 @@ class ExtraTokens(nn.Module):
             self.positions_ED = nn.Parameter(torch.empty(self.count, hidden_size))
             nn.init.trunc_normal_(self.positions_ED, std=0.02)
 
-    def forward(self, t_B: Tensor, y_B: Tensor | None, like: Tensor) -> Tensor:
-        """[B, E, D] in the order class, time; batch and dtype are those of `like`."""
+    def forward(self, t_B: Tensor, y_B: Tensor | None, x_BND: Tensor) -> Tensor:
+        """[B, E+N, D]: the extra tokens, class before time, then those of `x_BND`."""
         if self.class_token is not None:
-            extras = self.class_token.to(like.dtype).expand(len(like), -1, -1)
+            extras = self.class_token.to(x_BND.dtype).expand(len(x_BND), -1, -1)
         else:
-            extras = sinusoids(t_B, self.hidden_size).to(like.dtype).unsqueeze(1)
+            extras = sinusoids(t_B, self.hidden_size).to(x_BND.dtype).unsqueeze(1)
             if self.label is not None:
                 assert y_B is not None
-                extras = torch.cat([self.label(y_B).to(like.dtype).unsqueeze(1), extras], dim=1)
-        return extras if self.positions_ED is None else extras + self.positions_ED
+                extras = torch.cat([self.label(y_B).to(x_BND.dtype).unsqueeze(1), extras], dim=1)
+        if self.positions_ED is not None:
+            extras = extras + self.positions_ED
+        return torch.cat([extras, x_BND], dim=1)

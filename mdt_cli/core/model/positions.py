@@ -1,6 +1,6 @@
 """Positions: sin-cos tables that are added to tokens, and offsets that attention reads.
 
-Axes: B batch, N all tokens, K kept tokens, D hidden size.
+Axes: B batch, E extra tokens, N all tokens, K kept tokens, D hidden size.
 """
 
 from abc import ABC, abstractmethod
@@ -28,6 +28,14 @@ def _sincos(position_N: Tensor, size: int) -> Tensor:
     frequency = 10000.0 ** -(torch.arange(size // 2, dtype=torch.float64) / (size / 2))
     angle = position_N[:, None] * frequency[None]
     return torch.cat([angle.sin(), angle.cos()], dim=1)
+
+
+def with_positions(x: Tensor, table_ND: Tensor) -> Tensor:
+    """The table added to the last N tokens [B, E+N, D]; extra tokens in front stay as they are."""
+    num_extras = x.shape[1] - table_ND.shape[0]
+    if not num_extras:
+        return x + table_ND
+    return torch.cat([x[:, :num_extras], x[:, num_extras:] + table_ND], dim=1)
 
 
 def num_offsets(height: int, width: int) -> int:

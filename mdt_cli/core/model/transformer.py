@@ -7,7 +7,6 @@ class), D hidden size, V values of a patch.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from mdt_cli.core.batch import Answer
@@ -17,7 +16,7 @@ from mdt_cli.core.model.conditioning import Embeddings
 from mdt_cli.core.model.decoder import NarrowDecoder, PatchDecoder
 from mdt_cli.core.model.fills import Fill, Interpolator, PatchesFill
 from mdt_cli.core.model.heads import Head, PatchEmbedding, PlainHead, PoolHead, unpatchify
-from mdt_cli.core.model.positions import AttentionPositions
+from mdt_cli.core.model.positions import AttentionPositions, with_positions
 from mdt_cli.core.model.route import Passage, Route
 
 
@@ -154,7 +153,7 @@ class Transformer(nn.Module):
             raise ValueError("a subset was given to a network that was built without a route")
         c_BD = self._condition(t_B, y_B)
         passage = Passage(self.route, subset, self.positions, self.fill, self.fuse)
-        x, num_extras = self._trunk(x_BCHW, t_B, y_B, c_BD, passage, elsewhere_BCHW)
+        x, num_extras = self._blocks(x_BCHW, t_B, y_B, c_BD, passage, elsewhere_BCHW)
         if self.narrow is not None and self.adapter is not None:
             x = self.adapter(x, c_BD)
         if passage.returns_at(len(self.blocks)):
@@ -174,7 +173,7 @@ class Transformer(nn.Module):
         output = unpatchify(x_BNV, self.grid, self.patch_size)
         return Answer(output if self.output_conv is None else self.output_conv(output), c_BD)
 
-    def _trunk(
+    def _blocks(
         self,
         x_BCHW: Tensor,
         t_B: Tensor,
@@ -199,7 +198,7 @@ class Transformer(nn.Module):
             if returns:
                 x = passage.come_back(x, num_extras, elsewhere_BCHW)
             if i == self.encoder_depth and self.decoder_positions_ND is not None:
-                x = x + self.decoder_positions_ND
+                x = with_positions(x, self.decoder_positions_ND)
             if returns and self.interpolator is not None and passage.subset is not None:
                 known = passage.attention(num_extras)
                 x = self.interpolator(x, c_BD, known, passage.subset)
@@ -214,7 +213,7 @@ class Transformer(nn.Module):
 
     def _with_extras(self, x_BND: Tensor, t_B: Tensor, y_B: Tensor | None) -> tuple[Tensor, int]:
         assert self.extras is not None
-        return torch.cat([self.extras(t_B, y_B, x_BND), x_BND], dim=1), self.extras.count
+        return self.extras(t_B, y_B, x_BND), self.extras.count
 
     def patch_decoder(self) -> PatchDecoder:
         """The decoder with the embedding of its fill; the parameters are shared, not copied."""

@@ -91,9 +91,9 @@ def _dinov2_of_transformers(
     if config.get("model_type") != "dinov2":
         raise _foreign(folder, config, "DINOv2")
     network = _quietly(folder, lambda: Dinov2Model.from_pretrained(folder))
-    places = network.embeddings.position_embeddings
+    positions = network.embeddings.position_embeddings
     network.embeddings.position_embeddings = torch.nn.Parameter(
-        _places(places.detach(), DINOV2_SIDE // int(network.config.patch_size))
+        _positions(positions.detach(), DINOV2_SIDE // int(network.config.patch_size))
     )
     network.eval().to(device)
     return lambda x: network(pixel_values=x).pooler_output, int(network.config.hidden_size)
@@ -110,26 +110,28 @@ def _dinov2_of_timm(folder: Path, device: torch.device) -> tuple[Callable[[Tenso
         ),
     )
     with safe_open(folder / "model.safetensors", "pt") as stored:
-        # As learnt: timm resized them by its own rule when it loaded them.
-        places = stored.get_tensor("pos_embed")
+        # As learned: timm resized them by its own rule when it loaded them.
+        positions = stored.get_tensor("pos_embed")
     if network.pos_embed.shape[1] == 1 + network.patch_embed.num_patches:
-        network.pos_embed = torch.nn.Parameter(_places(places, network.patch_embed.grid_size[0]))
+        network.pos_embed = torch.nn.Parameter(
+            _positions(positions, network.patch_embed.grid_size[0])
+        )
     network.eval().to(device)
     return lambda x: network.forward_features(x)[:, 0], int(network.num_features)
 
 
-def _places(learnt_1ND: Tensor, side: int) -> Tensor:
-    """Learnt places (class token first) on a grid of `side` x `side`, as the published DINOv2.
+def _positions(learned_1ND: Tensor, side: int) -> Tensor:
+    """Learned positions (class token first) on a grid of `side` x `side`, as the published DINOv2.
 
-    Its scale of (side + 0.1) / side learnt is a little more than the libraries take, timm smooths
-    besides: by either the features are others than those of published FD-DINOv2.
+    Its scale of (side + 0.1) / side learned is slightly larger than that of the libraries, and timm
+    smooths as well: with either, features differ from those of published FD-DINOv2.
     """
-    token, grid = learnt_1ND[:, :1], learnt_1ND[:, 1:].float()
-    learnt = math.isqrt(grid.shape[1])
-    if learnt == side:
-        return learnt_1ND
-    planes = grid.reshape(1, learnt, learnt, -1).permute(0, 3, 1, 2)
-    scale = (side + 0.1) / learnt
+    token, grid = learned_1ND[:, :1], learned_1ND[:, 1:].float()
+    learned = math.isqrt(grid.shape[1])
+    if learned == side:
+        return learned_1ND
+    planes = grid.reshape(1, learned, learned, -1).permute(0, 3, 1, 2)
+    scale = (side + 0.1) / learned
     resized = torch.nn.functional.interpolate(planes, scale_factor=(scale, scale), mode="bicubic")
     return torch.cat([token, resized.flatten(2).transpose(1, 2).to(token)], 1)
 
@@ -145,7 +147,9 @@ def _quietly(folder: Path, load: Callable[[], Any]) -> Any:
 def _broken(folder: Path, error: Exception) -> MdtError:
     lines = [line for line in str(error).strip().splitlines() if line.strip()]
     reason = lines[0].strip()[:200] if lines else type(error).__name__
-    return MdtError(f"the weights in {folder} cannot be loaded: {reason}", "fetch the folder again")
+    return MdtError(
+        f"the weights in {folder} cannot be loaded: {reason}", "download the folder again"
+    )
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -154,7 +158,9 @@ def _config(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise _broken(folder, error) from error
     if not isinstance(config, dict):
-        raise MdtError(f"{folder / 'config.json'} is not a JSON object", "fetch the folder again")
+        raise MdtError(
+            f"{folder / 'config.json'} is not a JSON object", "download the folder again"
+        )
     return config
 
 

@@ -31,7 +31,7 @@ class Extractor:
     features: Callable[[Tensor], Tensor]
     head_CD: Tensor | None = None  # None: the network knows no classes
     bias_C: Tensor | None = None
-    # Columns after the pooled ones: a map that keeps its places, for sFID. 0: none asked for.
+    # Columns after the pooled ones: a map with its spatial positions, for sFID. 0: none asked for.
     spatial: int = 0
 
     @property

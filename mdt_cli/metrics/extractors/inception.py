@@ -201,4 +201,4 @@ def _with_map(file: Path, layers: nn.Module, device: torch.device) -> Network:
 
 def _unfit(file: Path, what: str, error: Exception) -> MdtError:
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return MdtError(f"{file} is {what}: {lines[0]}", "fetch the file again")
+    return MdtError(f"{file} is {what}: {lines[0]}", "download the file again")

@@ -18,7 +18,7 @@ from mdt_cli.files import sha256_of
 from mdt_cli.metrics.extractors.extractor import Extractor
 from mdt_cli.metrics.extractors.resize import as_they_are
 
-CONVENTION = "a module takes float32 [B,3,H,W] in 0..255 and answers [B,D]"
+CONVENTION = "a module takes float32 [B,3,H,W] in 0..255 and returns [B,D]"
 PROBE = (2, 3, 64, 64)
 
 
@@ -35,8 +35,8 @@ def from_module(file: Path, device: torch.device, size: tuple[int, int] | None =
     def features(images_B3HW: Tensor) -> Tensor:
         answer = _call(file, module, images_B3HW)
         if not isinstance(answer, Tensor) or answer.flatten(1).shape[1] != answer.shape[1]:
-            told = list(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
-            raise MdtError(f"{file} answers {told} for a batch of images", CONVENTION)
+            given = list(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
+            raise MdtError(f"{file} returns {given} for a batch of images", CONVENTION)
         return answer.flatten(1)
 
     probe_B3HW = torch.full((*PROBE[:2], *(size or PROBE[2:])), 128.0, device=device)
@@ -44,7 +44,7 @@ def from_module(file: Path, device: torch.device, size: tuple[int, int] | None =
         found_BD = features(probe_B3HW)
     if len(found_BD) != len(probe_B3HW):
         raise MdtError(
-            f"{file} answers {list(found_BD.shape)} for {len(probe_B3HW)} images", CONVENTION
+            f"{file} returns {list(found_BD.shape)} for {len(probe_B3HW)} images", CONVENTION
         )
     return Extractor(
         # Numbers of two files are two metrics, even where the files share a name.

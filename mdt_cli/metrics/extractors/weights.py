@@ -1,4 +1,4 @@
-"""Where the extractors' weights lie, how they are fetched and how they are known to be right."""
+"""Where the extractors' weights are, how they are downloaded and how they are verified."""
 
 import hashlib
 import importlib.util
@@ -82,7 +82,7 @@ def network_folder(given: Path | None, name: str, hub_id: str) -> Path:
         if given is not None and given.exists():
             raise MdtError(f"{given} (set by --weights) is a file, not a folder of {name}", hint)
         where = " (set by --weights)" if given is not None else ""
-        raise MdtError(f"the weights of {name} are not at hand: no folder {folder}{where}", hint)
+        raise MdtError(f"the weights of {name} were not found: no folder {folder}{where}", hint)
     if not (folder / "config.json").is_file() or not (folder / "model.safetensors").is_file():
         raise MdtError(f"{folder} does not hold both config.json and model.safetensors", hint)
     return folder

@@ -1,7 +1,9 @@
-"""What is refused or said before the first image is decoded: no number, or one to beware of."""
+"""What is refused, or warned of, before the first image is decoded."""
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from mdt_cli.config.evaluation import (
     RESIZES,
@@ -10,19 +12,23 @@ from mdt_cli.config.evaluation import (
     that_compare_moments,
 )
 from mdt_cli.errors import MdtError
+from mdt_cli.files import check_writable
+from mdt_cli.images.npz import keys
 from mdt_cli.images.sized import SizedSet
 from mdt_cli.metrics.extractors.build import Extractor
 from mdt_cli.metrics.features import PUBLISHED
 from mdt_cli.metrics.frechet import ENOUGH_PER_DIMENSION, fewest_for_limit
 from mdt_cli.metrics.statistics import (
     RULES_OF_OTHERS,
+    load_statistics,
 )
-from mdt_cli.services.evaluate.report_files import check_statistics_place
 from mdt_cli.services.evaluate.request import EvaluateRequest, Reference, times
 from mdt_cli.services.events import Event, Note, Warned
 
 # Below this the estimated covariance of 2,048 features is singular, and FID mostly bias.
 FEW_IMAGES = 2048
+# How every page of a report begins to be one.
+TITLE = "<title>mdt evaluate"
 
 
 def usable_statistics(
@@ -51,36 +57,37 @@ def usable_statistics(
             raise MdtError(
                 f"{reference.path} has the arrays of ADM's files, whose tables resize by "
                 f"{made_with}, but samples would be resized by {resize}",
-                f"use --resize {made_with}, or say --resize {resize}",
+                f"use --resize {made_with}, or pass --resize {resize}",
             )
         return reference if reference.images is None else without
     if held.extractor is not None and held.extractor != extractor:
         raise MdtError(
-            f"{reference.path} was made with {held.extractor}, but the extractor is {extractor}",
+            f"{reference.path} was computed with {held.extractor}, but the extractor is "
+            f"{extractor}",
             f"use --extractor {held.extractor}, or give the reference images",
         )
     if held.extractor is None and extractor != "inception":
         raise MdtError(
-            f"{reference.path} does not say how it was made, so it can only be Inception's",
+            f"{reference.path} does not record its extractor, so it is taken for Inception's",
             "use --extractor inception, or give the reference images",
         )
     if made_with is None and extractor == "inception" and request.resize is None:
         raise MdtError(
-            f"{reference.path} does not say which resizing made it, and each gives another FID",
+            f"{reference.path} does not record its resize mode, and each mode gives another FID",
             RULES_OF_OTHERS,
         )
     if made_with is not None and made_with != resize:
         raise MdtError(
-            f"{reference.path} was made with {made_with} resizing, but samples would be "
+            f"{reference.path} was computed with {made_with} resizing, but samples would be "
             f"resized by {resize}",
             f"use --resize {made_with}"
             if made_with in RESIZES and extractor == "inception"
-            else "make it again with --save-reference",
+            else "write it again with --save-reference",
         )
     return reference
 
 
-def same_size(sets: Sequence[SizedSet], reference: Reference) -> None:
+def check_same_size(sets: Sequence[SizedSet], reference: Reference) -> None:
     """All sets have the size of the reference; where that is not known, that of the first."""
     size, of = sets[0].size, sets[0].path
     if reference.images is not None:
@@ -119,8 +126,8 @@ def check_sets(
     samples: SizedSet,
     reference: Reference,
     metrics: tuple[MetricName, ...],
-    request: EvaluateRequest,
 ) -> None:
+    """Whether there are images enough on both sides."""
     for images in (samples, reference.images):
         if images is None:
             continue
@@ -153,7 +160,7 @@ def check_dimensions(reference: Reference, extractor: Extractor) -> None:
             )
 
 
-def check_limit(sets: list[SizedSet], metrics: tuple[MetricName, ...], dimensions: int) -> None:
+def check_limit(sets: Sequence[SizedSet], metrics: tuple[MetricName, ...], dimensions: int) -> None:
     """Whether `fid_infinity` has samples enough for so many features."""
     fewest = fewest_for_limit(dimensions)
     for samples in sets:
@@ -173,16 +180,16 @@ def check_options(request: EvaluateRequest) -> None:
         raise MdtError(f"--memory is {request.memory}", "give megabytes, 1 or more")
     if request.save_reference is not None:
         sets = (request.samples, *request.others)
-        check_statistics_place(request.save_reference, request.reference, sets)
+        check_statistics_file(request.save_reference, request.reference, sets)
 
 
-def first_words(
-    sets: list[SizedSet],
+def remarks(
+    sets: Sequence[SizedSet],
     reference: Reference,
     extractor: Extractor,
     metrics: tuple[MetricName, ...],
 ) -> Iterator[Event]:
-    """What the person should know before waiting."""
+    """Notes and warnings that are known before anything is extracted."""
     side = extractor.input_size
     if side is not None and max(sets[0].size) < side:
         yield Note(
@@ -192,7 +199,8 @@ def first_words(
         if samples.jpegs:
             yield Warned(
                 f"{samples.jpegs:,} samples are JPEG or of another lossy format, whose artefacts "
-                "move every score; sample to PNG" + (f" ({samples.path})" if len(sets) > 1 else "")
+                "change every score; sample to PNG"
+                + (f" ({samples.path})" if len(sets) > 1 else "")
             )
     for images in (*sets, *([reference.images] if reference.images else [])):
         for note in images.images.notes:
@@ -207,8 +215,8 @@ def first_words(
     held = reference.statistics
     if held is not None and held.resize is None and not held.adm:
         yield Warned(
-            f"{reference.path} does not say which resizing made it; --resize {extractor.resize} is "
-            "taken at its word"
+            f"{reference.path} does not record its resize mode; assuming {extractor.resize} as "
+            "given by --resize"
         )
     counts = dict.fromkeys(samples.count for samples in sets if samples.count < FEW_IMAGES)
     few = [f"{count:,} samples" for count in counts]
@@ -222,12 +230,66 @@ def first_words(
     enough = ENOUGH_PER_DIMENSION * extractor.dimensions
     if "fid_infinity" in metrics and min(samples.count for samples in sets) < enough:
         yield Warned(
-            f"fid_infinity over {extractor.dimensions:,} features is too low below {enough:,} "
-            "samples, by more than its interval tells"
+            f"fid_infinity over {extractor.dimensions:,} features is underestimated below "
+            f"{enough:,} samples, by more than its interval shows"
         )
-    whole = reference.images
+    real = reference.images
     bounded = [name for names in of_neighbours(metrics).values() for name in names]
     most = PUBLISHED.neighbours
-    if bounded and whole and most is not None and whole.count > most:
+    if bounded and real and most is not None and real.count > most:
         uses = "use" if len(bounded) > 1 else "uses"
         yield Note(f"{' and '.join(bounded)} {uses} {most:,} of the reference images")
+
+
+def check_outputs(report: Path, page: Path) -> None:
+    """MdtError where one of the two cannot be written, or would replace what is no report."""
+    for file, is_ours in ((report, _is_report), (page, _is_page)):
+        check_writable(file)
+        if file.is_file() and file.stat().st_size and not is_ours(file):
+            raise MdtError(
+                f"{file} exists and is not a report of mdt evaluate",
+                "name another file with --out: the report is written there, and its page beside it",
+            )
+
+
+def check_statistics_file(file: Path, reference: Path, sets: Iterable[Path]) -> None:
+    """The same for statistics of the reference."""
+    if file.suffix.lower() != ".npz":
+        raise MdtError(
+            f"--save-reference {file}: statistics are kept in an npz", f"name it {file}.npz"
+        )
+    if file.resolve() == reference.resolve():
+        raise MdtError(f"--save-reference {file} is the reference itself", "name another file")
+    if file.resolve() in {given.resolve() for given in sets}:
+        raise MdtError(f"--save-reference {file} holds the samples", "name another file")
+    check_writable(file)
+    if file.is_file() and not {"mu", "sigma"} <= keys(file):
+        raise MdtError(
+            f"--save-reference {file} exists and holds no statistics", "name another file"
+        )
+
+
+def check_same_kind(file: Path, extractor: str, resize: str) -> None:
+    """Statistics are only replaced by those of the same network and resizing."""
+    if not file.is_file():
+        return
+    held = load_statistics(file)
+    if (held.extractor, held.resize) != (extractor, resize):
+        raise MdtError(
+            f"--save-reference {file} holds statistics of {held.extractor or 'an unknown network'} "
+            f"with {held.resize or 'unknown'} resizing, not of {extractor} with {resize}",
+            "name another file, or remove it",
+        )
+
+
+def _is_report(file: Path) -> bool:
+    try:
+        held = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(held, dict) and bool({"metrics", "comparison"} & held.keys())
+
+
+def _is_page(file: Path) -> bool:
+    with file.open(encoding="utf-8", errors="replace") as page:
+        return TITLE in page.read(4096)

@@ -1,4 +1,4 @@
-"""How well a codec gives images back: the ceiling of everything sampled through it."""
+"""How well a codec reconstructs images: the upper bound for everything sampled through it."""
 
 import importlib.util
 import platform
@@ -28,13 +28,14 @@ from mdt_cli.metrics.extractors.weights import cached_inception
 from mdt_cli.metrics.frechet import frechet_distance
 from mdt_cli.metrics.psnr_ssim import WINDOW, psnr, ssim
 from mdt_cli.metrics.statistics import Moments
+from mdt_cli.services.evaluate.checks import FEW_IMAGES, check_outputs
 from mdt_cli.services.evaluate.figures import reconstruction_figure
-from mdt_cli.services.evaluate.html import page_of, write_page
-from mdt_cli.services.evaluate.report_files import check_places
+from mdt_cli.services.evaluate.html import write_page
+from mdt_cli.services.evaluate.report import device_name
+from mdt_cli.services.evaluate.request import page_of
 from mdt_cli.services.events import EvaluationDone, Event, Note, Progress, Warned
 from mdt_cli.services.runtime import pick_device
 
-FEW_IMAGES = 2048
 CPU_BATCH, GPU_BATCH = 4, 32
 SHOWN = 8
 # Two batches of features [B, D] on the CPU.
@@ -63,7 +64,7 @@ def reconstruct(request: ReconstructionRequest) -> Iterator[Event]:
     device = pick_device(request.device)
     images = _squares(request.images, request.size)
     count, side = images.count, images.size[0]
-    pictures = (images.decode(name, raw) for name, raw in images.read())
+    pixels = (images.decode(name, raw) for name, raw in images.read())
     if count < 2:
         raise MdtError(f"{request.images} holds {count} image; no metric is defined below 2")
     name = request.extractor or (
@@ -72,7 +73,7 @@ def reconstruct(request: ReconstructionRequest) -> Iterator[Event]:
     resize = request.resize or "clean"
     codec = open_codec(request.codec, device)
     codec.latent_shape(side)
-    check_places(target, page)
+    check_outputs(target, page)
     extractor = build_extractor(name, device, request.weights, resize, image_size=(side, side))
     if count < FEW_IMAGES:
         yield Warned(
@@ -86,10 +87,10 @@ def reconstruct(request: ReconstructionRequest) -> Iterator[Event]:
         yield Note("no lpips: it needs `pip install lpips` and its weights")
     batch_size = request.batch_size or (GPU_BATCH if device.type == "cuda" else CPU_BATCH)
     found = _Sums(extractor)
-    while batch := list(islice(pictures, batch_size)):
+    while batch := list(islice(pixels, batch_size)):
         found.add(np.stack(batch), codec, device, perceptual)
         yield Progress(found.count, count)
-    report = _report(request, codec, found, side, platform_name(device))
+    report = _report(request, codec, found, side, device_name(device))
     write_json(target, report)
     write_page(page, report, [{"samples": [reconstruction_figure(found.shown)]}])
     yield EvaluationDone(report, str(target), str(page))
@@ -124,8 +125,8 @@ class _Sums:
             raise MdtError("the codec gives NaN or infinity", "its weights or its scale are broken")
         made_BHWC = to_uint8(decoded, "round").numpy()
         made_B3HW = torch.from_numpy(made_BHWC).permute(0, 3, 1, 2).float()
-        for moments, pictures in ((self.real, real_BHWC), (self.made, made_BHWC)):
-            ready = np.stack([self.extractor.prepare(picture) for picture in pictures])
+        for moments, images in ((self.real, real_BHWC), (self.made, made_BHWC)):
+            ready = np.stack([self.extractor.prepare(image) for image in images])
             rows = extract_batch(self.extractor, torch.from_numpy(ready).to(device))
             moments.add(rows[:, : self.extractor.dimensions])
         self.psnr += psnr(real_B3HW, made_B3HW).tolist()
@@ -168,10 +169,6 @@ def _lpips(device: torch.device) -> Perceptual | None:
     return distance
 
 
-def platform_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
 def _report(
     request: ReconstructionRequest, codec: Codec, found: _Sums, side: int, device: str
 ) -> dict[str, Any]:
@@ -197,7 +194,7 @@ def _report(
     if found.ssim:
         metrics["ssim"] = {
             "value": float(np.mean(found.ssim)),
-            "rule": "Gaussian window of 11 pixels, on RGB, whole windows only",
+            "rule": "Gaussian window of 11 pixels, on RGB, complete windows only",
             **counts,
         }
     if found.lpips:
@@ -207,7 +204,7 @@ def _report(
         reasons.append(f"the extractor is {extractor.name}, not inception")
     stamp = {"comparable": False, "why_not": reasons, "provided_that": None}
     crop = "as they are" if request.size is None else f"cropped to {side} as encode-latents does"
-    place = str(request.images)
+    path = str(request.images)
     return {
         "format": 1,
         "kind": "reconstruction",
@@ -227,14 +224,14 @@ def _report(
             "resize_rule": RESIZE_RULES[extractor.resize],
         },
         "samples": {
-            "path": f"{place} through {request.codec}",
+            "path": f"{path} through {request.codec}",
             "kind": "reconstruction",
             "count": found.count,
             "image_size": [side, side],
             "digest": None,
         },
         "reference": {
-            "path": place,
+            "path": path,
             "kind": f"images {crop}",
             "count": found.count,
             "image_size": [side, side],

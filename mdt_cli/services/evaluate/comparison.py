@@ -1,9 +1,9 @@
-"""Reports of several sets side by side: who is best, and where nobody can tell."""
+"""Reports of several sets side by side: which is best, and where that is undecided."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mdt_cli.config.evaluation import facts_of_key
+from mdt_cli.config.evaluation import facts_of_key, lower_is_better
 from mdt_cli.metrics.intervals import Score, is_tie
 
 FORMAT = 1
@@ -12,7 +12,7 @@ FORMAT = 1
 def side_by_side(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The reports themselves and, for each metric, the best and those that tie with it.
 
-    Where an error is not known nobody can tell a tie, and no best is named.
+    Where an error is not known a tie cannot be recognised, and no best is named.
     """
     shared = [
         name
@@ -30,25 +30,21 @@ def side_by_side(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def lower_is_better(name: str) -> bool:
-    """Whether smaller values of a report's metric are better; of an unknown one more is."""
-    facts = facts_of_key(name)
-    return facts is not None and facts.direction == "lower"
-
-
 def cautions(reports: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What makes these numbers unfit to stand beside each other."""
+    """Why these numbers are not directly comparable with each other."""
     found = []
     counts = [report["samples"]["count"] for report in reports]
     if len(set(counts)) > 1:
-        told = ", ".join(f"{count:,}" for count in counts)
+        listed = ", ".join(f"{count:,}" for count in counts)
         found.append(
-            f"the sets hold {told} images: distances of fewer images are larger, and coverage is "
-            "smaller, for that reason alone; no best is named where the count decides"
+            f"the sets differ in size ({listed}). Smaller sets have upward-biased distances and "
+            "lower coverage, so no winner is marked for these metrics"
         )
     jpegs = [report["samples"].get("jpegs", 0) > 0 for report in reports]
     if any(jpegs) and not all(jpegs):
-        found.append("some of the sets are JPEG and some are not: its artefacts move every score")
+        found.append(
+            "some of the sets are JPEG and some are not: JPEG artefacts change every score"
+        )
     return found
 
 
@@ -69,11 +65,11 @@ def _compared(name: str, reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]
 
 
 def tied(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two scores cannot be told apart, by the errors that they do not share."""
+    """Whether two scores are equal within the errors that they do not share."""
     return is_tie(*(Score(metric["value"], _error(metric)) for metric in (one, other)))
 
 
 def _error(metric: Mapping[str, Any]) -> float | None:
-    """That of other samples before the same reference, where it is told apart."""
+    """The error over other samples with the same reference, where the metric reports it."""
     found: float | None = metric.get("standard_error_of_samples", metric.get("standard_error"))
     return found

@@ -32,12 +32,12 @@ from mdt_cli.services.work import Share
 ROWS = 256
 # One process writes shards only for sets that are worth a resume.
 IN_MEMORY = 1000
-SECONDS_BETWEEN_LOOKS = 0.2
-# Without a new shard for so long, the first process says what it waits for.
-SECONDS_UNTIL_TOLD = 60.0
+SECONDS_BETWEEN_POLLS = 0.2
+# Without a new shard for so long, the first process reports what it waits for.
+SECONDS_UNTIL_NOTE = 60.0
 NAMED = 5
 MARK = "finished-"
-# What launchers tell all processes of one start alike, by whatever way they came to be.
+# What launchers set to one value for all processes of one start.
 LAUNCH = ("TORCHELASTIC_RUN_ID", "SLURM_JOB_ID")
 
 
@@ -56,7 +56,7 @@ class Shards:
     # Of each set that was made: its folder, by the set's path, and the shards of other processes.
     folders: dict[Path, Path] = field(default_factory=dict)
     others: list[tuple[Path, int, range]] = field(default_factory=list)
-    lost: int = 0  # shards that had to be made again while merging
+    lost: int = 0  # shards that had to be extracted again while merging
 
     def __post_init__(self) -> None:
         # Left by an earlier run that was stopped, it would say that this process is done.
@@ -85,7 +85,7 @@ class Shards:
         if finished:
             yield Note(
                 f"{sum(len(spans[k]) for k in finished):,} images of {images.path} have features "
-                "from an earlier run; going on"
+                "from an earlier run; resuming"
             )
         self.done += sum(len(spans[index]) for index in finished)
         with closing(images):
@@ -99,7 +99,7 @@ class Shards:
         yield Progress(self.done, self.total, what)
 
     def wait(self) -> Iterator[Event]:
-        """On the first process: until all others are done and their shards there, whole.
+        """On the first process: until all others are done and their shards are there and intact.
 
         It looks at the files it is about to read, so that nothing but the folder is shared, and a
         signal is heard between two looks. The other processes leave a mark and go when their shards
@@ -113,18 +113,18 @@ class Shards:
             except OSError as error:
                 raise cannot_write(mark, error) from error
             return
-        since, patience = time.monotonic(), SECONDS_UNTIL_TOLD
+        since, patience = time.monotonic(), SECONDS_UNTIL_NOTE
         late = list(range(1, self.share.of))
         try:
             while self.others or late:
                 if self.others and self._is_finished(*self.others[0]):
                     del self.others[0]
-                    since, patience = time.monotonic(), SECONDS_UNTIL_TOLD
+                    since, patience = time.monotonic(), SECONDS_UNTIL_NOTE
                     continue
                 late = [rank for rank in late if not self._finished(rank).is_file()]
                 if not (self.others or late):
                     return
-                time.sleep(SECONDS_BETWEEN_LOOKS)
+                time.sleep(SECONDS_BETWEEN_POLLS)
                 if time.monotonic() - since > patience:
                     patience *= 2
                     yield Note(self._awaited())
@@ -149,7 +149,7 @@ class Shards:
     def _stopped(self, stopped: Stopped) -> Stopped:
         return Stopped(
             stopped.signum,
-            f"Finished features are kept in {self.folder}; run the same command again to go on.",
+            f"Finished features are kept in {self.folder}; run the same command again to resume.",
         )
 
     def merged(
@@ -170,14 +170,15 @@ class Shards:
                 try:
                     done = next(work)
                 except Stopped as stopped:
-                    kept = f"Sets of up to {IN_MEMORY:,} images are done again from their start."
+                    kept = f"Sets of up to {IN_MEMORY:,} images are extracted again from the start."
                     raise Stopped(stopped.signum, kept if in_memory else stopped.saved) from None
                 except StopIteration as finished:
                     extracted: Extracted = finished.value
                     if self.lost > lost:
                         yield Warned(
-                            f"{self.lost - lost:,} shards of {images.path} in {self.folder} were "
-                            "gone or damaged and made again; give each evaluation its own --out"
+                            f"{self.lost - lost:,} shards of {images.path} in {self.folder} "
+                            "were missing or damaged and were extracted again; "
+                            "give each evaluation its own --out"
                         )
                     return extracted
                 if in_memory:
@@ -237,16 +238,16 @@ class Shards:
 
     @staticmethod
     def _is_finished(folder: Path, index: int, span: range) -> bool:
-        """Whether a shard is whole, by its checksum; one that is not is made again."""
+        """Whether a shard is intact, by its checksum; one that is not is extracted again."""
         try:
             record = json.loads(_record(folder, index).read_bytes())
-            whole = record["sha256"] == sha256_of(_shard(folder, index))
+            intact = record["sha256"] == sha256_of(_shard(folder, index))
         except (OSError, ValueError, KeyError, TypeError):
             return False
-        return bool(whole and record["rows"] == len(span))
+        return bool(intact and record["rows"] == len(span))
 
     def _read(self, images: SizedSet) -> Iterator[Batch]:
-        """From the shards; one that another run with the same report took away is made again."""
+        """From the shards; one that another run with the same report removed is extracted again."""
         folder, work = self.folders[images.path], (self.extractor, self.device, self.batch_size)
         for index, span in enumerate(self._spans(images)):
             if not self._is_finished(folder, index, span):

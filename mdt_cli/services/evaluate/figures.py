@@ -1,4 +1,4 @@
-"""The pictures of a report: a grid of samples, the closest pairs, the worst classes."""
+"""The figures of a report: a grid of samples, the closest pairs, the worst classes."""
 
 import base64
 import io
@@ -50,7 +50,7 @@ def figures(
         [_of_class(images, score["name"], report["classes"], side) for score in worst]
         for images, side in ((samples, "samples"), (reference, "reference"))
     ]
-    # The pictures of a set are read in one pass: some files have no way into their middle.
+    # The images of a set are read in one pass: some containers have no random access.
     ours, *rest = _tiles(samples, [near[0], *of_class[0], *grid])
     theirs, *their_classes = _tiles(reference, [near[1], *of_class[1]])
     shown = {"samples": [_figure(rest[len(worst) :], names, caption)]}
@@ -93,15 +93,15 @@ def _grid(samples: SizedSet) -> tuple[list[list[int]], list[str] | None, str]:
     return square(positions), None, f"{spread}."
 
 
-def _of_class(images: SizedSet, name: str, told: Mapping[str, Any], side: str) -> list[int]:
+def _of_class(images: SizedSet, name: str, section: Mapping[str, Any], side: str) -> list[int]:
     """The first images of a class, whatever that set calls it."""
-    own = told["names"][side].get(name, name)
+    own = section["names"][side].get(name, name)
     found = [k for k, given in enumerate(images.classes or ()) if given == own]
     return found[:STRIP]
 
 
 def _tiles(images: SizedSet, rows: Sequence[Sequence[int]]) -> list[list[Pixels]]:
-    """The pictures at the positions in each row."""
+    """The images at the positions in each row."""
     found = {position: _small(pixels) for position, pixels in images.pixels_at(list(chain(*rows)))}
     return [[found[position] for position in row] for row in rows]
 
@@ -116,8 +116,8 @@ def _small(pixels: Pixels) -> Pixels:
 
 
 def _figure(rows: Sequence[Sequence[Pixels]], names: Sequence[str] | None, caption: str) -> Figure:
-    picture = sheet(rows, names)
+    image = sheet(rows, names)
     file = io.BytesIO()
-    picture.save(file, "PNG", optimize=True)
+    image.save(file, "PNG", optimize=True)
     address = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
-    return Figure(address, caption, picture.width)
+    return Figure(address, caption, image.width)

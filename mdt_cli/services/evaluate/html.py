@@ -6,25 +6,13 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from mdt_cli.errors import MdtError
+from mdt_cli.config.evaluation import lower_is_better
 from mdt_cli.files import atomic_path
-from mdt_cli.services.evaluate.comparison import lower_is_better
-from mdt_cli.services.evaluate.details import missing_classes
 from mdt_cli.services.evaluate.figures import Figure
+from mdt_cli.services.evaluate.report import missing_classes
 
 Figures = Mapping[str, Sequence[Figure]]
-PAGE = ".html"
 MOST_CLASSES = 50
-
-
-def page_of(report: Path) -> Path:
-    """The page beside a report. MdtError where both would be one file."""
-    if report.suffix.lower() == PAGE:
-        raise MdtError(
-            f"--out {report} is the name of the page, which is written beside the report",
-            f"name the report: --out {report.with_suffix('.json')}",
-        )
-    return report.with_suffix(PAGE)
 
 
 def write_page(path: Path, report: Mapping[str, Any], figures: Sequence[Figures]) -> None:
@@ -73,14 +61,14 @@ def write_page(path: Path, report: Mapping[str, Any], figures: Sequence[Figures]
 def stamp_of(report: Mapping[str, Any], name: str) -> str:
     """Which published tables a number may stand in, or why in none."""
     tables = report["metrics"][name].get("comparable_with", [])
-    told = report["comparability"]
+    stamps = report["comparability"]
     if tables:
         keys = {"ADM": "adm_tables", "clean-fid": "clean_fid_tables"}
-        terms = "; ".join(str(told[keys[table]]["provided_that"]) for table in tables)
+        terms = "; ".join(str(stamps[keys[table]]["provided_that"]) for table in tables)
         return f"{' and '.join(tables)} tables, provided that {terms}"
-    if told["adm_tables"]["comparable"] or told["clean_fid_tables"]["comparable"]:
+    if stamps["adm_tables"]["comparable"] or stamps["clean_fid_tables"]["comparable"]:
         return "neither: no published table of this protocol has this metric"
-    reasons = [*told["adm_tables"]["why_not"], *told["clean_fid_tables"]["why_not"]]
+    reasons = [*stamps["adm_tables"]["why_not"], *stamps["clean_fid_tables"]["why_not"]]
     return "neither: " + "; ".join(dict.fromkeys(reasons))
 
 
@@ -108,5 +96,5 @@ def _count(count: int | None) -> str:
 
 
 def _short(path: str) -> str:
-    """The last two parts of a path: enough to tell sets apart."""
+    """The last two parts of a path: enough to distinguish sets."""
     return "/".join(Path(path).parts[-2:])

@@ -30,6 +30,8 @@ from mdt_cli.metrics.statistics import (
 )
 from mdt_cli.services.events import Event, Note
 
+PAGE = ".html"
+
 
 @dataclass(frozen=True)
 class EvaluateRequest:
@@ -69,7 +71,30 @@ class Reference:
         return self.images.count if self.images else None
 
 
+def default_report(request: EvaluateRequest) -> Path:
+    """`report.json` in a folder of samples, `NAME.report.json` beside a file.
+
+    Of several sets: `comparison.json` in the current folder.
+    """
+    if request.others:
+        return Path("comparison.json")
+    if request.samples.is_dir():
+        return request.samples / "report.json"
+    return request.samples.with_name(request.samples.stem + ".report.json")
+
+
+def page_of(report: Path) -> Path:
+    """The page beside a report. MdtError where both would be one file."""
+    if report.suffix.lower() == PAGE:
+        raise MdtError(
+            f"--out {report} is the name of the page, which is written beside the report",
+            f"name the report: --out {report.with_suffix('.json')}",
+        )
+    return report.with_suffix(PAGE)
+
+
 def open_reference(path: Path, crop: int | None = None) -> Reference:
+    """Images, stored statistics, or both; `crop` is the side of `--size`, for images alone."""
     if not has_statistics(path):
         return Reference(path, sized(open_images(path), crop), None)
     images = sized(open_images(path)) if "arr_0" in keys(path) else None
@@ -86,7 +111,7 @@ def open_reference(path: Path, crop: int | None = None) -> Reference:
 def choose_extractor(
     request: EvaluateRequest, reference: Reference
 ) -> Generator[Event, None, ExtractorName | Path]:
-    """The one asked for, else the one the reference was made with, else the one at hand."""
+    """The one asked for, else the reference's own, else the best whose weights are here."""
     made_with = reference.statistics.extractor if reference.statistics else None
     if request.weights is not None:
         _check_weights(request)
@@ -104,17 +129,17 @@ def choose_extractor(
     if reference.statistics is not None and reference.images is None:
         if made_with is not None:
             raise MdtError(
-                f"{reference.path} was made with {made_with}, a module of its maker",
-                "give that module with --extractor FILE, or the reference images",
+                f"{reference.path} was computed with {made_with}, a module in a file",
+                "pass that module with --extractor FILE, or give the reference images",
             )
         # Statistics made elsewhere are Inception's: nothing else can be compared with them.
         return "inception"
     if cached_inception() is not None:
         return "inception"
     yield Note(
-        "the Inception weights are not at hand, so efficientnet-lite0 is the extractor: its "
-        "numbers rank your own models, but are not comparable with published FID "
-        "(--extractor inception fetches the weights, --weights FILE names them)"
+        "Inception weights not found; falling back to efficientnet-lite0. Use these scores to "
+        "compare your own models only, not with published FID (--extractor inception downloads the "
+        "weights, --weights FILE names them)"
     )
     return "efficientnet-lite0"
 
@@ -129,7 +154,7 @@ def _check_weights(request: EvaluateRequest) -> None:
     if request.extractor is None and request.weights is not None and request.weights.is_dir():
         raise MdtError(
             f"{request.weights} is a folder; the weights of Inception are a file",
-            "say whose weights they are: --extractor dinov2 or --extractor clip",
+            "name the extractor: --extractor dinov2 or --extractor clip",
         )
 
 
@@ -137,7 +162,7 @@ def _check_same_network(asked: str, made_with: str, path: Path) -> None:
     # A DINOv2 or CLIP of unpublished size has more in its name.
     if asked != made_with and not made_with.startswith(f"{asked}-"):
         raise MdtError(
-            f"{path} was made with {made_with}, but the extractor is {asked}",
+            f"{path} was computed with {made_with}, but the extractor is {asked}",
             f"use --extractor {made_with}, or give the reference images",
         )
 
@@ -145,6 +170,7 @@ def _check_same_network(asked: str, made_with: str, path: Path) -> None:
 def choose_resize(
     request: EvaluateRequest, extractor: ExtractorName | Path, reference: Reference
 ) -> str:
+    """The resize mode asked for, else the one that the reference records, else `clean`."""
     if extractor != "inception":
         if request.resize not in (None, "clean"):
             raise MdtError(
@@ -199,5 +225,6 @@ def choose_metrics(
 
 
 def times(size: tuple[int, int]) -> str:
+    """`WIDTHxHEIGHT` of a (height, width), as messages have it."""
     height, width = size
     return f"{width}x{height}"

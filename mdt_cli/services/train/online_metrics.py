@@ -1,7 +1,7 @@
-"""Scores while a run trains: averaged weights, few samples, reference features kept on disk.
+"""Scores while a run trains: EMA weights, few samples, reference features kept in the run folder.
 
-All processes draw and extract, batch by batch in turn; the first compares and writes. Between two
-batches they hear a signal, so none waits for the others longer than a batch takes.
+All processes sample and extract, batch by batch in turn; the first one computes and writes. Signals
+are handled between two batches, so no process waits for the others longer than a batch takes.
 """
 
 import hashlib
@@ -42,14 +42,17 @@ FEWEST = max(2, *(facts.neighbours + 1 for facts in FACTS if facts.online))
 
 
 class Scorer:
-    """Made by `open_scorer` before the first step, so that what cannot work is told then."""
+    """Scores the first EMA weights of a run; see `open_scorer`.
+
+    It is built before the first step, so that what cannot be scored is refused then.
+    """
 
     def __init__(self, extractor: Extractor, codec: Codec, placement: Placement) -> None:
         self._extractor, self._codec, self._placement = extractor, codec, placement
         self._reference_MD: Tensor | None = None
 
     def score(self, look: Look, stop: Stop) -> Iterator[Event]:
-        """Draw, extract, compare; the record goes to `metrics.jsonl`. All processes call it.
+        """Sample, extract, compute; the record goes to `metrics.jsonl`. All processes call it.
 
         Every random number comes from the seeds 0, 1, ...: the run's own streams are not touched.
         """
@@ -61,15 +64,15 @@ class Scorer:
         if not stop.heard:
             seeds = torch.arange(table.count).split(table.batch_size)
             samples_ND = yield from self._shared(
-                look, stop, seeds, lambda part: self._draw(look, part.tolist()), "scoring"
+                look, stop, seeds, lambda part: self._samples(look, part.tolist()), "scoring"
             )
         if len(samples_ND) < table.count:
-            yield Warned(f"step {look.step}: stopped before its scores were there; no scores")
+            yield Warned(f"step {look.step}: stopped while scoring; no scores")
             return
         if not self._placement.is_first or self._reference_MD is None:
             return
         if not bool(samples_ND.isfinite().all()):
-            # Else every start of the run would try again.
+            # Recorded, since otherwise every start of the run would try again.
             failed = {"step": look.step, "evaluation/failed": 1}
             run_folder.append(look.folder / run_folder.METRICS, failed)
             yield Warned(f"step {look.step}: the samples hold NaN; no scores")
@@ -107,7 +110,7 @@ class Scorer:
                 break
         return torch.cat(rows)
 
-    def _draw(self, look: Look, seeds: list[int]) -> Tensor:
+    def _samples(self, look: Look, seeds: list[int]) -> Tensor:
         facts = look.data.cache.facts
         with look.evaluating(look.first_average), torch.no_grad():
             return generate(
@@ -127,24 +130,24 @@ class Scorer:
         # Kept features of the reference must not depend on the precision of the run.
         with float32():
             images = decoded(self._codec, latents)
-        pictures = to_uint8(images, look.data.config.sampling.uint8).numpy()
-        ready = np.stack([self._extractor.prepare(picture) for picture in pictures])
+        pixels = to_uint8(images, look.data.config.sampling.uint8).numpy()
+        ready = np.stack([self._extractor.prepare(image) for image in pixels])
         return extract_batch(self._extractor, torch.from_numpy(ready).to(look.device))
 
     def _reference(self, look: Look, stop: Stop) -> Generator[Event, None, Tensor | None]:
-        """Features [M, D] of some images of the cache, from the run folder where they are.
+        """Features [M, D] of some images of the cache, read from the run folder if they are there.
 
         None after a stop. Only the first process has those of the run folder.
         """
         table, cache, placement = look.data.config.evaluation, look.data.cache, self._placement
         file = look.folder / FOLDER / f"reference-{self._key(look)[:16]}.safetensors"
         features_MD = torch.empty(0)
-        # One process looks for all: a shared folder may show a file to some of them only.
+        # The first process decides for all: others may not see a file of a shared folder yet.
         if placement.is_first and file.is_file():
             try:
                 features_MD = read_tensors(file)["features"]
             except (MdtError, KeyError):
-                yield Warned(f"{file} is damaged and is made again")
+                yield Warned(f"{file} is damaged; extracting its features again")
         if placement.any(len(features_MD) > 0):
             return features_MD
         order = torch.randperm(len(cache), generator=stream("evaluation reference"))

@@ -114,7 +114,8 @@ class WithLateTokens(AdaLNZero):
 def test_extra_tokens_may_enter_at_any_block_of_modulated_ones(at_block: int) -> None:
     masked = Masked(Route(1, 3), MaskTokenFill(32))
     conditioning = WithLateTokens(32, 4, CLASSES, False, at_block)
-    network = awake(assemble(shape_like("model.depth=4"), masked, conditioning=conditioning))
+    shape = shape_like("model.depth=4", "model.decoder_depth=1")
+    network = awake(assemble(shape, masked, conditioning=conditioning))
     lengths: list[int] = []
     for block in network.blocks:
         block.register_forward_pre_hook(lambda _, inputs: lengths.append(inputs[0].shape[1]))
@@ -205,6 +206,59 @@ def test_stacks_are_all_blocks_and_every_block_runs_in_one_place(
         )
     network(X.float(), T, Y, SUBSET if config.masking.is_masked else None)
     assert callers == [True] * len(found)
+
+
+def guard(module: nn.Module) -> None:
+    """Parameters are NaN but within the forward of the module that owns them, as if sharded."""
+    for part in module.modules():
+        kept = [(p, p.detach().clone()) for p in part.parameters(recurse=False)]
+
+        def gather(*_: object, kept: list[tuple[nn.Parameter, Tensor]] = kept) -> None:
+            for parameter, values in kept:
+                parameter.data.copy_(values)
+
+        def scatter(*_: object, kept: list[tuple[nn.Parameter, Tensor]] = kept) -> None:
+            for parameter, _values in kept:
+                parameter.data.fill_(torch.nan)
+
+        part.register_forward_pre_hook(gather)
+        part.register_forward_hook(scatter)
+        scatter()
+
+
+@pytest.mark.parametrize(
+    ("preset", "assignments"),
+    [
+        ("mdtv2", ()),
+        ("maskdit", (DECODER,)),
+        ("mcdit", (DECODER,)),
+        ("lmd", (DECODER, "model.patch_size=2")),
+        ("uvit", ()),
+    ],
+)
+@torch.no_grad()
+def test_no_parameter_is_used_outside_the_forward_of_its_module(
+    preset: str, assignments: tuple[str, ...]
+) -> None:
+    config = load([preset, "size/tiny"], ["model.patch_size=2", *assignments]).config
+    network = awake(build_network(config, SHAPE, CLASSES))
+    subset = SUBSET if config.masking.is_masked else None
+    wanted = network(X, T, Y, subset, X.flip(0))
+    decoder = network.patch_decoder() if config.masking.has_teacher else None
+    taught = None if decoder is None else decoder(X, wanted.condition)
+    guard(network)
+    found = network(X, T, Y, subset, X.flip(0))
+    assert torch.equal(found.final, wanted.final)
+    if decoder is not None:
+        assert torch.equal(decoder(X, found.condition), taught)
+
+
+def test_the_answer_has_the_vector_that_modulated() -> None:
+    network = awake(build_network(load(["dit", "size/tiny"], []).config, SHAPE, CLASSES))
+    condition = network(X, T, Y).condition
+    assert torch.equal(condition, network.time(T) + network.label(Y))
+    tokens = build_network(load(["uvit", "size/tiny"], []).config, SHAPE, CLASSES)
+    assert tokens(X.float(), T, Y).condition is None
 
 
 def test_each_conditioning_knows_its_parts() -> None:

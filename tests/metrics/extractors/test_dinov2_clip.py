@@ -151,7 +151,7 @@ def test_clip_is_the_embedding_of_length_one(clip_folder: Path) -> None:
 
 @pytest.mark.parametrize("name", ["dinov2", "clip"])
 def test_absent_weights_say_where_they_belong(name: str, tmp_path: Path) -> None:
-    with pytest.raises(MdtError, match=f"the weights of {name} are not at hand") as told:
+    with pytest.raises(MdtError, match=f"the weights of {name} were not found") as told:
         build_extractor(name, CPU)
     assert told.value.hint is not None
     assert "--weights FOLDER" in told.value.hint

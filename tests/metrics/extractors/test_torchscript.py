@@ -94,10 +94,10 @@ def test_what_is_no_module_is_told(suffix: str, tmp_path: Path) -> None:
 
 
 def test_answers_and_inputs_of_another_kind_are_told(tmp_path: Path) -> None:
-    with pytest.raises(MdtError, match=r"map.pt answers \[2, 3, 16, 16\]") as told:
+    with pytest.raises(MdtError, match=r"map.pt returns \[2, 3, 16, 16\]") as told:
         build_extractor(script(Map(), tmp_path / "map.pt"), CPU, image_size=(16, 16))
-    assert told.value.hint == "a module takes float32 [B,3,H,W] in 0..255 and answers [B,D]"
-    with pytest.raises(MdtError, match=r"several.pt answers tuple"):
+    assert told.value.hint == "a module takes float32 [B,3,H,W] in 0..255 and returns [B,D]"
+    with pytest.raises(MdtError, match=r"several.pt returns tuple"):
         build_extractor(script(Several(), tmp_path / "several.pt"), CPU)
     fixed = export(Colours(), tmp_path / "fixed.pt2", free=False)
     with pytest.raises(MdtError, match=r"fixed.pt2 refuses images of \[2, 3, 16, 16\]") as told:

@@ -24,5 +24,5 @@ if __name__ == "__main__":
     weights.INCEPTION_SHA256 = os.environ["STAND_IN"]
     feature_shards.ROWS = feature_shards.IN_MEMORY = 8
     feature_shards.feature_batches = slowly
-    feature_shards.SECONDS_UNTIL_TOLD = float(os.environ.get("PATIENCE", "60"))
+    feature_shards.SECONDS_UNTIL_NOTE = float(os.environ.get("PATIENCE", "60"))
     sys.exit(run(sys.argv[1:]))

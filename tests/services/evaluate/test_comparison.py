@@ -1,6 +1,7 @@
 from typing import Any
 
-from mdt_cli.services.evaluate.comparison import lower_is_better, side_by_side
+from mdt_cli.config.evaluation import lower_is_better
+from mdt_cli.services.evaluate.comparison import side_by_side
 
 
 def report(
@@ -37,7 +38,7 @@ def test_other_counts_and_jpegs_are_cautioned_against() -> None:
     values = moved | unmoved
     found = side_by_side([report("a", 9, **values), report("b", 8, 8, **values)])["comparison"]
     assert {name for name, told in found["metrics"].items() if told["best"] is None} == set(moved)
-    assert "9, 8 images" in found["cautions"][0]
+    assert "differ in size (9, 8)" in found["cautions"][0]
     assert "JPEG" in found["cautions"][1]
 
 

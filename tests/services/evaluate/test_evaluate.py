@@ -1,6 +1,7 @@
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from html import escape
 from pathlib import Path
@@ -11,13 +12,14 @@ from PIL import Image
 
 from mdt_cli.cli import app
 from mdt_cli.errors import MdtError
+from mdt_cli.images.sized import SizedSet
 from mdt_cli.metrics.extractors import weights
 from mdt_cli.metrics.features import Limits
-from mdt_cli.services.evaluate import compute as compute_module
 from mdt_cli.services.evaluate import evaluate as evaluate_module
 from mdt_cli.services.evaluate import feature_shards
 from mdt_cli.services.evaluate.evaluate import EvaluateRequest, evaluate, score
-from mdt_cli.services.events import EvaluationDone, Note, Progress, Warned
+from mdt_cli.services.evaluate.plan import make_plan
+from mdt_cli.services.events import EvaluationDone, Event, Note, Progress, Warned
 from tests.pictures import array, encoded, png, write_folder
 from tests.services.evaluate.evaluation_kit import run, told
 
@@ -62,7 +64,7 @@ def test_without_weights_the_default_says_why_and_names_its_numbers(
         "recall_efficientnet_lite0",
         "kid_efficientnet_lite0",
     ]
-    assert "not comparable with published FID" in told(events, Note)
+    assert "not with published FID" in told(events, Note)
     assert "not inception" in report["comparability"]["verdict"]
 
 
@@ -85,6 +87,29 @@ def test_batch_size_changes_no_byte_of_the_report(
     assert written[0] == written[1] == written[2]
 
 
+def test_the_plan_decodes_no_image(
+    sets: tuple[Path, Path], inception: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def decode(*_: object) -> None:
+        raise AssertionError("an image was decoded")
+
+    monkeypatch.setattr(SizedSet, "decode", decode)
+    plans = []
+
+    def planned() -> Iterator[Event]:
+        plans.append((yield from make_plan(EvaluateRequest(*sets, weights=inception))))
+
+    assert "are few for a Fréchet distance" in told(list(planned()), Warned)
+    plan = plans[0]
+    assert [samples.count for samples in plan.sets] == [7]
+    assert plan.extracted_reference.count == 6
+    assert plan.compares_rows
+    assert (plan.report, plan.work) == (sets[0] / "report.json", sets[0] / "report.work")
+    assert not plan.report.exists()
+    with pytest.raises(AssertionError, match="an image was decoded"):
+        list(evaluate(EvaluateRequest(*sets, weights=inception)))
+
+
 def test_npz_and_folder_score_the_same(
     sets: tuple[Path, Path], inception: Path, tmp_path: Path
 ) -> None:
@@ -102,7 +127,7 @@ def test_npz_and_folder_score_the_same(
 def test_precision_and_recall_look_at_a_bounded_reference(
     sets: tuple[Path, Path], inception: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compute_module, "PUBLISHED", Limits(neighbours=5, kernel=None))
+    monkeypatch.setattr(evaluate_module, "PUBLISHED", Limits(neighbours=5, kernel=None))
     report, _ = run(EvaluateRequest(*sets, weights=inception))
     assert report["metrics"]["precision"]["reference"] == 5
     assert report["metrics"]["fid"]["reference"] == 6
@@ -112,7 +137,12 @@ def test_a_reference_too_large_to_keep_scores_as_its_leading_rows(
     sets: tuple[Path, Path], inception: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = EvaluateRequest(*sets, ("fid", "sfid", "kid", "memorisation"), weights=inception)
-    monkeypatch.setattr(compute_module, "PUBLISHED", Limits(None, 4))
+    features_of = evaluate_module.features_of
+    monkeypatch.setattr(
+        evaluate_module,
+        "features_of",
+        lambda scored: replace(features_of(scored), limits=Limits(None, 4)),
+    )
     whole, _ = run(asked)
     monkeypatch.setattr(evaluate_module, "PUBLISHED", Limits(None, 4))
     part, _ = run(asked)
@@ -131,7 +161,6 @@ def test_copies_of_images_beyond_the_kept_rows_are_found(
     sets: tuple[Path, Path], inception: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_folder(sets[0], {f"{7 + i:06d}.png": png(50 + i) for i in range(6)})
-    monkeypatch.setattr(compute_module, "PUBLISHED", Limits(None, 4))
     monkeypatch.setattr(evaluate_module, "PUBLISHED", Limits(None, 4))
     report, _ = run(EvaluateRequest(*sets, ("fid", "memorisation"), weights=inception))
     assert report["metrics"]["memorisation"]["identical"] == 6

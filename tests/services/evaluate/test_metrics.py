@@ -187,14 +187,14 @@ def test_statistics_of_a_module_bear_its_name(
     )
     notes = [event.text for event in events if isinstance(event, Note)]
     assert f"{saved} holds statistics only; computed: fid" in notes
-    with pytest.raises(MdtError, match=r"was made with net-.*, a module of its maker"):
+    with pytest.raises(MdtError, match=r"was computed with net-.*, a module in a file"):
         run(EvaluateRequest(sets[0], saved))
     other = tmp_path / "b" / "net.pt"
     other.parent.mkdir()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.jit.save(torch.jit.script(nn.Sequential(Net(), nn.Softplus())), str(other))
-    with pytest.raises(MdtError, match=r"was made with net-.*, but the extractor is net-"):
+    with pytest.raises(MdtError, match=r"was computed with net-.*, but the extractor is net-"):
         run(EvaluateRequest(sets[0], saved, extractor=other))
 
 
@@ -265,7 +265,7 @@ def test_what_an_extractor_lacks_is_refused_or_left_out(
         (replace(asked, memory=0), "--memory is 0"),
         (replace(asked, extractor=net, weights=net), "but --extractor is .*net.pt"),
         (replace(asked, extractor=None, weights=tmp_path / "folder"), "is a folder; the weights"),
-        (replace(asked, extractor="dinov2"), "the weights of dinov2 are not at hand"),
+        (replace(asked, extractor="dinov2"), "the weights of dinov2 were not found"),
         (replace(asked, extractor=tmp_path / "no.pt"), r"no such file: .*no.pt"),
         (replace(asked, extractor=net, resize="legacy_pytorch"), "belongs to the Inception graph"),
     ]

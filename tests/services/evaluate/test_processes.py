@@ -71,13 +71,13 @@ def test_a_killed_extraction_goes_on(words: list[str], tmp_path: Path, signum: i
     assert not out.exists()
     if signum == signal.SIGTERM:
         assert process.returncode == 143
-        assert "run the same command again to go on" in told
+        assert "run the same command again to resume" in told
     damaged = sorted(tmp_path.glob("killed.work/*/*.safetensors"))[0]
     content = bytearray(damaged.read_bytes())
     content[-1] ^= 1
     damaged.write_bytes(content)
     told = finish(start(words, out))
-    assert "have features from an earlier run; going on" in told
+    assert "have features from an earlier run; resuming" in told
     finish(start(words, tmp_path / "straight.json"))
     assert out.read_bytes() == (tmp_path / "straight.json").read_bytes()
 
@@ -177,7 +177,7 @@ def test_a_damaged_shard_of_another_process_is_waited_for(words: list[str], tmp_
     time.sleep(1)
     assert first.poll() is None
     finish(lone(words, out, 1))
-    assert "made again" not in finish(first)
+    assert "extracted again" not in finish(first)
     assert not out.with_suffix(".work").exists()
     finish(start(words, tmp_path / "straight.json"))
     assert out.read_bytes() == (tmp_path / "straight.json").read_bytes()

@@ -40,9 +40,11 @@ def test_saved_statistics_give_the_same_fid_and_refuse_the_rest(
     assert "holds statistics only" in told(events, Note)
     with pytest.raises(MdtError, match="recall, kid need the images of the reference"):
         run(EvaluateRequest(sets[0], saved, metrics=("fid", "recall", "kid")))
-    with pytest.raises(MdtError, match="was made with inception, but the extractor is efficient"):
+    with pytest.raises(
+        MdtError, match="was computed with inception, but the extractor is efficient"
+    ):
         run(EvaluateRequest(sets[0], saved, extractor="efficientnet-lite0"))
-    with pytest.raises(MdtError, match="was made with clean resizing"):
+    with pytest.raises(MdtError, match="was computed with clean resizing"):
         run(EvaluateRequest(sets[0], saved, weights=inception, resize="legacy_tensorflow"))
     with pytest.raises(MdtError, match="nothing to save"):
         run(EvaluateRequest(sets[0], saved, weights=inception, save_reference=tmp_path / "x.npz"))
@@ -57,7 +59,7 @@ def test_statistics_of_unknown_origin_are_told_and_stamped(
     foreign = tmp_path / "foreign.npz"
     np.savez(foreign, mu=np.zeros(64), sigma=np.eye(64))
     asked = EvaluateRequest(sets[0], foreign, metrics=("fid",), weights=inception)
-    with pytest.raises(MdtError, match="does not say which resizing made it") as refused:
+    with pytest.raises(MdtError, match="does not record its resize mode") as refused:
         run(asked)
     for source, rule in (
         ("EDM, EDM2, MaskDiT", "legacy_tensorflow"),
@@ -70,20 +72,20 @@ def test_statistics_of_unknown_origin_are_told_and_stamped(
     for resize in RESIZES:
         report, events = run(replace(asked, resize=resize))
         assert report["extractor"]["resize"] == resize
-        assert f"which resizing made it; --resize {resize} is taken at its word" in told(
+        assert f"does not record its resize mode; assuming {resize} as given by --resize" in told(
             events, Warned
         )
         values.add(report["metrics"]["fid"]["value"])
     assert len(values) == 3
-    assert "does not say how it was made" in str(report["comparability"]["clean_fid_tables"])
+    assert "does not record how it was computed" in str(report["comparability"]["clean_fid_tables"])
     np.savez(foreign, mu=np.zeros(5), sigma=np.eye(5))
     with pytest.raises(MdtError, match="statistics of 5 features, but inception gives 64"):
         run(replace(asked, resize="clean"))
-    with pytest.raises(MdtError, match="can only be Inception's"):
+    with pytest.raises(MdtError, match="it is taken for Inception's"):
         run(EvaluateRequest(sets[0], foreign, extractor="efficientnet-lite0"))
     about = {"extractor": "efficientnet-lite0", "resize": "legacy_pytorch"}
     np.savez(foreign, mu=np.zeros(1280), sigma=np.eye(1280), **about)
-    with pytest.raises(MdtError, match="was made with legacy_pytorch resizing") as refused:
+    with pytest.raises(MdtError, match="was computed with legacy_pytorch resizing") as refused:
         run(EvaluateRequest(sets[0], foreign))
     assert "--save-reference" in str(refused.value.hint)
 
@@ -103,7 +105,7 @@ def test_an_adm_file_serves_its_statistics_for_fid_and_its_images_for_the_rest(
         # A claim of a home-made file, which is not its digest.
         digest=np.array("5eed" * 16),
     )
-    with pytest.raises(MdtError, match="made with legacy_tensorflow resizing") as refused:
+    with pytest.raises(MdtError, match="computed with legacy_tensorflow resizing") as refused:
         run(EvaluateRequest(sets[0], adm, weights=inception))
     assert refused.value.hint == "use --resize legacy_tensorflow"
     request = EvaluateRequest(sets[0], adm, weights=inception, resize="legacy_tensorflow")
@@ -206,10 +208,10 @@ def test_the_name_of_clean_fids_files_tells_their_rule(
     else:
         assert verdict.startswith("not comparable")
     other = next(name for name in RESIZES if name != rule)
-    with pytest.raises(MdtError, match=f"was made with {rule} resizing"):
+    with pytest.raises(MdtError, match=f"was computed with {rule} resizing"):
         run(replace(asked, resize=other))
     file.rename(tmp_path / f"cifar10_{rule}_clip_vit_b_32_train_32.npz")
-    with pytest.raises(MdtError, match="does not say which resizing made it"):
+    with pytest.raises(MdtError, match="does not record its resize mode"):
         run(replace(asked, reference=tmp_path / f"cifar10_{rule}_clip_vit_b_32_train_32.npz"))
 
 

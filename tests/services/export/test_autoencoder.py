@@ -121,7 +121,7 @@ def test_a_plain_dit_as_diffusers_own_class(tmp_path: Path, autoencoder: dict[st
     )
     assert isinstance(done, ExportDone)
     assert done.parity <= 1e-5
-    assert any(isinstance(note, Note) and "answers differ by up to" in note.text for note in notes)
+    assert any(isinstance(note, Note) and "outputs differ by up to" in note.text for note in notes)
     pipe = load_as_stranger(tmp_path / "out")
     assert type(pipe).__name__ == "DiTPipeline"
     assert type(pipe.transformer).__mro__[1].__name__ == "DiTTransformer2DModel"
@@ -137,7 +137,7 @@ def test_a_plain_dit_as_diffusers_own_class(tmp_path: Path, autoencoder: dict[st
     images = pipe(labels, num_inference_steps=2, guidance_scale=2.0, output_type="np").images
     assert images.shape == (2, 16, 16, 3)
     card = (tmp_path / "out" / "README.md").read_text()
-    for part in ("learned variance", "all latent channels", "shift_factor", "hold a comma"):
+    for part in ("learned variance", "all latent channels", "shift_factor", "with a comma"):
         assert part in card
 
 

@@ -104,3 +104,20 @@ def test_a_folder_saved_again_in_half_precision_loads_without_mdt(
         assert type(plain.transformer) is DiTTransformer2DModel
         (picture,) = plain([1], num_inference_steps=1, output_type="np").images
         assert bool(torch.from_numpy(picture).isfinite().all())
+
+
+def test_a_network_of_the_exported_class_is_made_from_its_configuration(tmp_path: Path) -> None:
+    source = weights_file(tmp_path / "w.safetensors", DIT)
+    list(export(ExportRequest(source, tmp_path / "model")))
+    exported = load_as_stranger(tmp_path / "model").transformer
+    held = json.loads((tmp_path / "model" / "transformer" / "config.json").read_text())
+    made = type(exported).from_config(exported.config)
+    assert {name: p.shape for name, p in made.named_parameters()} == {
+        name: p.shape for name, p in exported.named_parameters()
+    }
+    assert {key: made.config[key] for key in held} == held
+    smaller, unused = type(exported).from_config(
+        exported.config, return_unused_kwargs=True, depth=1, colour="red"
+    )
+    assert (smaller.config.depth, len(smaller.network.blocks)) == (1, 1)
+    assert unused == {"colour": "red"}

@@ -37,7 +37,7 @@ def test_a_report_replaces_nothing_but_reports(
     elif not target.exists():
         target.write_text('{"mine": 1}')
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    with pytest.raises(MdtError, match="is there already and is no report") as refused:
+    with pytest.raises(MdtError, match="exists and is not a report") as refused:
         run(replace(asked, out=target))
     assert "--out" in str(refused.value.hint)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
@@ -78,7 +78,7 @@ def test_swapped_paths_are_told(asked: EvaluateRequest, tmp_path: Path) -> None:
     with pytest.raises(MdtError, match="holds statistics of a reference, not images") as refused:
         run(replace(asked, samples=saved))
     assert "the reference comes last" in str(refused.value.hint)
-    with pytest.raises(MdtError, match="was made with inception, but the extractor is dinov2"):
+    with pytest.raises(MdtError, match="was computed with inception, but the extractor is dinov2"):
         run(replace(asked, reference=saved, weights=None, extractor="dinov2", metrics=("fid",)))
 
 
@@ -105,7 +105,7 @@ def test_a_small_set_that_is_stopped_says_that_nothing_is_kept(
     monkeypatch.setattr(feature_shards, "collect", stopped)
     with pytest.raises(Stopped) as heard:
         list(evaluate(replace(asked, device="cpu")))
-    assert "up to 1,000 images are done again" in heard.value.saved
+    assert "up to 1,000 images are extracted again" in heard.value.saved
 
 
 def test_the_grid_of_a_sample_folder_is_not_encoded(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from mdt_cli.images.labels import from_values
 from mdt_cli.images.sized import SizedSet
 from mdt_cli.metrics.extract import Extracted
 from mdt_cli.metrics.statistics import Statistics
-from mdt_cli.services.evaluate import details as evaluation_details
-from mdt_cli.services.evaluate.details import class_section, missing_classes, nearest_section
+from mdt_cli.services.evaluate import report as report_module
+from mdt_cli.services.evaluate.report import class_section, missing_classes, nearest_section
 
 CPU = torch.device("cpu")
 NOTHING = Statistics(torch.zeros(2), torch.eye(2), "")
@@ -62,7 +62,7 @@ def test_classes_that_no_sample_has() -> None:
 def test_a_copy_leads_the_pairs_though_only_a_part_was_compared(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(evaluation_details, "MOST_DISTANCES", 4)
+    monkeypatch.setattr(report_module, "MOST_DISTANCES", 4)
     samples = replace(extracted([[0.0, 0.0], [5.0, 5.0]], [1, 0]), digests=(b"s", b"r3"))
     reference = replace(
         extracted([[0.0, 0.1], [9.0, 9.0], [5.0, 5.0]], [2, 0, 1]), digests=(b"r1", b"r2", b"r3")
