@@ -144,6 +144,18 @@ def test_the_core_needs_neither_diffusers_nor_pydantic() -> None:
     assert done.stdout.strip() == "fine", done.stderr
 
 
+def test_event_is_the_union_of_all_events() -> None:
+    done = python(
+        "import dataclasses, typing\n"
+        "from mdt_cli.services import events\n"
+        "classes = {x for x in vars(events).values() if dataclasses.is_dataclass(x)}\n"
+        "print(len(classes), classes == set(typing.get_args(events.Event)))"
+    )
+    count, same = done.stdout.split()
+    assert int(count) > 15
+    assert same == "True", done.stderr
+
+
 # Rooms that are not fully documented yet.
 UNDOCUMENTED = ("artifacts", "config", "core", "images", "metrics", "services")
 Methods = dict[str, dict[str, ast.FunctionDef]]

@@ -105,6 +105,7 @@ def checkpoints(run: Path) -> list[Path]:
 
 
 def step_of(folder: Path) -> int:
+    """The step in the name of a checkpoint folder; -1 where there is none."""
     digits = folder.name.removeprefix("step-")
     return int(digits) if digits.isdigit() else -1
 

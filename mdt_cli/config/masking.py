@@ -180,8 +180,10 @@ class MaskingConfig(Table):
 
     @property
     def is_masked(self) -> bool:
+        """Whether any pass sees kept tokens only."""
         return any(view.tokens == "kept" for view in self.views)
 
     @property
     def has_teacher(self) -> bool:
+        """Whether any loss term has the output of an EMA decoder as its target."""
         return any(term.target.startswith("teacher") for view in self.views for term in view.terms)

@@ -43,6 +43,7 @@ class TrainingConfig(Table):
 
     @property
     def num_micro_batches(self) -> int:
+        """Forward passes of each view in a step, over all processes."""
         return self.batch_size // self.micro_batch_size if self.micro_batch_size else 1
 
 

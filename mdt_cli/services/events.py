@@ -1,4 +1,7 @@
-"""What services tell while they work: frozen facts; only the command line draws them."""
+"""What services report while they work: frozen facts, which only the command line shows.
+
+A path is a `Path` in the events of training, and a `str` in the others, which go into JSON.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,14 +11,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Note:
-    """A sentence the person should read."""
+    """A sentence for the user."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Warned:
-    """A sentence the person should not miss."""
+    """A sentence that the user must not miss."""
 
     text: str
 
@@ -40,6 +43,8 @@ class StepDone:
 
 @dataclass(frozen=True)
 class CheckpointSaved:
+    """The checkpoint of `step` is complete in the folder `path`."""
+
     step: int
     path: Path
 
@@ -62,6 +67,8 @@ class Classified:
 
 @dataclass(frozen=True)
 class PreviewSaved:
+    """Images of the first EMA weights at `step` are in the PNG `path`."""
+
     step: int
     path: Path
 
@@ -85,28 +92,24 @@ class TrainingDone:
     images: int
     loss: float | None
     held_out: Mapping[str, float]
-    # Of a classifier: what it gained, and at what cost (see services/learning.py).
+    # Of a classifier: what it gained, and at what cost (see artifacts/training_log.py).
     accuracy: Mapping[str, float | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class EvaluationDone:
-    """The report as it was written to `path`; `page` is the same to look at, as HTML."""
+    """The report as it was written to `path`; `page` is the same as HTML."""
 
     report: dict[str, Any]
     path: str
     page: str | None = None
 
 
-Event = object
-
-
 @dataclass(frozen=True)
 class CacheDone:
-    """A latent cache is whole. `skipped` is (relative path, reason); `bytes` is all its files.
+    """A latent cache is complete. `skipped` is (relative path, reason); `bytes` is all its files.
 
-    `unchanged`: it was whole before, and only its checksums were compared. `path` is a str, as
-    in every event, so that it can go into JSON.
+    `unchanged`: it was complete before, and only its checksums were compared.
     """
 
     path: str
@@ -149,9 +152,9 @@ class ExportDone:
 
 @dataclass(frozen=True)
 class SamplesDone:
-    """Samples are whole at `path` (a folder, or the npz in it).
+    """All samples are at `path` (a folder, or the npz in it).
 
-    This process drew `drawn` of `count`. `settings` decides the pictures, as in `samples.json`.
+    This process generated `drawn` of `count`. `settings` are those of `samples.json`.
     """
 
     path: str
@@ -176,7 +179,7 @@ class StageStarted:
 
 @dataclass(frozen=True)
 class StageDone:
-    """`images` were encoded, trained on, drawn or scored; 0 where nothing was left to do."""
+    """`images` were encoded, trained on, generated or scored; 0 where nothing was left to do."""
 
     stage: str
     seconds: float
@@ -209,3 +212,27 @@ class ImportDone:
     step: int
     ema: str
     report: dict[str, Any]
+
+
+Event = (
+    Note
+    | Warned
+    | Progress
+    | StepDone
+    | CheckpointSaved
+    | Validated
+    | Classified
+    | PreviewSaved
+    | ScoresDone
+    | TrainingDone
+    | EvaluationDone
+    | CacheDone
+    | CacheShareDone
+    | ExportDone
+    | SamplesDone
+    | StageStarted
+    | StageDone
+    | QuickstartDone
+    | EvaluationShareDone
+    | ImportDone
+)

@@ -23,7 +23,7 @@ from mdt_cli.artifacts.weights import ONLINE, Header, fit_report, read_header, r
 from mdt_cli.config.run import RunConfig
 from mdt_cli.core.batch import Batch
 from mdt_cli.core.model.transformer import Transformer
-from mdt_cli.core.objectives.base import Diffusion, Loss
+from mdt_cli.core.objectives.base import Loss
 from mdt_cli.core.rng import stream
 from mdt_cli.errors import MdtError
 from mdt_cli.files import sha256_of
@@ -37,8 +37,8 @@ TRAINING_ONLY = ("fill.", "interpolator.")
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A network in evaluation mode with all that its file says. `facts` are the cache's."""
+class LoadedModel:
+    """A network in evaluation mode with all that its file records. `facts` are the cache's."""
 
     path: Path
     config: RunConfig
@@ -50,11 +50,6 @@ class Trained:
     loss: Loss
 
     @property
-    def diffusion(self) -> Diffusion | None:
-        """What images are generated with; None for a classifier and for masked reconstruction."""
-        return self.loss.diffusion
-
-    @property
     def num_classes(self) -> int:
         """Classes the network knows: 0 where it was trained without labels."""
         return int(self.facts["num_classes"]) if self.config.data.conditional else 0
@@ -63,7 +58,7 @@ class Trained:
 def find_weights(path: Path, ema: str | None) -> Path:
     """The weights file meant by a run, a checkpoint or a file.
 
-    ema: None for the first average, a decay such as "0.999", or "online". Raises MdtError.
+    ema: None for the first EMA weights, a name such as "0.999", or "online". Raises MdtError.
     """
     if path.is_file():
         if ema is not None and read_header(path).ema != ema:
@@ -96,7 +91,7 @@ def find_weights(path: Path, ema: str | None) -> Path:
         except DamagedError:
             continue
         return _in_checkpoint(folder, ema)
-    raise MdtError(f"no checkpoint of {path} is whole", "restore one of them from a copy")
+    raise MdtError(f"no checkpoint of {path} is intact", "restore one of them from a copy")
 
 
 def _in_checkpoint(folder: Path, ema: str | None) -> Path:
@@ -109,8 +104,9 @@ def _in_checkpoint(folder: Path, ema: str | None) -> Path:
     if ema not in have:
         near = difflib.get_close_matches(ema, [*have, ONLINE], n=1)
         raise MdtError(
-            f"{folder} has no average {ema}",
-            f"there are {', '.join(have)} and online" + (f"; meant {near[0]}?" if near else ""),
+            f"{folder} has no EMA weights {ema}",
+            f"there are {', '.join(have)} and online"
+            + (f"; did you mean {near[0]}?" if near else ""),
         )
     return folder / f"ema-{ema}.safetensors"
 
@@ -128,7 +124,7 @@ def weights_config(path: Path, header: Header) -> RunConfig:
 
 def load_trained(
     path: Path, ema: str | None, device: torch.device, masked: bool = False
-) -> Trained:
+) -> LoadedModel:
     """Read, check and build. Without `masked`, parts that only masked passes use are left out."""
     file = find_weights(path, ema)
     header = read_header(file)
@@ -145,7 +141,7 @@ def load_trained(
         if masked or not name.startswith(TRAINING_ONLY)
     }
     put_weights(network, tensors, file)
-    return Trained(
+    return LoadedModel(
         path=file,
         config=config,
         facts=header.data,
@@ -188,7 +184,7 @@ class Inputs:
     y: Tensor | None
 
 
-def fixed_inputs(trained: Trained) -> Inputs:
+def fixed_inputs(trained: LoadedModel) -> Inputs:
     """Noisy latents over the range of training times; the last image has the null class."""
     shape = tuple(trained.facts["latent_shape"])
     generator = stream("export parity")
@@ -216,10 +212,11 @@ def largest_difference(network: Transformer, theirs: Exported, inputs: Inputs) -
     return float(difference) if bool(difference.isfinite()) else float("inf")
 
 
-def require_parity(difference: float, what: str) -> None:
+def check_parity(difference: float, what: str) -> None:
+    """MdtError where `difference` of the outputs is above what rounding explains."""
     if difference > LARGEST:
         raise MdtError(
-            f"{what} answers differently from the trained network: largest difference "
+            f"the outputs of {what} differ from those of the trained network: largest difference "
             f"{difference:.2g}, allowed {LARGEST:g}",
             "nothing was written; please report this with the output of mdt inspect",
         )

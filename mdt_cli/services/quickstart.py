@@ -1,4 +1,4 @@
-"""The whole chain on the embedded digits, by the very services behind the commands."""
+"""All stages on the embedded digits, by the services behind the commands."""
 
 import shlex
 import time
@@ -42,10 +42,12 @@ class Stage:
 
     @property
     def name(self) -> str:
+        """The command's own name."""
         return self.words[0]
 
     @property
     def command(self) -> str:
+        """The command line, quoted for a shell."""
         return "mdt " + shlex.join(self.words)
 
 
@@ -55,7 +57,7 @@ def digits() -> Path:
 
 
 def stages(out: Path, device: str | None = None, samples: int = NUM_SAMPLES) -> Iterator[Stage]:
-    """Each stage is made when its turn comes: the last one shows the scores where there are any."""
+    """Stages in order, built one by one: the export uses the report if there is one."""
     images, cache, first, last = digits(), out / "cache", out / "pretrain", out / "finetune"
     drawn, model = out / "samples", out / "model"
 
@@ -105,7 +107,7 @@ def quickstart(out: Path, device: str | None = None, samples: int = NUM_SAMPLES)
         yield StageStarted(stage.name, stage.command)
         begun = time.monotonic()
         if stage.name == "export" and (out / "model").exists():
-            yield Note(f"{out / 'model'} is there already")
+            yield Note(f"{out / 'model'} already exists")
             results.append(StageDone(stage.name, 0.0, 0, str(out / "model")))
             continue
         images, path = 0, ""
@@ -128,7 +130,7 @@ def quickstart(out: Path, device: str | None = None, samples: int = NUM_SAMPLES)
         except MdtError as error:
             if stage.name != "evaluate":
                 raise
-            # Scores need an optional package; the chain is worth finishing without it.
+            # Scores need an optional package; the remaining stages do not.
             yield Warned(f"no scores: {error}")
         results.append(StageDone(stage.name, time.monotonic() - begun, images, path))
     yield QuickstartDone(tuple(results), scores)

@@ -59,6 +59,7 @@ class Stop:
         return self.heard
 
     def raise_if_asked(self, saved: str) -> None:
+        """Stopped, with the sentence `saved`, where this process knows of a signal."""
         if self.signum is not None:
             raise Stopped(self.signum, saved)
 

@@ -35,7 +35,7 @@ def cannot_restore(loss: Loss, masking: MaskingConfig) -> str | None:
     if not masking.is_masked:
         return "nothing was hidden from it in training"
     if fill in ("nothing", "clean_patches"):
-        return f'masking.fill "{fill}" gives it no place to guess hidden patches in'
+        return f'masking.fill "{fill}" never lets it predict hidden patches'
     return None
 
 
@@ -48,7 +48,7 @@ def targets_are_normalised(masking: MaskingConfig) -> bool:
 def hide(
     selector: Selector, grid: tuple[int, int], ratio: float, seeds: Sequence[int]
 ) -> TokenSubset:
-    """Kept tokens, row k drawn from seed k alone. MdtError for a ratio that keeps none."""
+    """Kept tokens, row k sampled from seed k alone. MdtError for a ratio that keeps none."""
     if selector.num_kept(grid, ratio) < 1:
         raise MdtError(
             f"--mask-ratio {ratio:g} keeps none of {grid[0] * grid[1]} patches", "lower it"
@@ -70,7 +70,7 @@ def make_strips(
     """original | hidden patches grey | restored, uint8 [S, 3 S + 2 gaps, 3] each.
 
     `images_B3SS` in [-1, 1] are the originals; None: the latents decoded. A network with classes
-    is told none.
+    gets the null class.
     """
     times_B = torch.zeros(len(clean_BCHW), device=clean_BCHW.device)
     null_B = torch.full_like(times_B, num_classes, dtype=torch.int64) if num_classes else None

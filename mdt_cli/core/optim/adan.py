@@ -13,8 +13,8 @@ class Adan(torch.optim.Optimizer):
     With g the gradient, d its change since the last step (0 at first), k the step from 1:
     m <- b1 m + (1-b1) g; v <- b2 v + (1-b2) d; n <- b3 n + (1-b3) (g + b2 d)^2;
     w <- (w - lr (m/(1-b1^k) + b2 v/(1-b2^k)) / (sqrt(n/(1-b3^k)) + eps)) / (1 + lr weight_decay).
-    Where `found_inf` is set and is 1, the last gradient takes the place of the new one: like the
-    attribute of torch's fused optimizers, it spares the host a look at the device.
+    Where `found_inf` is set and is 1, the last gradient replaces the new one. As with torch's fused
+    optimizers, the host need not wait for the device to decide.
     """
 
     found_inf: Tensor | None = None

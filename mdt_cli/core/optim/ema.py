@@ -1,4 +1,4 @@
-"""Exponential moving averages of a network's parameters."""
+"""Exponential moving averages (EMA) of a network's parameters."""
 
 import copy
 from collections.abc import Iterable, Mapping
@@ -6,15 +6,15 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-# The updates of ema-pytorch's warm-up that only copy, and the power of what follows.
+# ema-pytorch's warm-up: the updates that only copy, and the exponent after them.
 COPIES, POWER = 101, 2 / 3
 
 
 def decay_at(update: int, decay: float, warmup: str) -> float:
-    """The share of the average that stays in update number `update` (from 1).
+    """The weight of the old EMA value in update number `update` (from 1).
 
-    none: `decay` throughout. ramp: at most (1 + k) / (10 + k) after k updates. power: nothing stays
-    in the first 101 updates, and then at most 1 - (k - 100)^(-2/3), as MaskDM averages.
+    none: `decay` throughout. ramp: at most (1 + k) / (10 + k) after k updates. power: 0 in the
+    first 101 updates, then at most 1 - (k - 100)^(-2/3), as in MaskDM. ValueError for another name.
     """
     match warmup:
         case "none":
@@ -24,11 +24,11 @@ def decay_at(update: int, decay: float, warmup: str) -> float:
         case "power":
             return min(decay, 1 - max(1, update - COPIES + 1) ** -POWER)
         case _:
-            raise ValueError(f"no such warm-up of averages: {warmup}")
+            raise ValueError(f"no such EMA warm-up: {warmup}")
 
 
 class Ema:
-    """Average of the parameters of one network, updated after every optimizer step.
+    """EMA weights of one network, updated after every optimizer step.
 
     Starts as a copy of the initial weights (DiT, MDT, MaskDiT). Kept in float32 on the device
     of the network. `warmup` as in `decay_at`.
@@ -49,7 +49,7 @@ class Ema:
         torch._foreach_lerp_(list(self.tensors.values()), news, 1 - decay)
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Overwrite the average; the names must be the network's."""
+        """Overwrite the EMA weights; KeyError where a parameter is missing in `tensors`."""
         for name, tensor in self.tensors.items():
             tensor.copy_(tensors[name])
 
@@ -63,6 +63,7 @@ class AveragedModule:
 
     @property
     def tensors(self) -> dict[str, Tensor]:
+        """The parameters by name, without gradient; they share memory with the module."""
         return {name: p.detach() for name, p in self.module.named_parameters()}
 
     @torch.no_grad()
@@ -73,12 +74,13 @@ class AveragedModule:
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Overwrite the parameters; KeyError where one is missing in `tensors`."""
         for name, parameter in self.module.named_parameters():
             parameter.copy_(tensors[name])
 
 
 class Swapped:
-    """Within `with Swapped(network, tensors):` the network has other weights than its own."""
+    """`with Swapped(network, tensors):` gives the network other weights until the block ends."""
 
     def __init__(self, network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         self._network, self._tensors = network, tensors

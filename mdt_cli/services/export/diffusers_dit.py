@@ -25,13 +25,13 @@ from mdt_cli.services.export.diffusers_folder import (
 )
 from mdt_cli.services.export.inline import bundle
 from mdt_cli.services.export.model_card import class_names
-from mdt_cli.services.model import Inputs, Trained, largest_difference
+from mdt_cli.services.model import Inputs, LoadedModel, largest_difference
 
 # DiTPipeline asks row 1000 of the label table for "no class", whatever the number of classes.
 NULL_ROW = 1000
 
 
-def require_plain_dit(trained: Trained) -> None:
+def require_plain_dit(trained: LoadedModel) -> None:
     """MdtError that names everything DiTTransformer2DModel cannot represent."""
     misfits = list(_misfits(trained))
     if misfits:
@@ -40,7 +40,7 @@ def require_plain_dit(trained: Trained) -> None:
         )
 
 
-def _misfits(trained: Trained) -> Iterator[str]:
+def _misfits(trained: LoadedModel) -> Iterator[str]:
     model, chain = trained.config.model, diffusion_of(trained.loss).chain
     _, height, width = trained.facts["latent_shape"]
     if chain is None:
@@ -85,7 +85,7 @@ def require_autoencoder_kl(codec: Codec) -> None:
         )
 
 
-def write_folder(folder: Path, trained: Trained, codec: Codec) -> None:
+def write_folder(folder: Path, trained: LoadedModel, codec: Codec) -> None:
     """Everything but the model card, into an existing empty folder."""
     import diffusers
 
@@ -129,7 +129,7 @@ def write_folder(folder: Path, trained: Trained, codec: Codec) -> None:
     )
 
 
-def _scheduler(trained: Trained) -> dict[str, Any]:
+def _scheduler(trained: LoadedModel) -> dict[str, Any]:
     chain = diffusion_of(trained.loss).chain
     assert chain is not None
     scale = 1000 / chain.num_timesteps
@@ -190,7 +190,7 @@ def _pair(name: str, module: torch.nn.Module) -> Iterator[tuple[str, Tensor]]:
         yield f"{name}.{kind}", tensor
 
 
-def plain_difference(folder: Path, trained: Trained, inputs: Inputs) -> float:
+def plain_difference(folder: Path, trained: LoadedModel, inputs: Inputs) -> float:
     """Largest difference between diffusers' own class and ours, for the model card."""
     from diffusers import DiTTransformer2DModel
 
@@ -202,7 +202,7 @@ def plain_difference(folder: Path, trained: Trained, inputs: Inputs) -> float:
     return largest_difference(trained.network, theirs, inputs)
 
 
-def usage(trained: Trained) -> str:
+def usage(trained: LoadedModel) -> str:
     """Python lines for the model card that generate an image."""
     first = json.dumps(class_names(trained)[0], ensure_ascii=False)
     scale = getattr(trained.config.sampling.guidance, "scale", 1.0)
@@ -217,7 +217,7 @@ image.save("first.png")
 """
 
 
-def caveats(trained: Trained) -> tuple[str, ...]:
+def caveats(trained: LoadedModel) -> tuple[str, ...]:
     """How DiTPipeline differs from `mdt sample`, for the model card."""
     sampling = trained.config.sampling
     found = [

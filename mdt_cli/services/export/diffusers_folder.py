@@ -27,7 +27,7 @@ from mdt_cli.errors import MdtError
 from mdt_cli.services.build.network import shape_of
 from mdt_cli.services.export.inline import bundle
 from mdt_cli.services.export.model_card import class_names
-from mdt_cli.services.model import Inputs, Trained, largest_difference
+from mdt_cli.services.model import Inputs, LoadedModel, largest_difference
 
 WEIGHTS, CONFIG, INDEX = "diffusion_pytorch_model.safetensors", "config.json", "model_index.json"
 TABLES = {
@@ -42,7 +42,7 @@ TABLES = {
 NOTICE = "Made by `mdt export` from the sources of mdt (Apache-2.0); changes here are lost."
 
 
-def write_folder(folder: Path, trained: Trained, codec: Codec) -> None:
+def write_folder(folder: Path, trained: LoadedModel, codec: Codec) -> None:
     """Everything but the model card, into an existing empty folder."""
     import diffusers
 
@@ -86,7 +86,7 @@ def write_folder(folder: Path, trained: Trained, codec: Codec) -> None:
     )
 
 
-def exported_shape(trained: Trained) -> TransformerShape:
+def exported_shape(trained: LoadedModel) -> TransformerShape:
     """What the network was built from; channels and classes from the data it was trained on."""
     channels, height, width = trained.facts["latent_shape"]
     return shape_of(
@@ -124,7 +124,7 @@ def write_json(path: Path, data: dict[str, Any]) -> None:
     path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
-def difference(folder: Path, trained: Trained, inputs: Inputs) -> float:
+def difference(folder: Path, trained: LoadedModel, inputs: Inputs) -> float:
     """Load the folder as its users do; the largest difference of its network from ours."""
     pipeline = load_as_stranger(folder)
 
@@ -161,7 +161,7 @@ def load_as_stranger(folder: Path) -> Any:
         logging.enable_progress_bar()
 
 
-def usage(trained: Trained) -> str:
+def usage(trained: LoadedModel) -> str:
     """Python lines for the model card that generate images."""
     names = class_names(trained)
     labels = f"class_labels={json.dumps(list(names[:4]), ensure_ascii=False)}, " if names else ""

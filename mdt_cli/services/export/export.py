@@ -27,11 +27,11 @@ from mdt_cli.services.export.model_card import (
 from mdt_cli.services.export.program import require_onnx, write_onnx, write_torch_export
 from mdt_cli.services.model import (
     IMAGES,
-    Trained,
+    LoadedModel,
+    check_parity,
     fixed_inputs,
     largest_difference,
     load_trained,
-    require_parity,
 )
 
 FORMATS = ("diffusers", "safetensors", "diffusers-dit", "torch-export", "onnx")
@@ -94,13 +94,13 @@ def export(request: ExportRequest) -> Iterator[Event]:
             with atomic_path(request.out) as temporary:
                 inputs = fixed_inputs(trained)
                 difference = write_torch_export(temporary, trained, inputs)
-                require_parity(difference, "the exported program")
+                check_parity(difference, "the exported program")
         case "onnx":
             with atomic_path(request.out) as temporary:
                 temporary.mkdir()
                 inputs = fixed_inputs(trained)
                 difference = write_onnx(temporary, trained, inputs)
-                require_parity(difference, "the exported program")
+                check_parity(difference, "the exported program")
         case _:
             difference = yield from _dit(request, trained)
     files = [path for path in sorted(request.out.rglob("*")) if path.is_file()] or [request.out]
@@ -116,7 +116,7 @@ def export(request: ExportRequest) -> Iterator[Event]:
     )
 
 
-def _safetensors(request: ExportRequest, trained: Trained) -> float:
+def _safetensors(request: ExportRequest, trained: LoadedModel) -> float:
     # A network that restores hidden patches needs the parts that only masked passes use.
     masked = trained.loss.restores
     if masked:
@@ -128,11 +128,11 @@ def _safetensors(request: ExportRequest, trained: Trained) -> float:
         difference = largest_difference(
             trained.network, lambda x, t, y: again.network(x, t, y).final, fixed_inputs(trained)
         )
-        require_parity(difference, "the written file")
+        check_parity(difference, "the written file")
     return difference
 
 
-def _diffusers(request: ExportRequest, trained: Trained) -> Generator[Event, None, float]:
+def _diffusers(request: ExportRequest, trained: LoadedModel) -> Generator[Event, None, float]:
     codec = _codec(request, trained)
     trained = _decoded_by(codec, trained)
     yield from _note_license(request)
@@ -142,7 +142,7 @@ def _diffusers(request: ExportRequest, trained: Trained) -> Generator[Event, Non
         diffusers_folder.write_folder(temporary, trained, codec)
         inputs = fixed_inputs(trained)
         difference = diffusers_folder.difference(temporary, trained, inputs)
-        require_parity(difference, "the exported network")
+        check_parity(difference, "the exported network")
         card = Card(
             title=_title(request),
             usage=diffusers_folder.usage(trained),
@@ -158,7 +158,7 @@ def _diffusers(request: ExportRequest, trained: Trained) -> Generator[Event, Non
     return difference
 
 
-def _dit(request: ExportRequest, trained: Trained) -> Generator[Event, None, float]:
+def _dit(request: ExportRequest, trained: LoadedModel) -> Generator[Event, None, float]:
     diffusers_dit.require_plain_dit(trained)
     codec = _codec(request, trained)
     diffusers_dit.require_autoencoder_kl(codec)
@@ -170,7 +170,7 @@ def _dit(request: ExportRequest, trained: Trained) -> Generator[Event, None, flo
         diffusers_dit.write_folder(temporary, trained, codec)
         inputs = fixed_inputs(trained)
         difference = diffusers_folder.difference(temporary, trained, inputs)
-        require_parity(difference, "the exported network")
+        check_parity(difference, "the exported network")
         plain = diffusers_dit.plain_difference(temporary, trained, inputs)
         yield Note(
             "diffusers' own DiTTransformer2DModel spaces the frequencies of its time embedding "
@@ -193,11 +193,11 @@ def _dit(request: ExportRequest, trained: Trained) -> Generator[Event, None, flo
     return difference
 
 
-def _codec(request: ExportRequest, trained: Trained) -> Codec:
+def _codec(request: ExportRequest, trained: LoadedModel) -> Codec:
     return codec_from_facts(trained.facts["codec"], CPU, request.codec)
 
 
-def _decoded_by(codec: Codec, trained: Trained) -> Trained:
+def _decoded_by(codec: Codec, trained: LoadedModel) -> LoadedModel:
     """With the facts of the codec that was opened: its weights may have moved."""
     return replace(trained, facts={**trained.facts, "codec": codec.facts()})
 
@@ -208,7 +208,7 @@ def _note_license(request: ExportRequest) -> Iterator[Event]:
 
 
 def _report(
-    request: ExportRequest, trained: Trained
+    request: ExportRequest, trained: LoadedModel
 ) -> Generator[Event, None, Mapping[str, Any] | None]:
     """The report for the card; one found in the run folder must be of exactly these weights."""
     if request.report is not None:

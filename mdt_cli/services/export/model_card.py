@@ -11,7 +11,7 @@ from mdt_cli.artifacts.run_folder import CONFIG
 from mdt_cli.config.load import load
 from mdt_cli.config.write import to_toml
 from mdt_cli.errors import MdtError
-from mdt_cli.services.model import Trained
+from mdt_cli.services.model import LoadedModel
 
 UNKNOWN_LICENSE = "unknown"
 SHOWN_CLASSES = 50
@@ -30,7 +30,7 @@ class Card:
     report: Mapping[str, Any] | None = None
 
 
-def render(card: Card, trained: Trained) -> str:
+def render(card: Card, trained: LoadedModel) -> str:
     """The whole README.md, with its metadata block."""
     tags = ["diffusion", "transformer", "masked-diffusion-transformer", "image-generation"]
     tags.append("class-conditional" if trained.num_classes else "unconditional")
@@ -62,7 +62,7 @@ def render(card: Card, trained: Trained) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def config_toml(trained: Trained) -> str:
+def config_toml(trained: LoadedModel) -> str:
     """The training configuration, every key."""
     source = "the trained weights"
     text = to_toml(load([], [], trained.config.model_dump(mode="json"), source))
@@ -70,7 +70,7 @@ def config_toml(trained: Trained) -> str:
     return "\n".join(lines).strip()
 
 
-def _summary(trained: Trained) -> str:
+def _summary(trained: LoadedModel) -> str:
     shape = "x".join(str(side) for side in trained.facts["latent_shape"])
     parameters = sum(p.numel() for p in trained.network.parameters())
     classes = trained.num_classes
@@ -92,7 +92,7 @@ def codec_name(facts: Mapping[str, Any]) -> str:
     return Path(name).name if Path(name).is_absolute() else name
 
 
-def class_names(trained: Trained) -> tuple[str, ...]:
+def class_names(trained: LoadedModel) -> tuple[str, ...]:
     """Names by class index; empty where the network has no classes."""
     if not trained.num_classes:
         return ()
@@ -116,7 +116,7 @@ def _data(facts: Mapping[str, Any]) -> str:
     return _table(("fact", "value"), rows)
 
 
-def _scores(report: Mapping[str, Any] | None, trained: Trained) -> str:
+def _scores(report: Mapping[str, Any] | None, trained: LoadedModel) -> str:
     if report is None:
         return "Not evaluated."
     rows = [
@@ -148,7 +148,7 @@ def scored_weights(report: Mapping[str, Any]) -> str | None:
     return _provenance(report).get("weights")
 
 
-def is_of_other_weights(report: Mapping[str, Any], trained: Trained) -> bool:
+def is_of_other_weights(report: Mapping[str, Any], trained: LoadedModel) -> bool:
     """Whether the report records other weights than the exported ones."""
     return scored_weights(report) not in (None, trained.digest)
 

@@ -16,7 +16,7 @@ from mdt_cli.artifacts.program import ABOUT, ONNX
 from mdt_cli.errors import MdtError
 from mdt_cli.services.build.objective import diffusion_of
 from mdt_cli.services.export.model_card import codec_name
-from mdt_cli.services.model import Inputs, Trained, largest_difference
+from mdt_cli.services.model import Inputs, LoadedModel, largest_difference
 
 # One protobuf file holds 2 GiB at most; larger weights lie in a file beside it.
 LARGEST_INLINE = 3 * 2**29
@@ -31,7 +31,7 @@ def require_onnx() -> None:
         )
 
 
-def about(trained: Trained) -> str:
+def about(trained: LoadedModel) -> str:
     """The `mdt.json` of a program: inputs, configuration, data and origin, as JSON."""
     facts = dict(trained.facts)
     facts["codec"] = {**facts["codec"], "id": codec_name(facts)}
@@ -56,7 +56,7 @@ def about(trained: Trained) -> str:
     )
 
 
-def _label_input(trained: Trained) -> dict[str, str]:
+def _label_input(trained: LoadedModel) -> dict[str, str]:
     null = trained.num_classes
     return {"y": f"int64 [batch]: a class, or {null} for no class"} if null else {}
 
@@ -85,7 +85,7 @@ def _arguments(x: Tensor, t_B: Tensor, y_B: Tensor | None) -> tuple[Tensor, ...]
     return (x, t_B.float()) if y_B is None else (x, t_B.float(), y_B)
 
 
-def _program(trained: Trained, inputs: Inputs) -> Any:
+def _program(trained: LoadedModel, inputs: Inputs) -> Any:
     arguments = _arguments(inputs.x, inputs.t, inputs.y)
     batch = torch.export.Dim("batch", min=1)
     shapes = tuple({0: batch} for _ in arguments)
@@ -93,7 +93,7 @@ def _program(trained: Trained, inputs: Inputs) -> Any:
     return torch.export.export(wrap(trained.network), arguments, dynamic_shapes=shapes)
 
 
-def write_torch_export(path: Path, trained: Trained, inputs: Inputs) -> float:
+def write_torch_export(path: Path, trained: LoadedModel, inputs: Inputs) -> float:
     """Write a `.pt2` file; the largest difference of its outputs after loading it again."""
     torch.export.save(_program(trained, inputs), path, extra_files={ABOUT: about(trained)})
     program = torch.export.load(path).module()
@@ -104,7 +104,7 @@ def write_torch_export(path: Path, trained: Trained, inputs: Inputs) -> float:
     return _over_batches(trained, theirs, inputs)
 
 
-def write_onnx(folder: Path, trained: Trained, inputs: Inputs) -> float:
+def write_onnx(folder: Path, trained: LoadedModel, inputs: Inputs) -> float:
     """Write `model.onnx` and `mdt.json`; the largest difference by ONNX's reference evaluator."""
     import onnx
     from onnx.reference import ReferenceEvaluator
@@ -133,7 +133,7 @@ def write_onnx(folder: Path, trained: Trained, inputs: Inputs) -> float:
     return _over_batches(trained, theirs, inputs)
 
 
-def _over_batches(trained: Trained, theirs: Any, inputs: Inputs) -> float:
+def _over_batches(trained: LoadedModel, theirs: Any, inputs: Inputs) -> float:
     """At the batch size that was traced, and at 1."""
     one = Inputs(inputs.x[-1:], inputs.t[-1:], None if inputs.y is None else inputs.y[-1:])
     return max(largest_difference(trained.network, theirs, given) for given in (inputs, one))

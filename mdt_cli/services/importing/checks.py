@@ -14,7 +14,7 @@ from mdt_cli.errors import MdtError
 from mdt_cli.services.importing.container import Contents
 from mdt_cli.services.importing.families import Family
 from mdt_cli.services.importing.shapes import is_table
-from mdt_cli.services.model import Trained, fixed_inputs
+from mdt_cli.services.model import LoadedModel, fixed_inputs
 
 # A table of indices that MDT keeps in every block; it follows from the grid.
 INDEX = "relative_position_index"
@@ -141,7 +141,7 @@ def round_trip(
 
 
 @torch.no_grad()
-def forward_summary(trained: Trained, source: Path) -> dict[str, Any]:
+def forward_summary(trained: LoadedModel, source: Path) -> dict[str, Any]:
     """Statistics of one forward pass on fixed inputs; MdtError where it is not finite."""
     inputs = fixed_inputs(trained)
     answer = trained.network(inputs.x, inputs.t, inputs.y).final.double()

@@ -24,7 +24,7 @@ from mdt_cli.images.files import is_image
 from mdt_cli.images.image_set import Found, ImageSet, make_set, without_classes
 from mdt_cli.services.build.masking import build_selector
 from mdt_cli.services.events import Event, Note, SamplesDone
-from mdt_cli.services.model import Trained, load_trained
+from mdt_cli.services.model import LoadedModel, load_trained
 from mdt_cli.services.runtime import own_device
 from mdt_cli.services.sample.batches import generate_share
 from mdt_cli.services.sample.options import parse_seeds
@@ -127,7 +127,9 @@ def _spread(count: int) -> list[int]:
 class _Restoring:
     """Seeds of a batch to strips."""
 
-    def __init__(self, request: ReconstructRequest, trained: Trained, images: "_Images") -> None:
+    def __init__(
+        self, request: ReconstructRequest, trained: LoadedModel, images: "_Images"
+    ) -> None:
         self._trained, self._images, self._ratio = trained, images, request.mask_ratio
         self._device = next(trained.network.parameters()).device
         self.codec = codec_from_facts(trained.facts["codec"], self._device, request.codec)
@@ -222,7 +224,7 @@ class _CacheRows:
         return self._cache.read(torch.tensor(indices)).mean, None
 
 
-def _open(path: Path, trained: Trained) -> _Images:
+def _open(path: Path, trained: LoadedModel) -> _Images:
     if (path / MANIFEST).is_file() or (path / PLAN).is_file():
         cache = open_cache(path)
         check_same_data(trained.facts, cache, trained.path, classes=False)
@@ -236,7 +238,7 @@ def _open(path: Path, trained: Trained) -> _Images:
 
 def _job(
     request: ReconstructRequest,
-    trained: Trained,
+    trained: LoadedModel,
     images: _Images,
     seeds: list[int],
     restoring: _Restoring,

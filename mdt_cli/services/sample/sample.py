@@ -24,7 +24,7 @@ from mdt_cli.images.contact_sheet import save_grid, square
 from mdt_cli.services.build.objective import diffusion_of
 from mdt_cli.services.build.sampler import sampler_of
 from mdt_cli.services.events import Event, Note, SamplesDone, Warned
-from mdt_cli.services.model import Trained, load_trained
+from mdt_cli.services.model import LoadedModel, load_trained
 from mdt_cli.services.runtime import Autocast, computed, own_device
 from mdt_cli.services.sample.batches import generate_share
 from mdt_cli.services.sample.options import parse_classes, parse_seeds, with_choices
@@ -105,7 +105,7 @@ class _Drawing:
     """Seeds of a batch to bytes of images."""
 
     def __init__(
-        self, trained: Trained, sampling: SamplingConfig, codec: Codec, device: torch.device
+        self, trained: LoadedModel, sampling: SamplingConfig, codec: Codec, device: torch.device
     ) -> None:
         self._num_classes = trained.num_classes
         network = trained.network
@@ -154,7 +154,7 @@ def _check_finite(images: Tensor, seeds: list[int]) -> None:
 
 
 def _possible_guidance(
-    request: SampleRequest, trained: Trained, sampling: SamplingConfig
+    request: SampleRequest, trained: LoadedModel, sampling: SamplingConfig
 ) -> Generator[Event, None, SamplingConfig]:
     """The sampling with guidance that this network can follow; says what was left out."""
     if isinstance(sampling.guidance, NoGuidanceConfig):
@@ -178,7 +178,7 @@ def _possible_guidance(
 
 def _job(
     request: SampleRequest,
-    trained: Trained,
+    trained: LoadedModel,
     sampling: SamplingConfig,
     seeds: list[int],
     codec: Mapping[str, Any],
@@ -220,7 +220,7 @@ def _sampler_facts(sampling: SamplingConfig, diffusion: Diffusion) -> dict[str, 
     return facts
 
 
-def _facts(trained: Trained, request: SampleRequest) -> dict[str, Any]:
+def _facts(trained: LoadedModel, request: SampleRequest) -> dict[str, Any]:
     """What `samples.json` says beyond the settings; it may differ between two same jobs."""
     return {
         "weights_path": str(trained.path),

@@ -40,6 +40,7 @@ class Plan:
     kept_bytes: int
 
     def derived(self) -> dict[str, Any]:
+        """All but the configuration, as JSON."""
         return {key: value for key, value in asdict(self).items() if key != "config"}
 
 
@@ -99,7 +100,7 @@ def _flops(network: Transformer, latent_shape: tuple[int, int, int], keep: int |
 
 
 def teacher_flops(network: Transformer, latent_shape: tuple[int, int, int]) -> int:
-    """Of one pass of the averaged decoder on one image."""
+    """Of one pass of the EMA decoder on one image."""
     x = torch.empty(1, *latent_shape, device="meta")
     y_B = torch.empty(1, dtype=torch.int64, device="meta")
     c_BD = network(x, x.new_empty(1), y_B).condition

@@ -47,7 +47,7 @@ def test_the_power_warmup_copies_101_times_and_then_slows_down() -> None:
     # 1 - n^(-2/3) reaches 0.999 at n = 31,623.
     assert decay_at(31_700, 0.999, "power") < 0.999
     assert decay_at(31_724, 0.999, "power") == 0.999
-    with pytest.raises(ValueError, match="no such warm-up of averages: slow"):
+    with pytest.raises(ValueError, match="no such EMA warm-up: slow"):
         decay_at(1, 0.999, "slow")
 
 

@@ -272,9 +272,11 @@ def test_generate_is_the_sampler_from_the_noise_of_the_seeds(tmp_path):
     trained = load_trained(path, None, CPU)
     chosen, seeds = sampling("ddpm", 6), [2, 3]
     noise = SeededNoise(seeds, (3, 8, 8), 4)
-    sampler = sampler_of(trained.network, trained.diffusion, chosen, 4)
+    sampler = sampler_of(trained.network, trained.loss.diffusion, chosen, 4)
     ours = sampler(noise.start(), Condition(torch.tensor([1, 2])), noise.step)
-    other = generate(trained.network, trained.diffusion, chosen, (3, 8, 8), 4, seeds, [1, 2], CPU)
+    other = generate(
+        trained.network, trained.loss.diffusion, chosen, (3, 8, 8), 4, seeds, [1, 2], CPU
+    )
     assert torch.equal(ours, other)
     assert not ours.requires_grad
 

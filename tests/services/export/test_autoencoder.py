@@ -60,7 +60,7 @@ def test_the_autoencoder_goes_along(tmp_path: Path, autoencoder: dict[str, Any])
     trained = load_trained(source, None, CPU)
     latents = generate(
         trained.network,
-        trained.diffusion,
+        trained.loss.diffusion,
         trained.config.sampling,
         (4, 8, 8),
         3,
@@ -148,7 +148,7 @@ def test_ddim_of_the_dit_folder_starts_and_ends_like_ours(
     source = weights(tmp_path / "w.safetensors", DIT, autoencoder)
     list(export(ExportRequest(source, tmp_path / "out", format="diffusers-dit")))
     scheduler = load_as_stranger(tmp_path / "out").scheduler
-    ours = load_trained(source, None, CPU).diffusion
+    ours = load_trained(source, None, CPU).loss.diffusion
     torch.testing.assert_close(
         scheduler.alphas_cumprod.double(), ours.chain.alphas_cumprod, rtol=0, atol=1e-6
     )

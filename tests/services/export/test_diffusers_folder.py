@@ -52,7 +52,7 @@ def test_a_diffusers_folder_draws_what_mdt_draws(name: str, tmp_path: Path) -> N
     labels = None if name == "no classes" else [2, 0, 1]
     ours = generate(
         trained.network,
-        trained.diffusion,
+        trained.loss.diffusion,
         trained.config.sampling,
         (4, 8, 8),
         trained.num_classes,
@@ -69,7 +69,7 @@ def test_a_diffusers_folder_draws_what_mdt_draws(name: str, tmp_path: Path) -> N
     chosen_by_seed = pipe(seeds=seeds[:1], output_type="latent").images
     expected = generate(
         trained.network,
-        trained.diffusion,
+        trained.loss.diffusion,
         trained.config.sampling,
         (4, 8, 8),
         trained.num_classes,
@@ -208,7 +208,7 @@ def test_a_stranger_without_mdt_gets_the_same_answers(tmp_path: Path) -> None:
     assert inputs.y is not None
     latents = generate(
         trained.network,
-        trained.diffusion,
+        trained.loss.diffusion,
         trained.config.sampling,
         (3, 8, 8),
         3,
@@ -295,7 +295,7 @@ def test_faults_leave_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyP
         "mdt_cli.services.export.diffusers_folder.largest_difference", lambda *_: float("inf")
     )
     for format, name in (("diffusers", "out"), ("safetensors", "out.safetensors")):
-        with pytest.raises(MdtError, match="answers differently"):
+        with pytest.raises(MdtError, match="differ from those of the trained network"):
             run(source, tmp_path / name, format=format)
     assert sorted(path.name for path in tmp_path.iterdir() if path.name != "modules") == [
         "other.json",

@@ -93,7 +93,7 @@ def test_mdtv2(tmp_path: Path) -> None:
 @torch.no_grad()
 def test_maskdit(tmp_path: Path) -> None:
     path = imported(tmp_path, "maskdit")
-    objective = load_trained(path, None, torch.device("cpu")).diffusion
+    objective = load_trained(path, None, torch.device("cpu")).loss.diffusion
     network = with_all_parts(path)
     x, sigma = latents(1), torch.tensor([0.3, 5.0])
     scaled, times = objective.network_input(x, sigma)

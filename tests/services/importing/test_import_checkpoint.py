@@ -15,7 +15,7 @@ from mdt_cli.services.events import ImportDone, Note, Warned
 from mdt_cli.services.importing.families import FAMILIES
 from mdt_cli.services.importing.import_checkpoint import ImportRequest, import_checkpoint
 from mdt_cli.services.importing.shapes import Asked, Shapes
-from mdt_cli.services.model import Trained, find_weights, load_trained
+from mdt_cli.services.model import LoadedModel, find_weights, load_trained
 from tests.reference import official_layouts as official
 from tests.test_untrusted import write_malicious
 
@@ -34,7 +34,7 @@ def convert(
     return list(import_checkpoint(request)), folder / out
 
 
-def loaded(folder: Path, family: str, held: object, *assignments: str, **choices) -> Trained:
+def loaded(folder: Path, family: str, held: object, *assignments: str, **choices) -> LoadedModel:
     return load_trained(convert(folder, family, held, *assignments, **choices)[1], None, CPU)
 
 

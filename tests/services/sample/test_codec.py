@@ -40,7 +40,7 @@ def test_pictures_are_the_decoded_latents(latent_weights, tmp_path):
     trained = load_trained(path, None, CPU)
     latents = generate(
         trained.network,
-        trained.diffusion,
+        trained.loss.diffusion,
         trained.config.sampling,
         codec.latent_shape(16),
         4,

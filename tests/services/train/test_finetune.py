@@ -213,7 +213,7 @@ def test_a_run_without_checkpoint_and_things_that_are_no_run(made, tmp_path: Pat
         load_trained(tmp_path / "nowhere", None, device)
     with pytest.raises(MdtError, match="neither a run nor a checkpoint folder"):
         load_trained(tmp_path, None, device)
-    with pytest.raises(MdtError, match=r"no average 0\.5"):
+    with pytest.raises(MdtError, match=r"no EMA weights 0\.5"):
         load_trained(source, "0.5", device)
 
 
