@@ -108,7 +108,7 @@ def _faults(error: ValidationError, tree: Mapping[str, Any], loaded: Loaded) -> 
     for fault in faults:
         inside = any(p != fault["loc"] and p[: len(fault["loc"])] == fault["loc"] for p in places)
         if fault["type"] == "too_short" and inside:
-            continue  # pydantic counts only the valid items; the invalid ones are told anyway
+            continue  # pydantic counts only the valid items; the invalid ones are reported anyway
         key = ".".join(str(part) for part in _dotted(fault["loc"]))
         if fault["type"] == "extra_forbidden":
             problem = "no such key" + _did_you_mean(key, tree)

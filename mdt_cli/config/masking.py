@@ -126,7 +126,7 @@ class LossTermConfig(Table):
 
     objective: the objective's own error, with its weight over time. clean, noisy: plain squares
     between the clean estimate and the clean or the noisy latents. teacher_noisy, teacher_clean:
-    between it and the estimate of an averaged decoder that is fed with those latents (MC-DiT).
+    between it and the estimate of an EMA decoder that is fed with those latents (MC-DiT).
     """
 
     region: Literal["all", "kept", "dropped"] = "all"

@@ -1,4 +1,4 @@
-"""The whole of what a training run may be asked: one table of tables."""
+"""The configuration of a training run: one table of tables."""
 
 from typing import Self
 
@@ -25,6 +25,8 @@ from mdt_cli.config.training import (
 
 
 class RunConfig(Table):
+    """Every key of a run. Checks that concern several tables are here."""
+
     model: ModelConfig = ModelConfig()
     objective: ObjectiveConfig = EpsilonConfig()
     masking: MaskingConfig = MaskingConfig()
@@ -76,7 +78,7 @@ class RunConfig(Table):
     @model_validator(mode="after")
     def _fill_fits(self) -> Self:
         masking, model = self.masking, self.model
-        # The averaged decoder takes its embedding from this fill, which only masked passes have.
+        # The EMA decoder takes its embedding from this fill, which only masked passes have.
         has_clean = masking.is_masked and masking.fill == "clean_patches"
         if masking.has_teacher and not has_clean:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""`[sampling]`: solver, steps, guidance and the rule that turns pictures into bytes."""
+"""`[sampling]`: solver, steps, guidance and the rule that rounds images to bytes."""
 
 from typing import Annotated, Literal, Self
 

@@ -14,7 +14,7 @@ class TrainingConfig(Table):
     # Images per optimizer step, over all processes.
     batch_size: Count = 256
     # Images per forward pass. The results depend on this number, never on how many processes
-    # share the micro-batches out. 0: the whole batch.
+    # compute the micro-batches. 0: the whole batch.
     micro_batch_size: CountOrZero = 0
     seed: CountOrZero = 0
     # The weights of the earlier stage that finetune starts from, unless --ema says otherwise.
@@ -93,14 +93,14 @@ def _ramp_or_none(value: object) -> object:
 
 
 class EmaConfig(Table):
-    # Several averages at once; each gets its own file. The first is the default elsewhere.
+    # One set of EMA weights per decay, each in its own file. The first is the default elsewhere.
     decays: Annotated[tuple[Beta, ...], Field(min_length=1)] = (0.9999,)
-    # Decays of the first steps, so that short runs have a usable average. ramp: at most
+    # Decays of the first steps, so that short runs have usable EMA weights. ramp: at most
     # (1+k)/(10+k) after k steps. power: copies for 101 steps, then at most 1 - (k-100)^(-2/3)
     # (ema-pytorch, MaskDM). true and false are short for ramp and none.
     warmup: Annotated[Literal["none", "ramp", "power"], BeforeValidator(_ramp_or_none)] = "none"
 
-    # The averaged decoder that a loss term may have for its target (MC-DiT).
+    # Of the EMA decoder whose output a loss term may have as its target (MC-DiT).
     teacher_decay: Beta = 0.999
 
     @property

@@ -1,4 +1,4 @@
-"""Images with hidden patches, restored: what a network of masked reconstruction can do."""
+"""Masked reconstruction: images with hidden patches, restored by the network."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -45,7 +45,7 @@ ON_THE_GRID = 48
 
 @dataclass(frozen=True)
 class ReconstructRequest:
-    """`images`: a folder, an archive, one picture, or a latent cache like that of the run."""
+    """`images`: a folder, an archive, one image, or a latent cache like that of the run."""
 
     weights: Path
     out: Path
@@ -61,7 +61,7 @@ class ReconstructRequest:
 def reconstruct(request: ReconstructRequest) -> Iterator[Event]:
     """Write a strip for each seed; the last event of the first process is `SamplesDone`.
 
-    Seed k hides patches of image k, counted in the order of their names, round and round.
+    Seed k hides patches of image k, counted in the order of their names, modulo their number.
     """
     if not 0 <= request.mask_ratio < 1:
         raise MdtError(
@@ -159,7 +159,7 @@ class _Restoring:
                 )
         except torch.OutOfMemoryError as error:
             raise MdtError(
-                f"a batch of {job.batch_size} images does not fit the memory of {self._device}",
+                f"a batch of {job.batch_size} images does not fit in the memory of {self._device}",
                 f"try --batch-size {max(1, job.batch_size // 2)}",
             ) from error
         return dict(zip(positions, strips, strict=True))
@@ -174,12 +174,12 @@ class _Images(Protocol):
     def name(self, index: int) -> str: ...
 
     def read(self, indices: list[int], codec: Codec) -> tuple[Tensor, Tensor | None]:
-        """Latents [B, C, H, W], and the images they are of [B, 3, S, S] where they are at hand."""
+        """Latents [B, C, H, W], and the images they are of [B, 3, S, S] where they exist."""
         ...
 
 
 class _Pictures:
-    """Pictures of any source, cropped as `encode-latents` crops them; latents are the mode."""
+    """Images of any source, cropped as `encode-latents` crops them; latents are the mode."""
 
     def __init__(self, source: ImageSet, size: int) -> None:
         self._source, self._size = source, size

@@ -1,4 +1,4 @@
-"""From weights to pictures: one batch at a time, resumable, shared among processes."""
+"""From weights to images: one batch at a time, resumable, shared among processes."""
 
 import time
 from collections.abc import Generator, Iterator, Mapping
@@ -55,7 +55,7 @@ class SampleRequest:
 
 
 def sample(request: SampleRequest) -> Iterator[Event]:
-    """Draw what is missing in the folder; the last event of the first process is `SamplesDone`."""
+    """Generate what is missing in the folder; the first process ends with `SamplesDone`."""
     seeds = parse_seeds(request.seeds)
     if request.format not in FORMATS:
         raise MdtError(f"--format {request.format}: no such format", "it is png or npz")
@@ -137,7 +137,7 @@ class _Drawing:
                 images = decoded(self._codec, latents)
         except torch.OutOfMemoryError as error:
             raise MdtError(
-                f"a batch of {job.batch_size} images does not fit the memory of {self._device}",
+                f"a batch of {job.batch_size} images does not fit in the memory of {self._device}",
                 f"try --batch-size {max(1, job.batch_size // 2)}",
             ) from error
         _check_finite(images, seeds)
@@ -148,7 +148,7 @@ def _check_finite(images: Tensor, seeds: list[int]) -> None:
     good_B = images.isfinite().flatten(1).all(1).tolist()
     if not all(good_B):
         raise MdtError(
-            f"seed {seeds[good_B.index(False)]} gave values that are not numbers",
+            f"seed {seeds[good_B.index(False)]} gave NaN or infinite values",
             "the weights have diverged: use an earlier checkpoint, or another solver",
         )
 
@@ -156,7 +156,7 @@ def _check_finite(images: Tensor, seeds: list[int]) -> None:
 def _possible_guidance(
     request: SampleRequest, trained: LoadedModel, sampling: SamplingConfig
 ) -> Generator[Event, None, SamplingConfig]:
-    """The sampling with guidance that this network can follow; says what was left out."""
+    """The sampling with guidance that this network supports; reports what is ignored."""
     if isinstance(sampling.guidance, NoGuidanceConfig):
         return sampling
     if not trained.num_classes:
@@ -166,12 +166,12 @@ def _possible_guidance(
                 "and guidance compares with and without one",
                 "leave out --guidance",
             )
-        yield Note("the network has no classes: sampling.guidance is left out")
+        yield Note("the network has no classes: sampling.guidance is ignored")
         return sampling.model_copy(update={"guidance": NoGuidanceConfig()})
     if trained.config.data.class_dropout == 0:
         yield Warned(
             "the network was trained with data.class_dropout 0, so it never saw the null class "
-            "that guidance compares with; expect odd pictures, or use --guidance 1"
+            "that guidance compares with; expect poor images, or use --guidance 1"
         )
     return sampling
 

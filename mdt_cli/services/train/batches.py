@@ -24,7 +24,7 @@ from mdt_cli.services.runtime import own_cores
 
 # Never hold more than this share of a cache out of training.
 LARGEST_HELD_OUT = 1 / 20
-# More threads draw more noise than any GPU trains on, and each holds a micro-batch in memory.
+# More threads make more noise than any GPU trains on, and each holds a micro-batch in memory.
 MOST_THREADS = 4
 
 
@@ -118,10 +118,10 @@ class TrainData:
     def stream_of(
         self, first_step: int, last_step: int, indices: range, device: torch.device
     ) -> Iterator[list[MicroBatch]]:
-        """The micro-batches `indices` of each step, on `device`; for a GPU they are drawn ahead."""
+        """The micro-batches `indices` of each step, on `device`; for a GPU, prepared ahead."""
         steps = range(first_step, last_step)
         if device.type == "cpu":
-            # Drawing would only take the cores that train.
+            # Preparing ahead would only take the cores that train.
             yield from ([self.micro_batch(step, index) for index in indices] for step in steps)
             return
         drawn = self.drawn_ahead(steps, indices, min(MOST_THREADS, own_cores()), device)
@@ -131,9 +131,9 @@ class TrainData:
     def drawn_ahead(
         self, steps: range, indices: range, num_threads: int, device: torch.device
     ) -> Iterator[MicroBatch]:
-        """The micro-batches `indices` of each step, drawn by threads, in order, in host memory.
+        """The micro-batches `indices` of each step, prepared by threads, in order, in host memory.
 
-        At most a step's worth of them, and one a thread, wait or are being drawn.
+        At most a step's worth of them, and one per thread, wait or are being prepared.
         """
 
         def draw(index: tuple[int, int]) -> MicroBatch:

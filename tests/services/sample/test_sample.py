@@ -110,7 +110,7 @@ def test_a_recipe_with_guidance_on_data_without_classes_is_told(request_, tmp_pa
         sampling={"guidance": {"kind": "constant", "scale": 2.0}},
     )
     _, events = run(replace(request_, weights=path))
-    assert any(isinstance(event, Note) and "guidance is left out" in event.text for event in events)
+    assert any(isinstance(event, Note) and "guidance is ignored" in event.text for event in events)
     assert manifest(request_.out)["guidance"] == {"kind": "none"}
 
 
@@ -252,7 +252,7 @@ def test_a_full_disk_is_told_and_leaves_whole_pictures(request_, monkeypatch):
 
 def test_weights_that_give_nan_are_told(request_, tmp_path):
     path = write_weights(tmp_path / "w.safetensors", spread=1e30)
-    with pytest.raises(MdtError, match="seed 0 gave values that are not numbers"):
+    with pytest.raises(MdtError, match="seed 0 gave NaN or infinite values"):
         run(replace(request_, weights=path))
     assert contents(request_.out) == {}
 

@@ -306,7 +306,7 @@ def test_it_makes_no_images(
     assert "this model is a classifier and cannot generate images" in capsys.readouterr().err
     words = ["sample", str(tmp_path / "run"), str(tmp_path / "out"), "--reconstruct", str(made[0])]
     assert mdt(words) == 1
-    assert "it learned the objective classification" in capsys.readouterr().err
+    assert "it was trained with objective classification" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
