@@ -36,7 +36,7 @@ class NoiseCache:
     """What a trainer asks of a cache, with noise for latents: the cost does not depend on them."""
 
     def __init__(self) -> None:
-        from mdt_cli.artifacts.latent_cache.read import CacheFacts
+        from mdt_cli.artifacts.latent_cache.manifest import CacheFacts
 
         self.facts = CacheFacts(
             codec={"name": "noise"},

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ RECIPES = ("dit", "mdt", "mdtv2", "maskdit", "mcdit", "maskdm", "lmd", "uvit")
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_files_stay_small_and_know_no_recipe(path: Path) -> None:
     text = path.read_text("utf-8")
-    assert len(text.splitlines()) <= 320
+    assert len(text.splitlines()) <= 300
     # A recipe is a preset: code that asks which one it runs is code in the wrong place.
     assert not re.search(rf"recipe\s*==|== [\"']({'|'.join(RECIPES)})[\"']", text)
 
@@ -156,11 +157,10 @@ def test_event_is_the_union_of_all_events() -> None:
     assert same == "True", done.stderr
 
 
-# Rooms that are not fully documented yet.
-UNDOCUMENTED = ("artifacts", "config", "core", "images", "metrics", "services")
 Methods = dict[str, dict[str, ast.FunctionDef]]
 
 
+@cache
 def classes() -> tuple[dict[str, list[str]], Methods, set[str]]:
     """Names of the bases and the methods of each class of the package, and which are protocols."""
     bases: dict[str, list[str]] = {}
@@ -201,6 +201,4 @@ def undocumented(path: Path) -> list[str]:
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_public_functions_and_methods_state_their_contract(path: Path) -> None:
-    if path.relative_to(ROOT).parts[1] in UNDOCUMENTED:
-        return
     assert undocumented(path) == []

@@ -33,7 +33,7 @@ def check_same_data(
                 f"{_short(new)} in the cache",
                 "encode the images as for the first stage, or pretrain on this cache"
                 if key != "class_names"
-                else "--set training.new_classes=true starts the label table afresh",
+                else "--set training.new_classes=true starts with a new label table",
             )
 
 
@@ -47,13 +47,13 @@ def _comparable(value: Any, other: Any) -> Any:
 
 
 def codec_doubt(before: Mapping[str, Any], cache: LatentCache) -> str | None:
-    """A warning where two codecs agree but for their names and no digest tells them apart."""
+    """A warning where two codecs agree but for their names and there is no digest to compare."""
     old, new = before["codec"], cache.facts.header()["codec"]
     if old.get("id") == new.get("id") or None not in (old.get(DIGEST), new.get(DIGEST)):
         return None
     return (
         f"the weights are for latents of {_short(old)}, the cache was made with {_short(new)}: "
-        "alike in kind and scale, but whether they are the same autoencoder cannot be told; "
+        "alike in kind and scale, but their weights cannot be compared; "
         "mdt import --codec FOLDER records it"
     )
 
@@ -67,6 +67,6 @@ def _short(value: Any) -> str:
 
 
 def codec_facts(codec: Codec) -> dict[str, Any]:
-    """What names the codec that decodes, whatever place the header of the weights names."""
+    """What names the codec that decodes, wherever the header of the weights says it lies."""
     facts = codec.facts()
     return {key: facts[key] for key in ("name", "id", "weights_sha256") if key in facts}

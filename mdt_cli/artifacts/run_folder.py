@@ -29,7 +29,7 @@ MAY_CHANGE = (
     "evaluation",
     "sampling",
 )
-# Keys that --set may change on the way, to save a run that diverges: told, and kept on record.
+# Keys that --set may change on the way, to save a run that diverges: reported and recorded.
 MAY_BE_SET = (
     "optimizer.lr",
     "training.clip_norm",
@@ -79,14 +79,14 @@ def with_determinism(run: Path, loaded: Loaded, device_type: str, fresh: int) ->
 
 
 def check_stage(run: Path, stage: str) -> None:
-    """MdtError where the run that has begun in the folder is of another stage."""
+    """MdtError if the run in the folder is of another stage."""
     has = (run / CONFIG).read_text("utf-8").partition("\n")[0].removeprefix("# ")
     if has != stage:
         raise MdtError(f"{run} holds a {has} run, not a {stage} run", "choose another folder")
 
 
 def started_from(run: Path) -> Path | None:
-    """The weights that a finetune run began with; None where the folder does not say."""
+    """The weights that a finetune run began with; None where the folder does not record it."""
     if not (run / CONFIG).is_file():
         return None
     lines = (run / CONFIG).read_text("utf-8").splitlines()
@@ -153,7 +153,7 @@ def _check_same(path: Path, loaded: Loaded) -> list[str]:
     if differing:
         raise MdtError(
             f"{path.parent} holds a run with another configuration:\n" + "\n".join(differing),
-            "choose another folder, or give the same keys to go on with this run",
+            "choose another folder, or give the same keys to resume this run",
         )
     return [f"{key}: {old[key]} -> {new[key]}" for key in asked]
 

@@ -45,7 +45,7 @@ def learning(run: Path) -> dict[str, Any] | None:
 def accuracy(run: Path) -> dict[str, float | None]:
     """Held-out accuracy in percent, points gained since the first look, and hours per point.
 
-    Of the first averaged weights. Empty for a run that is no classifier.
+    Of the first EMA weights. Empty for a run that is no classifier.
     """
     looks = [record for record in _records(run / METRICS) if any(_names(record))]
     if not looks:

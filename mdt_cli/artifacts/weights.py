@@ -82,7 +82,7 @@ def read_header(path: Path) -> Header:
     except FileNotFoundError as error:
         raise MdtError(f"no such file: {path}") from error
     except (SafetensorError, OSError) as error:
-        raise MdtError(f"{path} is not a whole safetensors file: {error}") from error
+        raise MdtError(f"{path} is not a complete safetensors file: {error}") from error
     if "mdt.config" not in metadata:
         raise MdtError(f"{path} was not written by mdt: it has no configuration in its header")
     if metadata.get("mdt.format") != str(FORMAT):
@@ -106,7 +106,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             # Cloned: the file may be replaced while a mapped tensor would still point into it.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise MdtError(f"{path} is not a whole safetensors file: {error}") from error
+        raise MdtError(f"{path} is not a complete safetensors file: {error}") from error
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise MdtError(f"{path}: {name} holds NaN or infinity", "use an earlier checkpoint")

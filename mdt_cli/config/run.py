@@ -154,7 +154,7 @@ class RunConfig(Table):
         ]
         if wrong:
             raise ValueError(
-                f"objective.kind classification names the class of whole images: {', '.join(wrong)}"
+                f"objective.kind classification needs other settings: {', '.join(wrong)}"
             )
         return self
 

@@ -38,7 +38,7 @@ def square(tiles: list[Tile]) -> list[list[Tile]]:
 def sheet(
     rows: Sequence[Sequence[Pixels]], names: Sequence[str] | None, gap: int = GAP
 ) -> Image.Image:
-    """The picture itself: names right-aligned left of their rows, `gap` pixels between tiles."""
+    """The image itself: names right-aligned left of their rows, `gap` pixels between tiles."""
     height, width = rows[0][0].shape[:2]
     factor = max(1, round(SMALLEST_TILE / height))
     height, width = height * factor, width * factor

@@ -95,8 +95,8 @@ def _one_split(paths: Sequence[Path], root: Path) -> tuple[list[Path], tuple[str
 def _features(schema: Any) -> dict[str, dict[str, Any]]:
     """What the `datasets` library wrote about the columns, {} where it wrote nothing."""
     try:
-        told = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-        features = told["info"]["features"]
+        stored = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        features = stored["info"]["features"]
     except (ValueError, LookupError, TypeError):
         return {}
     return {k: v for k, v in features.items() if isinstance(v, dict)}

@@ -72,5 +72,5 @@ def test_a_signal_stops_it_and_the_same_command_goes_on(tmp_path: Path, signum: 
     assert not (cache / "manifest.json").exists()
     done = mdt(*command)
     assert done.returncode == 0
-    assert "going on" in done.stderr
+    assert "resuming" in done.stderr
     assert "240 rows" in done.stdout

@@ -36,7 +36,11 @@ def make_plan(
     shard_rows: int | None,
     crop: str | None,
 ) -> dict[str, Any]:
-    """Everything that decides the bytes of a cache, as JSON."""
+    """Everything that decides the bytes of a cache, as JSON.
+
+    `latent_shape` [C,H,W]; `classes` None: as many as the labels need; `shard_rows` None: as many
+    as give shards of at most 128 MiB.
+    """
     pixels = codec["name"] == PIXELS
     return {
         "format": FORMAT,
@@ -55,6 +59,7 @@ def make_plan(
 
 
 def refuse_other_plan(folder: Path, before: dict[str, Any], plan: dict[str, Any]) -> None:
+    """MdtError where the cache in `folder` was started with another plan, with the first change."""
     if before.get("version") != plan["version"]:
         raise MdtError(
             f"{folder} is a cache of format number {before.get('version')}, "
@@ -74,8 +79,8 @@ def refuse_other_plan(folder: Path, before: dict[str, Any], plan: dict[str, Any]
         if key == "codec":
             old, value = _codec_name(old or {}), _codec_name(value)
         raise MdtError(
-            f"{folder} was begun with {key} {old}, not {value}",
-            "choose a new folder, or run the command that it was begun with",
+            f"{folder} was started with {key} {old}, not {value}",
+            "choose a new folder, or rerun the command that it was started with",
         )
 
 
@@ -85,15 +90,16 @@ def _codec_name(facts: dict[str, Any]) -> str:
 
 
 def refuse_little_space(folder: Path, plan: dict[str, Any], todo: Sequence[range]) -> None:
+    """MdtError where the disk has too little space for the items in `todo`."""
     row = _row_bytes(plan["latent_shape"], plan["stochastic"], plan["flip"], plan["dtype"])
     needed = row * sum(len(span) for span in todo)
-    place = folder.absolute()
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
+    parent = folder.absolute()
+    while not parent.exists():
+        parent = parent.parent
+    free = shutil.disk_usage(parent).free
     if needed > free * SPACE_TO_SPARE:
         raise MdtError(
-            f"the cache needs {needed / 2**30:.2f} GiB and {place} has {free / 2**30:.2f} GiB free",
+            f"the cache needs {needed / 2**30:.2f} GiB; {parent} has {free / 2**30:.2f} GiB free",
             "choose another disk, a smaller --size, no --flip, or --limit",
         )
 
@@ -108,7 +114,7 @@ def _row_bytes(shape: Sequence[int], stochastic: bool, flip: bool, dtype: str) -
 
 
 def estimate(plan: dict[str, Any]) -> int:
-    """Bytes on disk of the whole cache."""
+    """Bytes of the cache on disk, once it is finished."""
     row = _row_bytes(plan["latent_shape"], plan["stochastic"], plan["flip"], plan["dtype"])
     return row * int(plan["source"]["items"])
 
@@ -125,6 +131,7 @@ def _shard_rows(row_bytes: int) -> int:
 
 
 def versions(plan: dict[str, Any]) -> dict[str, str]:
+    """Versions of the packages that the bytes of the cache depend on."""
     names = ["torch", "numpy", "pillow", "safetensors"]
     if plan["codec"]["name"] != PIXELS:
         names.append("diffusers")

@@ -1,11 +1,10 @@
 """A latent cache as training sees it: facts, and the rows of a batch read from the shards.
 
-Rows are read at their place in the file. Mapping the shards into memory would be as fast, but
+Rows are read at their offset in the file. Mapping the shards into memory would be as fast, but
 Linux maps whole folios around each row, and the resident memory of a run would grow to the size of
 its cache.
 """
 
-import hashlib
 import json
 import weakref
 from collections import OrderedDict
@@ -21,16 +20,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mdt_cli.artifacts.latent_cache.format import (
-    FLIP,
-    FORMAT,
-    MANIFEST,
-    MEAN,
-    PIXELS,
-    PLAN,
-    STD,
-    VERSION,
-)
+from mdt_cli.artifacts.latent_cache.format import FLIP, MANIFEST, MEAN, PIXELS, STD
+from mdt_cli.artifacts.latent_cache.manifest import AGAIN, CacheFacts, cache_facts, read_manifest
 from mdt_cli.errors import MdtError
 from mdt_cli.files import sha256_of
 
@@ -44,39 +35,6 @@ _STORED: dict[str, tuple[Any, torch.dtype]] = {
     "F32": (np.float32, torch.float32),
     "U8": (np.uint8, torch.uint8),
 }
-
-
-@dataclass(frozen=True)
-class CacheFacts:
-    """What the next stages need to know; input size, channels and classes come from here."""
-
-    codec: dict[str, Any]
-    latent_shape: tuple[int, int, int]
-    image_size: int
-    num_classes: int
-    class_names: tuple[str, ...]
-    class_counts: tuple[int, ...]
-    count: int
-    flip: bool
-    stochastic: bool
-    dtype: str
-    latent_mean: tuple[float, ...]
-    latent_std: tuple[float, ...]
-    digest: str
-
-    def header(self) -> dict[str, Any]:
-        """The part that travels in the header of weights, as JSON."""
-        return {
-            "codec": self.codec,
-            "latent_shape": list(self.latent_shape),
-            "image_size": self.image_size,
-            "num_classes": self.num_classes,
-            "class_names": list(self.class_names),
-            "count": self.count,
-            "digest": self.digest,
-            "latent_mean": list(self.latent_mean),
-            "latent_std": list(self.latent_std),
-        }
 
 
 @dataclass(frozen=True)
@@ -165,7 +123,7 @@ class LatentCache:
             for row, number in zip(bytes_, numbers - self._starts[shard], strict=True):
                 file.seek(place.offset + int(number) * row.nbytes)
                 if file.readinto(row.data) != row.nbytes:
-                    raise _damaged(self._shards[shard].path, "it has become shorter")
+                    raise _damaged(self._shards[shard].path, "it became shorter while it was read")
         return torch.from_numpy(rows).view(torch_kind)
 
     def _file(self, shard: int) -> FileIO:
@@ -190,20 +148,20 @@ def _close_all(files: OrderedDict[int, FileIO]) -> None:
 def open_cache(path: Path, verify: bool = False) -> LatentCache:
     """Open a finished cache; sizes, shapes and row counts are checked, with `verify` the checksums.
 
-    Raises MdtError with what to do for anything that is not a whole cache of this format.
+    Raises MdtError with what to do for anything but a finished cache of this format.
     """
-    manifest, digest = _manifest(path)
+    manifest, digest = read_manifest(path)
     try:
-        facts = _facts(manifest, digest)
+        facts = cache_facts(manifest, digest)
         listed = [entry for entry in manifest["shards"] if entry["rows"]]
         shards = [_shard(path, entry, facts) for entry in listed]
         sums = [entry["sha256"] for entry in listed]
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise MdtError(
-            f"{path / MANIFEST} is damaged: {type(error).__name__}: {error}", _AGAIN
+            f"{path / MANIFEST} is damaged: {type(error).__name__}: {error}", AGAIN
         ) from error
     if sum(shard.rows for shard in shards) != facts.count:
-        raise MdtError(f"{path / MANIFEST} is damaged: its shards hold another count", _AGAIN)
+        raise MdtError(f"{path / MANIFEST} is damaged: its shards hold another count", AGAIN)
     if verify:
         with ThreadPoolExecutor(8) as threads:
             found = threads.map(lambda shard: sha256_of(shard.path), shards)
@@ -211,62 +169,6 @@ def open_cache(path: Path, verify: bool = False) -> LatentCache:
                 if actual != expected:
                     raise _damaged(shard.path, "its checksum does not match the manifest")
     return LatentCache(facts, shards)
-
-
-_AGAIN = "run the same `mdt encode-latents` again: it keeps what is whole and makes the rest anew"
-
-
-def _manifest(path: Path) -> tuple[dict[str, Any], str]:
-    try:
-        data = (path / MANIFEST).read_bytes()
-    except FileNotFoundError as error:
-        if (path / PLAN).exists():
-            raise MdtError(f"the cache {path} is not finished", _AGAIN) from error
-        if not path.exists():
-            raise MdtError(
-                f"no such latent cache: {path}", "make it with `mdt encode-latents IMAGES CACHE`"
-            ) from error
-        raise MdtError(
-            f"{path} is no latent cache: it has no {MANIFEST}",
-            "make one with `mdt encode-latents IMAGES CACHE`",
-        ) from error
-    except OSError as error:
-        raise MdtError(f"cannot read {path / MANIFEST}: {error.strerror}") from error
-    try:
-        manifest = json.loads(data)
-    except ValueError as error:
-        raise MdtError(f"{path / MANIFEST} is damaged: {error}", _AGAIN) from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise MdtError(
-            f"{path / MANIFEST} is not the manifest of a latent cache",
-            "make one with `mdt encode-latents IMAGES CACHE`",
-        )
-    if manifest.get("version") != VERSION:
-        raise MdtError(
-            f"the cache {path} has format number {manifest.get('version')}; "
-            f"this version of mdt reads {VERSION}",
-            "encode the images again, or use the version of mdt that made the cache",
-        )
-    return manifest, hashlib.sha256(data).hexdigest()
-
-
-def _facts(manifest: dict[str, Any], digest: str) -> CacheFacts:
-    channels, height, width = (int(n) for n in manifest["latent_shape"])
-    return CacheFacts(
-        codec=dict(manifest["codec"]),
-        latent_shape=(channels, height, width),
-        image_size=int(manifest["image_size"]),
-        num_classes=int(manifest["num_classes"]),
-        class_names=tuple(str(entry["name"]) for entry in manifest["classes"]),
-        class_counts=tuple(int(entry["count"]) for entry in manifest["classes"]),
-        count=int(manifest["count"]),
-        flip=bool(manifest["flip"]),
-        stochastic=bool(manifest["stochastic"]),
-        dtype=str(manifest["dtype"]),
-        latent_mean=tuple(float(value) for value in manifest["latent_mean"]),
-        latent_std=tuple(float(value) for value in manifest["latent_std"]),
-        digest=digest,
-    )
 
 
 def _shard(folder: Path, entry: dict[str, Any], facts: CacheFacts) -> _ShardFile:
@@ -311,4 +213,4 @@ def _places(
 
 
 def _damaged(path: Path, why: str) -> MdtError:
-    return MdtError(f"the cache is damaged: {path}: {why}", _AGAIN)
+    return MdtError(f"the cache is damaged: {path}: {why}", AGAIN)

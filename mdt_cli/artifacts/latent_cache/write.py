@@ -1,8 +1,8 @@
-"""How a latent cache comes to be: a plan, shards with a record each, and the manifest last.
+"""Writing a latent cache: a plan, shards with a record each, and the manifest last.
 
-The plan fixes every byte that follows: the images, the codec, the size, the rows per shard. Shard k
-holds the readable ones of the items k*R .. k*R+R-1, so no shard depends on another, and any process
-may write any of them.
+The plan decides every byte that follows: the images, the codec, the size, the rows per shard.
+Shard k holds the readable ones of the items k*R .. k*R+R-1, so no shard depends on another, and any
+process may write any of them.
 """
 
 import json
@@ -36,7 +36,7 @@ DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch
 
 @dataclass(frozen=True)
 class Shard:
-    """What is known of one finished shard; `file` is None where no image of it was readable."""
+    """The record of one finished shard; `file` is None where no image of it was readable."""
 
     index: int
     file: str | None
@@ -54,7 +54,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Content:
-    """Rows of a shard to be: `tensors` share their first axis with `labels`."""
+    """Rows of a shard that is to be written: `tensors` share their first axis with `labels`."""
 
     tensors: dict[str, Tensor]
     labels: Tensor
@@ -70,7 +70,7 @@ def spans(plan: Plan) -> list[range]:
 
 
 def write_shard(folder: Path, index: int, content: Content) -> Shard:
-    """Write the shard and then its record, each whole or not at all."""
+    """Write the shard and then its record, each completely or not at all."""
     rows = len(content.labels)
     name, digest, size = None, "", 0
     if rows:
@@ -122,14 +122,17 @@ def finished_shards(folder: Path, indices: Iterable[int]) -> dict[int, Shard]:
 
 
 def begun(folder: Path) -> dict[str, Any] | None:
-    """The plan that a cache at `folder` was begun or finished with; None for a free place."""
+    """The plan that a cache at `folder` was started with; None where there is none yet.
+
+    Raises MdtError for a folder that holds something else.
+    """
     for name in (MANIFEST, PLAN):
         try:
             return _read(folder / name)
         except FileNotFoundError:
             continue
     if folder.exists() and not folder.is_dir():
-        raise MdtError(f"{folder} is a file, not a folder for a cache", "choose another place")
+        raise MdtError(f"{folder} is a file, not a folder for a cache", "choose another path")
     if folder.is_dir() and any(not e.name.startswith(TEMPORARY) for e in folder.iterdir()):
         raise MdtError(
             f"{folder} is not empty and holds no latent cache", "choose a new or empty folder"
@@ -180,7 +183,7 @@ def write_manifest(
 
 
 def abandon(folder: Path) -> None:
-    """Remove a begun cache of which no shard came about, and its folder with it."""
+    """Remove an unfinished cache without any shard, and its folder."""
     remove_records(folder)
     with suppress(OSError):
         folder.rmdir()
@@ -225,12 +228,12 @@ def _read(path: Path) -> dict[str, Any]:
         data = json.loads(path.read_text("utf-8"))
     except ValueError as error:
         raise MdtError(
-            f"{path} is damaged: {error}", "delete the cache and encode it again"
+            f"{path} is damaged: {error}", "delete the cache and encode again"
         ) from error
     except NotADirectoryError as error:
         raise FileNotFoundError(path) from error
     if not isinstance(data, dict):
-        raise MdtError(f"{path} is damaged: not an object", "delete the cache and encode it again")
+        raise MdtError(f"{path} is damaged: not an object", "delete the cache and encode again")
     return data
 
 

@@ -46,7 +46,7 @@ class NpzFolder:
         for path in sorted(self._folder.iterdir()):
             if path.name not in ours and not path.name.startswith((TEMPORARY, REPORT)):
                 raise MdtError(
-                    f"{self._folder} holds {path.name}, which is not of this job",
+                    f"{self._folder} holds {path.name}, which does not belong to this job",
                     "choose another folder",
                 )
         for place in (self._folder / MANIFEST, self._parts / SETTINGS):
@@ -54,14 +54,14 @@ class NpzFolder:
                 self._compare(place)
 
     def missing(self, batch: int) -> list[int]:
-        """All positions of a batch, or none: its part is whole or absent."""
+        """All positions of a batch, or none: its part is complete or absent."""
         done = self._is_joined() or self._is_whole(batch)
         return [] if done else list(self._job.batch(batch))
 
     def begin(self) -> None:
-        """MdtError where another process has begun with other settings.
+        """MdtError if another process has started with other settings.
 
-        Parts do not say what they were drawn with, so the first process says it for all of them:
+        Parts do not record their settings, so the first process records them for all:
         processes that look for the newest checkpoint may find two.
         """
         if self._is_joined():
@@ -70,7 +70,7 @@ class NpzFolder:
         mine = place.with_name(f"{TEMPORARY}{os.getpid()}-own-{SETTINGS}")
         write_json(mine, self._facts())
         try:
-            # Unlike a rename, a link takes no place that is taken.
+            # Unlike a rename, a link does not replace a file.
             os.link(mine, place)
         except FileExistsError:
             self._compare(place)
@@ -84,6 +84,7 @@ class NpzFolder:
             mine.unlink(missing_ok=True)
 
     def write(self, positions: Sequence[int], images: Mapping[int, Pixels]) -> None:
+        """Write the images of one batch as its part."""
         rows = np.stack([images[position] for position in positions])
         # A handle: given a name, NumPy would add its own suffix to the temporary one.
         part = self._part(positions[0] // self._job.batch_size)
@@ -110,7 +111,7 @@ class NpzFolder:
             return dict(rows.read(sorted(positions)))
 
     def _compare(self, place: Path) -> None:
-        """MdtError where `place` tells of other settings."""
+        """MdtError where the file records other settings."""
         try:
             there = json.loads(place.read_text("utf-8"))
         except ValueError as error:

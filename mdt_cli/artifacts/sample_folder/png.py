@@ -1,4 +1,4 @@
-"""A folder of PNG samples: what may lie in it, which images are whole, and its manifest."""
+"""A folder of PNG samples: what may be in it, which images are intact, and its manifest."""
 
 import io
 import json
@@ -24,15 +24,15 @@ FORMAT = 1
 MANIFEST, GRID = "samples.json", "grid.png"
 # What `mdt evaluate` writes into a sample folder begins so.
 REPORT = "report."
-# Key of the PNG text chunk that says how the picture came to be.
+# Key of the PNG text chunk with the settings of the image.
 TEXT = "mdt"
 # The last chunk of every PNG; Pillow's check stops before its checksum.
 END = b"\0\0\0\0IEND\xaeB`\x82"
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
 LONGEST_SHOWN = 70
-# What samples without these keys were drawn with: they are younger than the first folders.
+# The values in folders without these keys, which are newer than the first folders.
 UNSAID = {"sampler.clip": False, "sampler.spacing": "ends"}
-OTHER_FOLDER = "choose another folder, or give the same settings to go on with this one"
+OTHER_FOLDER = "choose another folder, or give the same settings to resume this one"
 
 Pixels = NDArray[np.uint8]  # [H, W, 3]
 
@@ -42,9 +42,9 @@ class Job:
     """What decides every byte of the samples, and which samples there are.
 
     settings: as in `samples.json`. labels: one per seed, None without classes. Images of a batch
-    are drawn together, and batches are fixed slices of the seeds: so the process count and the
-    place where a run was stopped change nothing. picture_size: width and height of a file, where
-    it is no square of `image_size`.
+    are generated together, and batches are fixed slices of the seeds: so the number of processes
+    and the point where a run was stopped change nothing. picture_size: width and height of a file,
+    where it is not a square of `image_size`.
     """
 
     settings: Mapping[str, Any]
@@ -57,6 +57,7 @@ class Job:
 
     @property
     def num_batches(self) -> int:
+        """How many batches the seeds fill; the last may be smaller."""
         return -(-len(self.seeds) // self.batch_size)
 
     def batch(self, index: int) -> range:
@@ -65,6 +66,7 @@ class Job:
         return range(start, min(start + self.batch_size, len(self.seeds)))
 
     def manifest(self, kind: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """The content of `samples.json`; `kind` is png or npz."""
         return {
             "format": FORMAT,
             "kind": kind,
@@ -78,7 +80,7 @@ class Job:
 
 
 class PngFolder:
-    """`000007.png` is seed 7. Each picture carries its settings, so a stopped run can be checked
+    """`000007.png` is seed 7. Each image carries its settings, so a stopped run can be checked
     without any other file; `samples.json` comes last."""
 
     def __init__(self, folder: Path, job: Job) -> None:
@@ -93,26 +95,27 @@ class PngFolder:
                 continue
             if re.fullmatch(r"\d{6,}\.png", path.name):
                 raise MdtError(
-                    f"{self._folder} holds {path.name}, a seed that was not asked for",
+                    f"{self._folder} holds {path.name}, a seed that was not requested",
                     "choose another folder, or ask for its seeds as well",
                 )
             raise MdtError(
-                f"{self._folder} holds {path.name}, which is no sample", "choose another folder"
+                f"{self._folder} holds {path.name}, which is not a sample", "choose another folder"
             )
 
     def missing(self, batch: int) -> list[int]:
-        """Positions of a batch whose picture is absent or broken.
+        """Positions of a batch whose image is absent or broken.
 
-        MdtError where a picture was made with other settings.
+        MdtError where an image was generated with other settings.
         """
         return [k for k in self._job.batch(batch) if not self._is_whole(k)]
 
     def write(self, positions: Sequence[int], images: Mapping[int, Pixels]) -> None:
+        """Write the images at these positions of the seeds."""
         for position in positions:
             self._write(position, images[position])
 
     def finish(self, facts: Mapping[str, Any]) -> Path:
-        """The manifest, after every picture has reached the disk."""
+        """The manifest, after every image has reached the disk."""
         os.sync()
         for leftover in self._folder.glob(f"{TEMPORARY}*"):
             leftover.unlink(missing_ok=True)
@@ -120,6 +123,7 @@ class PngFolder:
         return self._folder
 
     def images(self, positions: Collection[int]) -> dict[int, Pixels]:
+        """The images at these positions of the seeds, from their files."""
         found = {}
         for position in positions:
             with Image.open(self._folder / file_name(self._job.seeds[position])) as image:
@@ -142,8 +146,8 @@ class PngFolder:
         info = PngInfo()
         info.add_itxt(TEXT, json.dumps(self._text(position), ensure_ascii=False))
         try:
-            # Not flushed one by one, which would cost more than small pictures themselves: a
-            # picture that a crash cut short fails its checksums and is drawn again.
+            # Not flushed one by one, which would cost more than small images themselves: an
+            # image that a crash cut short fails its checksums and is generated again.
             Image.fromarray(image).save(temporary, format="PNG", pnginfo=info)
             temporary.replace(target)
         except OSError as error:
@@ -167,13 +171,14 @@ class PngFolder:
         except (*BROKEN, UnidentifiedImageError):
             return False
         if not isinstance(text, dict):
-            raise MdtError(f"{path} was not made by mdt sample", "choose another folder")
+            raise MdtError(f"{path} was not written by mdt sample", "choose another folder")
         same_settings(path, text, json.loads(json.dumps(self._text(position))))
         wanted = self._job.picture_size or (self._job.image_size, self._job.image_size)
         return size == wanted and mode == "RGB" and data.endswith(END)
 
 
 def file_name(seed: int) -> str:
+    """The file of the image of that seed."""
     return f"{seed:06d}.png"
 
 
@@ -192,7 +197,7 @@ def seeds_text(seeds: Sequence[int]) -> str:
 def same_settings(path: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
     """MdtError that lists what differs.
 
-    A codec is its weights, wherever they lie; where they were not written down, it is its place.
+    A codec is compared by its weights, where their digest was recorded, else by its id.
     """
     old, new = (
         UNSAID | {key.removeprefix("settings."): value for key, value in flat(facts).items()}

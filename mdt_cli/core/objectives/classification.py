@@ -1,4 +1,4 @@
-"""No noise and no time: the network names the class of an image. There is nothing to sample.
+"""Classification of clean images, without noise or time. There is nothing to sample.
 
 Axes: B batch, K classes.
 """

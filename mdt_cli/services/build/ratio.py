@@ -40,6 +40,7 @@ class RatioCurve:
 
 
 def build_mask_ratio(masking: MaskingConfig) -> MaskRatio:
+    """The schedule of `[masking.ratio]`."""
     table = masking.ratio
     match table:
         case ConstantRatioConfig():

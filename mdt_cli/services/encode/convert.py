@@ -1,7 +1,7 @@
 """Features that fast-DiT or LightningDiT wrote become our latent cache; nothing is encoded."""
 
 from collections.abc import Generator, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -9,29 +9,27 @@ from mdt_cli.artifacts.latent_cache.format import FLIP, MEAN, PIXELS, make_plan
 from mdt_cli.artifacts.latent_cache.write import Content
 from mdt_cli.core.codecs.codec import open_codec
 from mdt_cli.errors import MdtError
-from mdt_cli.services.encode.fill import Counted, fill, stored
+from mdt_cli.services.encode.fill import Filling, stored
 from mdt_cli.services.encode.other_caches import Features
+from mdt_cli.services.encode.request import EncodeRequest
 from mdt_cli.services.events import Event, Note, Warned
 from mdt_cli.services.work import Share
 
-if TYPE_CHECKING:
-    from mdt_cli.services.encode.request import EncodeRequest
-
 ROWS_AT_ONCE = 256
-# What fast-DiT encodes with unless told otherwise.
+# The default codec of fast-DiT.
 FAST_DIT_CODEC = "stabilityai/sd-vae-ft-ema"
 
 
-def convert(request: "EncodeRequest", features: Features) -> Iterator[Event]:
+def convert(request: EncodeRequest, features: Features) -> Iterator[Event]:
     """Write the rows of `features` as a cache; the last event is CacheDone."""
     if request.flip and not features.flip:
         raise MdtError(
-            f"{request.images} has no mirrored latents, and they cannot be made from latents",
+            f"{request.images} has no mirrored latents, and latents cannot be mirrored",
             "leave out --flip, or encode the images",
         )
-    yield Note(f"{features.rows} latents of {features.kind}; nothing is encoded again")
-    codec, told = _codec(request, features)
-    yield from told
+    yield Note(f"{features.rows} latents of {features.kind}; nothing is re-encoded")
+    codec, warnings = _codec(request, features)
+    yield from warnings
     rows = range(features.rows)
     if request.limit is not None and request.limit < features.rows:
         picked: Sequence[int] = [k * features.rows // request.limit for k in range(request.limit)]
@@ -52,24 +50,35 @@ def convert(request: "EncodeRequest", features: Features) -> Iterator[Event]:
         crop=None,
     )
 
-    def produce(spans: Sequence[range]) -> Generator[Counted, None, None]:
-        for span in spans:
-            parts = []
-            for start in range(span.start, span.stop, ROWS_AT_ONCE):
-                stop = min(start + ROWS_AT_ONCE, span.stop)
-                parts.append(_part(features, picked[start:stop], request))
-                yield Counted(stop - start)
-            labels = torch.cat([label for _, label in parts])
-            tensors = {name: torch.cat([part[name] for part, _ in parts]) for name in parts[0][0]}
-            yield Counted(0, Content(tensors, labels, {}, 0, []))
+    filling = Filling(request.cache, plan, Share.from_environment(), request.strict)
+    yield from filling.begin()
+    with filling:
+        for index, span in filling.missing:
+            content = yield from _rows(features, picked, span, request, filling)
+            filling.write(index, content)
+    yield from filling.finish(() if request.unconditional else None)
 
-    classes = () if request.unconditional else None
-    share = Share.from_environment()
-    yield from fill(request.cache, plan, classes, produce, share, request.strict)
+
+def _rows(
+    features: Features,
+    picked: Sequence[int],
+    span: range,
+    request: EncodeRequest,
+    filling: Filling,
+) -> Generator[Event, None, Content]:
+    """One shard of the rows that were picked."""
+    parts = []
+    for start in range(span.start, span.stop, ROWS_AT_ONCE):
+        stop = min(start + ROWS_AT_ONCE, span.stop)
+        parts.append(_part(features, picked[start:stop], request))
+        yield filling.advance(stop - start)
+    labels = torch.cat([label for _, label in parts])
+    tensors = {name: torch.cat([part[name] for part, _ in parts]) for name in parts[0][0]}
+    return Content(tensors, labels, {}, 0, [])
 
 
 def _part(
-    features: Features, rows: Sequence[int], request: "EncodeRequest"
+    features: Features, rows: Sequence[int], request: EncodeRequest
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     latents, mirrored, labels, names = features.read(rows)
     if int(labels.min()) < 0:
@@ -80,8 +89,8 @@ def _part(
     return tensors, torch.zeros_like(labels) if request.unconditional else labels
 
 
-def _codec(request: "EncodeRequest", features: Features) -> tuple[dict[str, Any], list[Event]]:
-    """What made the latents, as far as anyone says, with the scale that they have here."""
+def _codec(request: EncodeRequest, features: Features) -> tuple[dict[str, Any], list[Event]]:
+    """The codec of the latents, as far as it is recorded, and their scale; warnings about both."""
     channels, side, _ = features.shape
     facts: dict[str, Any] = {
         "name": "autoencoder",
@@ -112,5 +121,5 @@ def _codec(request: "EncodeRequest", features: Features) -> tuple[dict[str, Any]
         facts |= {"kind": "AutoencoderKL", "id": FAST_DIT_CODEC}
         text = f"taken to be latents of {FAST_DIT_CODEC}, fast-DiT's default"
         return facts, [Warned(f"{text}; name another autoencoder with --codec")]
-    text = "nothing says which autoencoder made these latents: `mdt sample` will need --codec"
+    text = "the autoencoder of these latents is not recorded: `mdt sample` will need --codec"
     return facts, [Warned(text)]

@@ -1,6 +1,5 @@
 """The first stage: images of any layout to a latent cache."""
 
-import os
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
@@ -18,11 +17,11 @@ from mdt_cli.images.image_set import ImageSet, limited, without_classes
 from mdt_cli.images.sized import check_crop
 from mdt_cli.images.workers import Decoded, Decoders, stored_sizes
 from mdt_cli.services.encode.convert import convert
-from mdt_cli.services.encode.fill import Counted, fill, printable, stored, unreadable, verify
+from mdt_cli.services.encode.fill import Filling, printable, stored, unreadable, verify
 from mdt_cli.services.encode.other_caches import find_features
 from mdt_cli.services.encode.request import EncodeRequest
 from mdt_cli.services.events import Event, Note, Warned
-from mdt_cli.services.runtime import own_cores, pick_device
+from mdt_cli.services.runtime import own_cores, own_device
 from mdt_cli.services.work import Share
 
 DEFAULT_SIZE = 256
@@ -30,7 +29,7 @@ LOOKED_AT = 8
 
 
 def encode_latents(request: EncodeRequest) -> Generator[Event, None, None]:
-    """Encode, or go on encoding; the last event is CacheDone."""
+    """Encode images to a latent cache, or resume; the last event is CacheDone."""
     _check(request)
     share = Share.from_environment()
     if request.verify:
@@ -50,9 +49,9 @@ def encode_latents(request: EncodeRequest) -> Generator[Event, None, None]:
         )
     size = request.size or DEFAULT_SIZE
     check_crop(source, size)
-    yield from _tell(source)
-    yield from _tell_small(source, size)
-    codec = open_codec(request.codec or PIXELS, _device(request.device))
+    yield from _summary(source)
+    yield from _small_images(source, size)
+    codec = open_codec(request.codec or PIXELS, own_device(request.device))
     facts, shape = codec.facts(), codec.latent_shape(size)
     plan = make_plan(
         codec=facts,
@@ -72,19 +71,27 @@ def encode_latents(request: EncodeRequest) -> Generator[Event, None, None]:
     yield Note(f"the cache will take about {total / 2**20:.1f} MiB in {request.cache}")
     workers = own_cores() if request.workers is None else request.workers
 
-    def produce(spans: Sequence[range]) -> Generator[Counted, None, None]:
-        with Decoders(source.reader, size, workers if spans else 0) as decoders:
-            pictures = decoders.decode(source.locations, spans)
-            for span in spans:
-                yield from _encode(request, source, codec, span, pictures)
-
-    yield from fill(request.cache, plan, source.classes, produce, share, request.strict)
+    filling = Filling(request.cache, plan, share, request.strict)
+    yield from filling.begin()
+    open_spans = [span for _, span in filling.missing]
+    # One set of workers for all shards, so that they decode ahead across the ends of shards.
+    with filling, Decoders(source.reader, size, workers if open_spans else 0) as decoders:
+        decoded = decoders.decode(source.locations, open_spans)
+        for index, span in filling.missing:
+            content = yield from _encode(request, source, codec, span, decoded, filling)
+            filling.write(index, content)
+    yield from filling.finish(source.classes)
 
 
 def _encode(
-    request: EncodeRequest, source: ImageSet, codec: Codec, span: range, pictures: Iterator[Decoded]
-) -> Iterator[Counted]:
-    """One shard: batches never reach across its ends, so its bytes depend on nothing else."""
+    request: EncodeRequest,
+    source: ImageSet,
+    codec: Codec,
+    span: range,
+    decoded: Iterator[Decoded],
+    filling: Filling,
+) -> Generator[Event, None, Content]:
+    """One shard: no batch crosses its ends, so its bytes depend on nothing else."""
     kept: list[int] = []
     skipped: list[dict[str, str]] = []
     modes: dict[str, int] = {}
@@ -93,7 +100,7 @@ def _encode(
     encoded: list[dict[str, Tensor]] = []
     pixels = codec.facts()["name"] == PIXELS
     while seen < len(span):
-        part = next(pictures)
+        part = next(decoded)
         seen += len(part.kept) + len(part.skipped)
         for index, reason in part.skipped:
             if request.strict:
@@ -104,7 +111,9 @@ def _encode(
         enlarged += part.enlarged
         kept.extend(part.kept)
         waiting.append(part.pixels)
-        yield Counted(len(part.skipped) + (len(part.kept) if pixels else 0))
+        finished = len(part.skipped) + (len(part.kept) if pixels else 0)
+        if finished:
+            yield filling.advance(finished)
         if pixels:
             continue
         ready = np.concatenate(waiting)
@@ -115,7 +124,7 @@ def _encode(
             first = sum(len(done[MEAN]) for done in encoded)
             names = [source.names[k] for k in kept[first : first + len(batch)]]
             encoded.append(_latents(codec, batch, request, names))
-            yield Counted(len(batch))
+            yield filling.advance(len(batch))
         waiting = [ready[stop:]]
     labels = torch.tensor([source.labels[k] for k in kept], dtype=torch.int64)
     if pixels:
@@ -124,7 +133,7 @@ def _encode(
         tensors = {name: torch.cat([done[name] for done in encoded]) for name in encoded[0]}
     else:
         tensors = {MEAN: torch.empty(0, *codec.latent_shape(request.size or DEFAULT_SIZE))}
-    yield Counted(0, Content(tensors, labels, modes, enlarged, skipped))
+    return Content(tensors, labels, modes, enlarged, skipped)
 
 
 def _latents(
@@ -165,7 +174,7 @@ def _check(request: EncodeRequest) -> None:
         raise MdtError(f"no such --dtype: {request.dtype}", f"use one of {', '.join(DTYPES)}")
 
 
-def _tell(source: ImageSet) -> Iterator[Event]:
+def _summary(source: ImageSet) -> Iterator[Event]:
     for note in source.notes:
         yield Warned(note)
     ignored = ", ".join(f"{number} {what}" for what, number in sorted(source.ignored.items()))
@@ -176,8 +185,8 @@ def _tell(source: ImageSet) -> Iterator[Event]:
     )
 
 
-def _tell_small(source: ImageSet, size: int) -> Iterator[Event]:
-    """A warning before hours of work, if a few of the images say that `size` is a mistake."""
+def _small_images(source: ImageSet, size: int) -> Iterator[Event]:
+    """A warning, before hours of work, where the first images are all smaller than `size`."""
     few = source.locations[:: max(1, len(source) // LOOKED_AT)]
     sizes = stored_sizes(source.reader, few)
     if sizes and all(min(side) < size for side in sizes):
@@ -185,11 +194,3 @@ def _tell_small(source: ImageSet, size: int) -> Iterator[Event]:
         yield Warned(
             f"the images are small ({width}x{height} and the like); --size {size} enlarges them"
         )
-
-
-def _device(asked: str | None) -> torch.device:
-    """The device of this process: with several GPUs and processes, one each."""
-    device = pick_device(asked)
-    if device.type == "cuda" and device.index is None and "LOCAL_RANK" in os.environ:
-        return torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
-    return device

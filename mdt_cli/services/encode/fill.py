@@ -1,17 +1,15 @@
-"""Filling a cache folder: finished shards stay, processes share the rest, the manifest is last."""
+"""Filling a cache folder: intact shards stay, processes share the rest, the manifest comes last."""
 
 import json
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from mdt_cli.artifacts.latent_cache import write as shards
 from mdt_cli.artifacts.latent_cache.format import (
     MANIFEST,
     PLAN,
@@ -20,104 +18,139 @@ from mdt_cli.artifacts.latent_cache.format import (
     versions,
 )
 from mdt_cli.artifacts.latent_cache.read import open_cache
-from mdt_cli.artifacts.latent_cache.write import DTYPES
+from mdt_cli.artifacts.latent_cache.write import (
+    DTYPES,
+    Content,
+    Shard,
+    abandon,
+    are_those_of,
+    begun,
+    finished_shards,
+    remove_records,
+    spans,
+    write_manifest,
+    write_shard,
+)
 from mdt_cli.errors import MdtError, Stopped
 from mdt_cli.files import write_json
 from mdt_cli.services.events import CacheDone, CacheShareDone, Event, Note, Progress, Warned
-from mdt_cli.services.work import Share
+from mdt_cli.services.work import SECONDS_BETWEEN_POLLS, Share, poll
 
-SECONDS_BETWEEN_LOOKS = 0.2
 SECONDS_FOR_PLAN = 600.0
 
 
-@dataclass(frozen=True)
-class Counted:
-    """`items` more of the current shard are done; `content` once all of them are."""
+class Filling:
+    """What one process writes of the cache `folder`: the shards of its share that are missing.
 
-    items: int
-    content: shards.Content | None = None
-
-
-# Makes the given shards, in order, telling of every few items.
-Produce = Callable[[Sequence[range]], Generator[Counted, None, None]]
-
-
-def fill(
-    folder: Path,
-    plan: dict[str, Any],
-    classes: tuple[str, ...] | None,
-    produce: Produce,
-    share: Share,
-    strict: bool,
-) -> Iterator[Event]:
-    """Write what is missing of the cache `folder`; the last event is CacheDone.
-
-    `classes` None: as many as the labels need. Where not a single shard came about, nothing stays.
+    `begin`, then `write` a Content for each of `missing` within `with filling`, then `finish`.
     """
-    before = shards.begun(folder)
-    unchanged = before is not None and "shards" in before
-    if before is not None:
-        refuse_other_plan(folder, before, plan)
-    spans = shards.spans(plan)
-    mine = range(share.rank, len(spans), share.of)
-    kept = shards.finished_shards(folder, mine) if before is not None else {}
-    todo = [index for index in mine if index not in kept]
-    refuse_little_space(folder, plan, [spans[index] for index in todo])
-    if before is None:
-        _begin(folder, plan, share)
-    elif kept and todo:
-        yield Note(f"{len(kept)} of {len(mine)} shards are finished and whole; going on")
-    if unchanged and todo:
-        yield Warned(f"{len(todo)} shards of {folder} are damaged and are made again")
-    done, total = sum(len(spans[k]) for k in kept), sum(len(spans[k]) for k in mine)
-    if strict:
-        _refuse_skipped(list(kept.values()))
-    try:
-        if todo:
-            yield Progress(done, total)
-        waiting = iter(todo)
-        with closing(produce([spans[index] for index in todo])) as steps:
-            for step in steps:
-                if step.items:
-                    done += step.items
-                    yield Progress(done, total)
-                if step.content is not None:
-                    index = next(waiting)
-                    kept[index] = shards.write_shard(folder, index, step.content)
-    except Stopped as stopped:
-        raise Stopped(
-            stopped.signum,
-            f"{len(kept)} of {len(mine)} shards are finished in {folder}; "
-            "run the same command again to go on.",
-        ) from None
-    finally:
-        # A signal may come when a shard is written, but not yet counted: look at the files.
-        if not kept and todo and share.of == 1 and not any(folder.glob("shard-*")):
-            shards.abandon(folder)
-    if share.rank:
-        yield CacheShareDone(str(folder), share.rank, len(mine))
-        return
-    others = _wait_for_others(folder, len(spans), kept)
-    whole = kept | others
-    if not any(shard.rows for shard in whole.values()):
-        entry = whole[0].skipped[0]
-        shards.abandon(folder)
-        raise MdtError(
-            f"none of the {plan['source']['items']} images could be read; "
-            f"the first: {entry['name']}: {entry['reason']}",
-            "give images that Pillow can open",
-        )
-    if before is not None and shards.are_those_of(before, whole.values()):
-        # A repair: with other versions in its manifest the cache would be another one.
-        shards.remove_records(folder)
-    elif not unchanged or any(folder.glob("shard-*.json")):
-        if unchanged:
+
+    def __init__(self, folder: Path, plan: dict[str, Any], share: Share, strict: bool) -> None:
+        """Compare with what is in the folder. Raises MdtError where that is another cache."""
+        self._folder, self._plan, self._share = folder, plan, share
+        self._before = begun(folder)
+        if self._before is not None:
+            refuse_other_plan(folder, self._before, plan)
+        self._spans = spans(plan)
+        self._mine = share.mine(len(self._spans))
+        self._kept = finished_shards(folder, self._mine) if self._before is not None else {}
+        # Shards still to be written and the items of each, in order.
+        self.missing = [(k, self._spans[k]) for k in self._mine if k not in self._kept]
+        self._total = sum(len(self._spans[k]) for k in self._mine)
+        self._done = sum(len(self._spans[k]) for k in self._kept)
+        refuse_little_space(folder, plan, [span for _, span in self.missing])
+        if strict:
+            _refuse_skipped(list(self._kept.values()))
+
+    @property
+    def _was_finished(self) -> bool:
+        return self._before is not None and "shards" in self._before
+
+    def begin(self) -> Iterator[Event]:
+        """Write the plan, or report what is kept of an earlier run."""
+        if self._before is None:
+            _begin(self._folder, self._plan, self._share)
+        elif self._kept and self.missing:
+            yield Note(f"{len(self._kept)} of {len(self._mine)} shards are intact; resuming")
+        if self._was_finished and self.missing:
             yield Warned(
-                f"not all shards made again have their old bytes: {folder} is another cache now, "
-                "and runs that were trained on it cannot go on"
+                f"{len(self.missing)} shards of {self._folder} are damaged and are re-encoded"
             )
-        shards.write_manifest(folder, plan, whole.values(), classes, versions(plan))
-    yield from _finish(folder, unchanged and not todo)
+        if self.missing:
+            yield self.advance(0)
+
+    def advance(self, items: int) -> Progress:
+        """The progress once `items` more items are done."""
+        self._done += items
+        return Progress(self._done, self._total)
+
+    def write(self, index: int, content: Content) -> None:
+        """Write shard `index`, complete or not at all."""
+        self._kept[index] = write_shard(self._folder, index, content)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Remove a cache of which no shard was written; report what is kept of a stopped run."""
+        # A signal may come when a shard is written, but not yet counted: look at the files.
+        alone = self._share.of == 1
+        if not self._kept and self.missing and alone and not any(self._folder.glob("shard-*")):
+            abandon(self._folder)
+        if isinstance(error, Stopped):
+            raise Stopped(
+                error.signum,
+                f"{len(self._kept)} of {len(self._mine)} shards are finished in {self._folder}; "
+                "run the same command again to resume.",
+            ) from None
+
+    def finish(self, classes: tuple[str, ...] | None) -> Iterator[Event]:
+        """Wait for the other processes and write the manifest; the last event is CacheDone.
+
+        `classes` None: as many as the labels need. Without a single readable image the cache is
+        removed again and MdtError raised. Processes other than the first end with CacheShareDone.
+        """
+        folder = self._folder
+        if self._share.rank:
+            yield CacheShareDone(str(folder), self._share.rank, len(self._mine))
+            return
+        shards = (self._kept | self._of_others()).values()
+        if not any(shard.rows for shard in shards):
+            entry = min(shards, key=lambda shard: shard.index).skipped[0]
+            abandon(folder)
+            raise MdtError(
+                f"none of the {self._plan['source']['items']} images could be read; "
+                f"the first: {entry['name']}: {entry['reason']}",
+                "give images that Pillow can open",
+            )
+        if self._before is not None and are_those_of(self._before, shards):
+            # A repair: with other versions in its manifest the cache would be another one.
+            remove_records(folder)
+        elif not self._was_finished or any(folder.glob("shard-*.json")):
+            if self._was_finished:
+                yield Warned(
+                    f"re-encoded shards differ from the originals, so {folder} is a different "
+                    "cache: runs trained on the old one cannot be resumed"
+                )
+            write_manifest(folder, self._plan, shards, classes, versions(self._plan))
+        yield from _finish(folder, self._was_finished and not self.missing)
+
+    def _of_others(self) -> dict[int, Shard]:
+        """The shards of the other processes, once their files are there and intact."""
+        found: dict[int, Shard] = {}
+
+        def absent(indices: Sequence[int]) -> list[int]:
+            found.update(finished_shards(self._folder, indices))
+            return [index for index in indices if index not in found]
+
+        for _ in poll([k for k in range(len(self._spans)) if k not in self._kept], absent):
+            pass
+        return found
 
 
 def verify(folder: Path) -> Iterator[Event]:
@@ -167,26 +200,14 @@ def _begin(folder: Path, plan: dict[str, Any], share: Share) -> None:
         write_json(folder / PLAN, plan)
         return
     deadline = time.monotonic() + SECONDS_FOR_PLAN
-    while (before := shards.begun(folder)) is None:
+    while (before := begun(folder)) is None:
         if time.monotonic() > deadline:
             raise MdtError(
                 f"process {share.rank} waited {SECONDS_FOR_PLAN:.0f} s for {folder / PLAN}",
                 "every process must see the same folder",
             )
-        time.sleep(SECONDS_BETWEEN_LOOKS)
+        time.sleep(SECONDS_BETWEEN_POLLS)
     refuse_other_plan(folder, before, plan)
-
-
-def _wait_for_others(
-    folder: Path, count: int, kept: dict[int, shards.Shard]
-) -> dict[int, shards.Shard]:
-    """The shards of the other processes, as their files appear and match their checksums."""
-    found: dict[int, shards.Shard] = {}
-    while missing := [k for k in range(count) if k not in kept and k not in found]:
-        found |= shards.finished_shards(folder, missing)
-        if len(found) + len(kept) < count:
-            time.sleep(SECONDS_BETWEEN_LOOKS)
-    return found
 
 
 def stored(values: Tensor, dtype: str, names: Sequence[str]) -> Tensor:
@@ -208,17 +229,18 @@ def stored(values: Tensor, dtype: str, names: Sequence[str]) -> Tensor:
 
 
 def printable(name: str) -> str:
-    """A file name that is no valid Unicode, written so that JSON and terminals take it."""
+    """A file name in valid Unicode, with backslash escapes where it is not."""
     return name.encode("utf-8", "backslashreplace").decode()
 
 
-def _refuse_skipped(found: Sequence[shards.Shard]) -> None:
+def _refuse_skipped(found: Sequence[Shard]) -> None:
     for shard in found:
         for entry in shard.skipped:
             raise unreadable(entry["name"], entry["reason"])
 
 
 def unreadable(name: str, reason: str) -> MdtError:
+    """The error for an image that --strict does not skip."""
     return MdtError(
         f"{name} cannot be read: {reason}", "repair or remove it, or leave out --strict to skip it"
     )

@@ -139,8 +139,8 @@ def _lightning_statistics(path: Path, features: Features) -> tuple[list[float], 
     stats, channels = path / LIGHTNING_STATS, features.shape[0]
     if stats.is_file():
         try:
-            told = torch.load(stats, weights_only=True, map_location="cpu")
-            mean, std = (told[key].double().flatten().tolist() for key in ("mean", "std"))
+            stored = torch.load(stats, weights_only=True, map_location="cpu")
+            mean, std = (stored[key].double().flatten().tolist() for key in ("mean", "std"))
         except Exception as error:
             raise MdtError(
                 f"{stats} cannot be read: {error}",

@@ -21,5 +21,5 @@ class EncodeRequest:
     unconditional: bool = False
     shard_size: int | None = None
     device: str | None = None
-    # Only compare the checksums of a finished cache; `images` is not looked at.
+    # Only compare the checksums of a finished cache; `images` is not read.
     verify: bool = False

@@ -23,7 +23,7 @@ def images(path: Path) -> Inspected:
         if source.fault is not None:
             raise source.fault
     except MdtError as error:
-        message = f"{path} is nothing that mdt made, and its images cannot be listed: "
+        message = f"{path} is no artifact of mdt, and its images cannot be listed: "
         raise MdtError(message + error.message, error.hint) from error
     sizes: list[tuple[int, int]] = []
     unreadable: list[str] = []

@@ -1,19 +1,18 @@
-"""What any artifact is, told from its own files. Loads torch only where tensors are looked at."""
+"""What any artifact is, from its own files. Loads torch only where tensors are read."""
 
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mdt_cli.artifacts.latent_cache.format import FORMAT
 from mdt_cli.artifacts.program import ABOUT, ONNX
 from mdt_cli.errors import MdtError
 from mdt_cli.services.inspection.inspected import Inspected, read, unknown
 
-CACHE_FORMAT = "mdt-latents"
-
 
 def inspect(path: Path) -> Inspected:
-    """Raises MdtError where `path` is missing, damaged, or nothing that we know."""
+    """What `path` is and holds. Raises MdtError where it is missing, damaged or not recognised."""
     if path.is_dir():
         return _folder(path)
     if path.is_file():
@@ -25,7 +24,7 @@ def _folder(path: Path) -> Inspected:
     if (path / "model_index.json").is_file():
         return _exported(path)
     manifest = path / "manifest.json"
-    if manifest.is_file() and (found := read(manifest)).get("format") == CACHE_FORMAT:
+    if manifest.is_file() and (found := read(manifest)).get("format") == FORMAT:
         return _cache(path, found)
     if (path / "plan.json").is_file():
         return _begun_cache(path, read(path / "plan.json"))
@@ -129,8 +128,8 @@ def _begun_cache(path: Path, plan: Mapping[str, Any]) -> Inspected:
 
 
 def _samples(path: Path, samples: Mapping[str, Any]) -> Inspected:
-    pictures = sum(1 for _ in path.glob("[0-9]*.png"))
-    facts = {**samples, "png files": pictures, "npz files": [p.name for p in path.glob("*.npz")]}
+    images = sum(1 for _ in path.glob("[0-9]*.png"))
+    facts = {**samples, "png files": images, "npz files": [p.name for p in path.glob("*.npz")]}
     if (path / "report.json").is_file():
         facts["scores"] = _scores(read(path / "report.json"))
     return Inspected(path, "sample folder", facts)
@@ -198,7 +197,7 @@ def _toml(path: Path) -> Inspected:
     try:
         tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise MdtError(f"{path} is no TOML: {error}") from error
+        raise MdtError(f"{path} is not valid TOML: {error}") from error
     return Inspected(path, "configuration", tables, text)
 
 

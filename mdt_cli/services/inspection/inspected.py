@@ -31,8 +31,9 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def unknown(path: Path) -> MdtError:
+    """The error for a path that is no artifact and holds no images."""
     return MdtError(
-        f"{path} is nothing that mdt knows",
-        "it reads caches, runs, checkpoints, weights, samples, reports, model folders, programs "
-        "and images",
+        f"cannot recognise {path}",
+        "expected a latent cache, run, checkpoint, weights file, sample folder, report, exported "
+        "model, configuration or images",
     )

@@ -1,4 +1,4 @@
-"""What a program of `mdt export` says of itself: a `.pt2` file, or a folder with `model.onnx`."""
+"""What a program of `mdt export` records: a `.pt2` file, or a folder with `model.onnx`."""
 
 import json
 import zipfile
@@ -14,21 +14,23 @@ from mdt_cli.services.inspection.inspected import Inspected, read
 
 
 def torch_program(path: Path) -> Inspected:
+    """A .pt2 file, with the settings that `mdt export` stored in it."""
     try:
         with zipfile.ZipFile(path) as archive:
             named = [name for name in archive.namelist() if name.endswith(f"extra/{ABOUT}")]
             about = json.loads(archive.read(named[0])) if named else None
     except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise MdtError(f"{path} is not a whole program of torch.export: {error}") from error
-    return _told(path, "torch.export program", about, path.stat().st_size)
+        raise MdtError(f"{path} is not a complete torch.export program: {error}") from error
+    return _program(path, "torch.export program", about, path.stat().st_size)
 
 
 def onnx_program(folder: Path) -> Inspected:
+    """An ONNX model with `mdt.json` beside it."""
     size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
-    return _told(folder, "ONNX program", read(folder / ABOUT), size)
+    return _program(folder, "ONNX program", read(folder / ABOUT), size)
 
 
-def _told(path: Path, kind: str, about: Mapping[str, Any] | None, size: int) -> Inspected:
+def _program(path: Path, kind: str, about: Mapping[str, Any] | None, size: int) -> Inspected:
     if about is None:
         return Inspected(path, f"{kind}, not of mdt", {"bytes": size})
     facts = {key: value for key, value in about.items() if key != "config"}

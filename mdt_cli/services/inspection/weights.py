@@ -55,7 +55,7 @@ def _tensors(path: Path) -> tuple[dict[str, str], dict[str, Any]]:
                 if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
                     broken.append(name)
     except (SafetensorError, OSError) as error:
-        raise MdtError(f"{path} is not a whole safetensors file: {error}") from error
+        raise MdtError(f"{path} is not a complete safetensors file: {error}") from error
     return metadata, {
         "tensors": len(names),
         "parameters": parameters,
@@ -66,7 +66,7 @@ def _tensors(path: Path) -> tuple[dict[str, str], dict[str, Any]]:
 
 
 def checkpoint(path: Path) -> Inspected:
-    """A checkpoint folder; damage is told, not raised."""
+    """A checkpoint folder; damage is reported, not raised."""
     facts: dict[str, Any] = {}
     try:
         state = read_state(path)
@@ -129,7 +129,7 @@ def run(path: Path) -> Inspected:
 
 
 def _last(path: Path) -> dict[str, Any] | None:
-    """The last whole record of a file of JSON lines."""
+    """The last complete record of a file of JSON lines."""
     return next(_records_backwards(path), None)
 
 

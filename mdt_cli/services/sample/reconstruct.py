@@ -26,6 +26,7 @@ from mdt_cli.services.build.masking import build_selector
 from mdt_cli.services.events import Event, Note, SamplesDone
 from mdt_cli.services.model import LoadedModel, load_trained
 from mdt_cli.services.runtime import own_device
+from mdt_cli.services.sample.batches import generate_share
 from mdt_cli.services.sample.options import parse_seeds
 from mdt_cli.services.strips import (
     cannot_restore,
@@ -35,7 +36,7 @@ from mdt_cli.services.strips import (
     strip_size,
     targets_are_normalised,
 )
-from mdt_cli.services.work import draw_share, num_processes
+from mdt_cli.services.work import Share
 
 # Without --seeds at most so many images, each with its own number as its seed.
 MOST_UNASKED = 64
@@ -90,7 +91,8 @@ def reconstruct(request: ReconstructRequest) -> Iterator[Event]:
     folder = PngFolder(request.out, job)
     folder.check()
     started = time.monotonic()
-    drawn = yield from draw_share(folder, job, draw_batch)
+    share = Share.from_environment()
+    drawn = yield from generate_share(folder, job, draw_batch, share)
     if drawn is None:
         return
     names = [images.name(seed % len(images)) for seed in seeds]
@@ -107,7 +109,7 @@ def reconstruct(request: ReconstructRequest) -> Iterator[Event]:
         grid=str(request.out / GRID),
         count=len(seeds),
         drawn=drawn,
-        processes=num_processes(),
+        processes=share.of,
         seconds=time.monotonic() - started,
         weights=str(trained.path),
         ema=trained.ema,
@@ -157,7 +159,7 @@ class _Restoring:
                 )
         except torch.OutOfMemoryError as error:
             raise MdtError(
-                f"a batch of {job.batch_size} images does not fit the memory of {self._device}",
+                f"a batch of {job.batch_size} images does not fit in the memory of {self._device}",
                 f"try --batch-size {max(1, job.batch_size // 2)}",
             ) from error
         return dict(zip(positions, strips, strict=True))

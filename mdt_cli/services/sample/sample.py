@@ -26,8 +26,9 @@ from mdt_cli.services.build.sampler import sampler_of
 from mdt_cli.services.events import Event, Note, SamplesDone, Warned
 from mdt_cli.services.model import LoadedModel, load_trained
 from mdt_cli.services.runtime import Autocast, computed, own_device
+from mdt_cli.services.sample.batches import generate_share
 from mdt_cli.services.sample.options import parse_classes, parse_seeds, with_choices
-from mdt_cli.services.work import draw_share, num_processes
+from mdt_cli.services.work import Share
 
 FORMATS = ("png", "npz")
 GRID_ROWS, GRID_COLUMNS = 50, 10
@@ -78,7 +79,8 @@ def sample(request: SampleRequest) -> Iterator[Event]:
     folder.check()
 
     started = time.monotonic()
-    drawn = yield from draw_share(folder, job, draw_batch)
+    share = Share.from_environment()
+    drawn = yield from generate_share(folder, job, draw_batch, share)
     if drawn is None:
         return
     path = folder.finish(_facts(trained, request))
@@ -90,7 +92,7 @@ def sample(request: SampleRequest) -> Iterator[Event]:
         grid=None if grid is None else str(grid),
         count=len(seeds),
         drawn=drawn,
-        processes=num_processes(),
+        processes=share.of,
         seconds=time.monotonic() - started,
         weights=str(trained.path),
         ema=trained.ema,
@@ -135,7 +137,7 @@ class _Drawing:
                 images = decoded(self._codec, latents)
         except torch.OutOfMemoryError as error:
             raise MdtError(
-                f"a batch of {job.batch_size} images does not fit the memory of {self._device}",
+                f"a batch of {job.batch_size} images does not fit in the memory of {self._device}",
                 f"try --batch-size {max(1, job.batch_size // 2)}",
             ) from error
         _check_finite(images, seeds)

@@ -20,6 +20,7 @@ from mdt_cli.artifacts.latent_cache import write as shards
 from mdt_cli.artifacts.latent_cache.read import open_cache
 from mdt_cli.errors import MdtError, Stopped
 from mdt_cli.images.archives import ArchiveReader
+from mdt_cli.services.encode import fill
 from mdt_cli.services.encode.encode import encode_latents
 from mdt_cli.services.encode.request import EncodeRequest
 from mdt_cli.services.events import CacheDone, Event, Note, Progress, Warned
@@ -219,7 +220,7 @@ def test_a_repair_with_other_bytes_is_another_cache_and_says_so(tmp_path: Path) 
     held["shards"][1]["sha256"] = "0" * 64
     manifest.write_text(json.dumps(held, indent=2) + "\n")
     events = run(asked)
-    assert any(isinstance(e, Warned) and "is another cache now" in e.text for e in events)
+    assert any(isinstance(e, Warned) and "is a different cache" in e.text for e in events)
     assert done(run(replace(asked, verify=True))).unchanged
 
 
@@ -310,8 +311,6 @@ def test_a_broken_shard_of_an_unfinished_cache_is_made_again(
 ) -> None:
     asked = request(tmp_path)
     run(replace(asked, cache=tmp_path / "whole"))
-    from mdt_cli.artifacts.latent_cache import write as shards
-
     write = shards.write_shard
 
     def failing(folder: Path, index: int, content: shards.Content) -> shards.Shard:
@@ -319,7 +318,7 @@ def test_a_broken_shard_of_an_unfinished_cache_is_made_again(
             raise Stopped(signal.SIGINT)
         return write(folder, index, content)
 
-    monkeypatch.setattr(shards, "write_shard", failing)
+    monkeypatch.setattr(fill, "write_shard", failing)
     with pytest.raises(Stopped):
         run(asked)
     monkeypatch.undo()
@@ -346,7 +345,7 @@ def test_a_signal_that_comes_while_the_first_shard_is_written_loses_nothing(
         raise Stopped(signal.SIGTERM)
 
     with monkeypatch.context() as patched:
-        patched.setattr(shards, "write_shard", stopped)
+        patched.setattr(fill, "write_shard", stopped)
         with pytest.raises(Stopped):
             run(late)
     assert (late.cache / kept).is_file()
@@ -366,11 +365,11 @@ def test_added_images_are_a_new_cache(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"size": 8}, "begun with image_size 16, not 8"),
-        ({"flip": True}, "begun with flip False, not True"),
-        ({"shard_size": 5}, "begun with shard_rows 4, not 5"),
+        ({"size": 8}, "started with image_size 16, not 8"),
+        ({"flip": True}, "started with flip False, not True"),
+        ({"shard_size": 5}, "started with shard_rows 4, not 5"),
         ({"limit": 5}, "made from other images"),
-        ({"unconditional": True}, "begun with labelled True, not False"),
+        ({"unconditional": True}, "started with labelled True, not False"),
     ],
 )
 def test_another_request_over_the_same_cache_is_refused(

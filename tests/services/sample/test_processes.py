@@ -71,7 +71,7 @@ def test_a_signal_lets_the_batch_finish(request_, signum, code):
     process.send_signal(signum)
     _, told = process.communicate()
     assert process.returncode == code, told
-    assert "run the same command again to go on" in told
+    assert "run the same command again to resume" in told
     names = contents(request_.out)
     assert len(names) % 4 == 0
     assert not any(name.startswith(".") for name in names)

@@ -11,7 +11,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from mdt_cli.core.codecs.codec import open_codec
 from mdt_cli.errors import MdtError
-from mdt_cli.services import work as sample_share
+from mdt_cli.services import work
 from mdt_cli.services.events import SamplesDone
 from mdt_cli.services.sample import sample as service
 from mdt_cli.services.sample.sample import SampleRequest, sample
@@ -68,7 +68,7 @@ def test_more_seeds_join_the_folder(request_):
     after = contents(request_.out)
     assert all(after[name] == data for name, data in before.items() if name != "samples.json")
     assert manifest(request_.out)["seeds"] == "0-11"
-    with pytest.raises(MdtError, match=r"holds 000004.png, a seed that was not asked for"):
+    with pytest.raises(MdtError, match=r"holds 000004.png, a seed that was not requested"):
         run(replace(request_, seeds="0-3"))
 
 
@@ -161,7 +161,7 @@ def test_processes_share_the_batches_out(request_, tmp_path, monkeypatch, format
 
 def test_the_first_process_waits_for_whole_files(request_, monkeypatch):
     """It looks again until what the others owe is there, and a broken file is not there."""
-    monkeypatch.setattr(sample_share, "SECONDS_BETWEEN_LOOKS", 0.0)
+    monkeypatch.setattr(work, "SECONDS_BETWEEN_POLLS", 0.0)
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
     list(sample(request_))

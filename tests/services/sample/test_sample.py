@@ -218,7 +218,7 @@ def test_a_picture_from_elsewhere_is_not_taken_for_a_sample(request_):
 
 def test_png_and_npz_do_not_mix(request_):
     run(request_)
-    with pytest.raises(MdtError, match=r"holds 000000.png, which is not of this job"):
+    with pytest.raises(MdtError, match=r"holds 000000.png, which does not belong to this job"):
         run(replace(request_, format="npz"))
 
 

@@ -225,7 +225,7 @@ def test_truncated_foreign_and_not_finite_weights(made, tmp_path: Path) -> None:
     good = source / "checkpoints/step-0000006/ema-0.9.safetensors"
     cut = tmp_path / "cut.safetensors"
     cut.write_bytes(good.read_bytes()[:-100])
-    with pytest.raises(MdtError, match="not a whole safetensors file"):
+    with pytest.raises(MdtError, match="not a complete safetensors file"):
         load_trained(cut, None, device)
     foreign = tmp_path / "foreign.safetensors"
     save_file({"a": torch.ones(1)}, foreign)
