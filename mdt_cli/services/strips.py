@@ -1,4 +1,4 @@
-"""Strips of three pictures: an image, what the network saw of it, and what it made of that.
+"""Strips of three images: the original, what the network saw of it, and what it restored.
 
 Axes: B batch, C channels, H W latent size, S image side.
 """
@@ -22,25 +22,25 @@ from mdt_cli.core.sampling.to_uint8 import to_uint8
 from mdt_cli.errors import MdtError
 from mdt_cli.images.contact_sheet import Pixels, save_grid
 
-PICTURES = 3
+PANELS = 3
 GREY = 0.0  # of -1..1
 PAPER = 255
 
 
 def cannot_restore(loss: Loss, masking: MaskingConfig) -> str | None:
-    """Why a network that was trained so cannot restore hidden patches; None where it can."""
+    """Why a network of this loss and masking cannot restore hidden patches; None where it can."""
     fill = masking.fill
     if not loss.restores:
-        return f"it learned the objective {loss.kind}, not to restore hidden patches"
+        return f"it was trained with objective {loss.kind}, not to restore hidden patches"
     if not masking.is_masked:
-        return "nothing was hidden from it in training"
+        return "it was trained without masking"
     if fill in ("nothing", "clean_patches"):
-        return f'masking.fill "{fill}" never lets it predict hidden patches'
+        return f'masking.fill "{fill}" gives it no output for hidden patches'
     return None
 
 
 def targets_are_normalised(masking: MaskingConfig) -> bool:
-    """Whether the network answers with patches of mean 0 and variance 1."""
+    """Whether the network predicts patches of mean 0 and variance 1."""
     terms = [term for view in masking.views if view.tokens == "kept" for term in view.terms]
     return any(term.normalise == "patch" for term in terms if term.region != "kept")
 
@@ -48,7 +48,7 @@ def targets_are_normalised(masking: MaskingConfig) -> bool:
 def hide(
     selector: Selector, grid: tuple[int, int], ratio: float, seeds: Sequence[int]
 ) -> TokenSubset:
-    """Kept tokens, row k sampled from seed k alone. MdtError for a ratio that keeps none."""
+    """Kept tokens, row k drawn from seed k alone. MdtError for a ratio that keeps none."""
     if selector.num_kept(grid, ratio) < 1:
         raise MdtError(
             f"--mask-ratio {ratio:g} keeps none of {grid[0] * grid[1]} patches", "lower it"
@@ -69,7 +69,7 @@ def make_strips(
 ) -> list[Pixels]:
     """original | hidden patches grey | restored, uint8 [S, 3 S + 2 gaps, 3] each.
 
-    `images_B3SS` in [-1, 1] are the originals; None: the latents decoded. A network with classes
+    `images_B3SS` in [-1, 1] are the originals; None: the decoded latents. A network with classes
     gets the null class.
     """
     times_B = torch.zeros(len(clean_BCHW), device=clean_BCHW.device)
@@ -80,28 +80,28 @@ def make_strips(
     hidden = hidden_places(subset, network.grid, *before.shape[2:])
     seen = torch.where(hidden, torch.full_like(before, GREY), before)
     columns = [to_uint8(images, "round").numpy() for images in (before, seen, after)]
-    return [_beside(pictures) for pictures in zip(*columns, strict=True)]
+    return [_beside(panels) for panels in zip(*columns, strict=True)]
 
 
 def strip_gap(side: int) -> int:
-    """White pixels between the pictures of a strip."""
+    """White pixels between the panels of a strip of images with this side."""
     return max(1, side // 64)
 
 
 def strip_size(side: int) -> tuple[int, int]:
-    """Width and height."""
-    return PICTURES * side + (PICTURES - 1) * strip_gap(side), side
+    """Width and height in pixels of a strip of images with this side."""
+    return PANELS * side + (PANELS - 1) * strip_gap(side), side
 
 
-def _beside(pictures: Sequence[Pixels]) -> Pixels:
-    height = pictures[0].shape[0]
+def _beside(panels: Sequence[Pixels]) -> Pixels:
+    height = panels[0].shape[0]
     line = np.full((height, strip_gap(height), 3), PAPER, np.uint8)
-    parts = [part for picture in pictures for part in (picture, line)]
+    parts = [part for panel in panels for part in (panel, line)]
     return np.concatenate(parts[:-1], axis=1)
 
 
 def save_strips(path: Path, strips: Sequence[Pixels]) -> None:
     """All strips on one sheet, about as wide as it is high."""
-    per_row = max(1, math.ceil(math.sqrt(len(strips) / PICTURES)))
+    per_row = max(1, math.ceil(math.sqrt(len(strips) / PANELS)))
     rows = [strips[start : start + per_row] for start in range(0, len(strips), per_row)]
     save_grid(path, rows, None, gap=16)
