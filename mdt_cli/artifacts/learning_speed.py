@@ -42,7 +42,7 @@ class LearningSpeed:
 
 
 def one_history(records: Sequence[LogRecord]) -> list[LogRecord]:
-    """Records in the order they were written, without those that a later one took back.
+    """Records in the order they were written, without those that a later one replaces.
 
     A run that resumes from an earlier step writes that step and all after it again.
     """

@@ -79,7 +79,7 @@ def with_determinism(run: Path, loaded: Loaded, device_type: str, fresh: int) ->
 
 
 def check_stage(run: Path, stage: str) -> None:
-    """MdtError where the run that has begun in the folder is of another stage."""
+    """MdtError if the run in the folder is of another stage."""
     has = (run / CONFIG).read_text("utf-8").partition("\n")[0].removeprefix("# ")
     if has != stage:
         raise MdtError(f"{run} holds a {has} run, not a {stage} run", "choose another folder")

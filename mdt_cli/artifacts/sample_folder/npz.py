@@ -59,7 +59,7 @@ class NpzFolder:
         return [] if done else list(self._job.batch(batch))
 
     def begin(self) -> None:
-        """MdtError where another process has begun with other settings.
+        """MdtError if another process has started with other settings.
 
         Parts do not record their settings, so the first process records them for all:
         processes that look for the newest checkpoint may find two.

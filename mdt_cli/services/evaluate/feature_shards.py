@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,13 +26,12 @@ from mdt_cli.images.sized import SizedSet
 from mdt_cli.metrics.extract import Batch, Extracted, collect, feature_batches
 from mdt_cli.metrics.extractors.extractor import Extractor
 from mdt_cli.services.events import Event, Note, Progress, Warned
-from mdt_cli.services.work import Share
+from mdt_cli.services.work import Share, poll
 
 # Images per shard: seconds of work, 2 MB of features.
 ROWS = 256
 # One process writes shards only for sets that are worth a resume.
 IN_MEMORY = 1000
-SECONDS_BETWEEN_POLLS = 0.2
 # Without a new shard for so long, the first process reports what it waits for.
 SECONDS_UNTIL_NOTE = 60.0
 NAMED = 5
@@ -114,22 +113,26 @@ class Shards:
                 raise cannot_write(mark, error) from error
             return
         since, patience = time.monotonic(), SECONDS_UNTIL_NOTE
-        late = list(range(1, self.share.of))
+        absent = len(self.others)
         try:
-            while self.others or late:
-                if self.others and self._is_finished(*self.others[0]):
-                    del self.others[0]
+            for _ in poll(range(1, self.share.of), self._late):
+                if len(self.others) < absent:
+                    absent = len(self.others)
                     since, patience = time.monotonic(), SECONDS_UNTIL_NOTE
-                    continue
-                late = [rank for rank in late if not self._finished(rank).is_file()]
-                if not (self.others or late):
-                    return
-                time.sleep(SECONDS_BETWEEN_POLLS)
                 if time.monotonic() - since > patience:
                     patience *= 2
                     yield Note(self._awaited())
         except Stopped as stopped:
             raise self._stopped(stopped) from None
+
+    def _late(self, ranks: Sequence[int]) -> list[int]:
+        """Those of the other processes that are not done; all, while a shard of theirs is absent.
+
+        A shard that was found intact is not checked again.
+        """
+        while self.others and self._is_finished(*self.others[0]):
+            del self.others[0]
+        return [rank for rank in ranks if self.others or not self._finished(rank).is_file()]
 
     def _awaited(self) -> str:
         missing = [

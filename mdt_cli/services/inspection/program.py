@@ -1,4 +1,4 @@
-"""What a program of `mdt export` says of itself: a `.pt2` file, or a folder with `model.onnx`."""
+"""What a program of `mdt export` records: a `.pt2` file, or a folder with `model.onnx`."""
 
 import json
 import zipfile

@@ -212,7 +212,7 @@ def test_a_folder_with_something_else_is_left_alone(request_):
 def test_a_picture_from_elsewhere_is_not_taken_for_a_sample(request_):
     request_.out.mkdir()
     Image.new("RGB", (SIDE, SIDE)).save(request_.out / "000003.png")
-    with pytest.raises(MdtError, match=r"000003.png was not made by mdt sample"):
+    with pytest.raises(MdtError, match=r"000003.png was not written by mdt sample"):
         run(request_)
 
 
