@@ -33,7 +33,7 @@ def from_npz(path: Path) -> ImageSet:
             f"the reference comes last: mdt evaluate SAMPLES {path}",
         )
     with RowFile(path, IMAGES) as rows:
-        shape, dtype = rows.shape, rows.dtype
+        shape, dtype, checksum = rows.shape, rows.dtype, rows.checksum
     if dtype != np.uint8 or len(shape) != 4 or shape[3] not in (1, 3):
         raise MdtError(
             f"{path}: {IMAGES} is {dtype} {list(shape)}, but images are uint8 [N, H, W, 3]",
@@ -45,7 +45,8 @@ def from_npz(path: Path) -> ImageSet:
     find = None
     if numbers is not None and numbers.ndim == 1 and numbers.dtype.kind in "iu":
         find = partial(_classes, numbers.tolist(), shape[0], path)
-    stamp = "x".join(str(side) for side in shape[1:])
+    # The checksum is of all rows: where one of them changes, the set is another.
+    stamp = "x".join(str(side) for side in shape[1:]) + f" {checksum:08x}"
     images = [Found(f"{IMAGES}[{row}]", row, stamp) for row in range(shape[0])]
     return make_set(path, "npz", NpzReader(path), images, find, {}, size=(shape[1], shape[2]))
 
@@ -114,6 +115,7 @@ class RowFile:
             raise MdtError(
                 f"{path} has no {name} (it holds {held})", f"images in an npz are named {name}"
             )
+        self.checksum = self._archive.getinfo(f"{name}.npy").CRC
         try:
             self._stream: IO[bytes] = self._archive.open(f"{name}.npy")
             version = np.lib.format.read_magic(self._stream)

@@ -235,6 +235,16 @@ def test_grey_palette_and_alpha_become_rgb(tmp_path: Path) -> None:
     assert np.abs(shown[2].astype(int) - over_white).max() <= 1
 
 
+def test_an_npz_of_other_pixels_is_another_set(tmp_path: Path) -> None:
+    digests = []
+    for value in (0, 1, 0):
+        rows = np.zeros((3, 8, 8, 3), np.uint8)
+        rows[2, 0, 0, 0] = value
+        np.savez(tmp_path / "s.npz", arr_0=rows)
+        digests.append(open_images(tmp_path / "s.npz").digest)
+    assert digests[0] == digests[2] != digests[1]
+
+
 def test_a_grey_npz_becomes_rgb(tmp_path: Path) -> None:
     grey = np.arange(32, dtype=np.uint8).reshape(2, 4, 4, 1)
     np.savez(tmp_path / "g.npz", arr_0=grey)

@@ -3,11 +3,17 @@
 import math
 import shutil
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from mdt_cli.config.load import load
-from mdt_cli.config.masking import MaskingConfig, RandomBlocksConfig, RandomTokensConfig
+from mdt_cli.config.masking import (
+    MaskingConfig,
+    RandomBlocksConfig,
+    RandomTokensConfig,
+    SelectorConfig,
+)
 from mdt_cli.core.masking.ratio import PiecewiseRatio
 from mdt_cli.errors import MdtError
 from mdt_cli.services.build.masking import build_selector
@@ -89,13 +95,21 @@ def test_without_masking_any_selector_fits() -> None:
     assert build_selector(masking, (4, 4)).size == 3
 
 
+SELECTORS = {
+    "random": ("bucket=4", "8 to 12"),
+    "block": ("size=2", "8 to 12"),
+    "crop": ("size=3", "9"),
+}
+
+
+def test_every_selector_is_among_those_that_train() -> None:
+    kinds = get_args(get_args(SelectorConfig)[0])
+    assert {kind.model_fields["kind"].default for kind in kinds} == set(SELECTORS)
+
+
 @pytest.mark.parametrize(
     ("selector", "kept"),
-    [
-        ('{kind="random", bucket=4}', "8 to 12"),
-        ('{kind="block", size=2}', "8 to 12"),
-        ('{kind="crop", size=3}', "9"),
-    ],
+    [(f'{{kind="{kind}", {keys}}}', kept) for kind, (keys, kept) in SELECTORS.items()],
 )
 def test_every_selector_trains_and_is_planned(
     cache: Path, tmp_path: Path, selector: str, kept: str

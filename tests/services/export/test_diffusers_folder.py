@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -12,11 +12,13 @@ from safetensors.torch import save_file
 
 from mdt_cli.artifacts.weights import read_header, read_tensors
 from mdt_cli.config.load import load
+from mdt_cli.config.sampling import GuidanceConfig, SamplingConfig
 from mdt_cli.errors import MdtError
 from mdt_cli.services.build.sampler import generate
 from mdt_cli.services.events import ExportDone, Warned
-from mdt_cli.services.export.diffusers_folder import load_as_stranger
+from mdt_cli.services.export.diffusers_folder import TABLES, load_as_stranger
 from mdt_cli.services.export.export import ExportRequest, export
+from mdt_cli.services.export.templates import pipeline
 from mdt_cli.services.model import TRAINING_ONLY, fixed_inputs, load_trained
 from tests.services.small_networks import DIGITS, DIT, EDM, MDTV2, TINY, weights_file
 
@@ -30,6 +32,15 @@ def module_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     modules = str(tmp_path / "modules")
     monkeypatch.setattr("diffusers.utils.dynamic_modules_utils.HF_MODULES_CACHE", modules)
     monkeypatch.setattr(sys, "path", [*sys.path])
+
+
+def test_exported_folders_know_every_kind_of_guidance() -> None:
+    kinds = get_args(get_args(GuidanceConfig)[0])
+    assert set(kinds) <= set(TABLES["mdt_cli.config.sampling"])
+    for kind in kinds:
+        table = SamplingConfig(guidance=kind()).model_dump(mode="json")
+        settings = pipeline._settings(table, None, None)
+        assert isinstance(settings.guidance, kind)
 
 
 def run(source: Path, out: Path, **options: Any) -> ExportDone:
