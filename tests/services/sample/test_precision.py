@@ -66,7 +66,9 @@ def test_a_cpu_has_no_tf32_and_says_so(request_, tmp_path):
 
 def test_bf16_where_it_would_be_slow_is_refused(request_, monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
-    with pytest.raises(MdtError, match=r"sampling\.precision bf16 on this CPU") as caught:
+    with pytest.raises(
+        MdtError, match=r"no native bf16 support: sampling\.precision=bf16"
+    ) as caught:
         run(replace(request_, precision="bf16"))
     assert "float32" in caught.value.hint
     assert not request_.out.exists()
