@@ -113,7 +113,10 @@ def unlimited_header(raw: Path | bytes) -> Iterator[Image.Image]:
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """The image upright in RGB: turned by EXIF, 16-bit grey scaled, alpha laid over white."""
+    """The image upright in RGB: turned by EXIF, alpha laid over white.
+
+    Grey of 0..65535 and floats of 0..1 are scaled to 0..255; UnreadableError outside these ranges.
+    """
     image.load()
     image = _upright(image)
     if image.mode == "RGB" and "transparency" not in image.info:

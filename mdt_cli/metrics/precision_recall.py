@@ -46,7 +46,8 @@ def precision_recall(
 ) -> PrecisionRecall:
     """Kynkaanniemi et al. 2019, eq. 1-3: balls reach to the k-th nearest neighbour in their set.
 
-    Float64 arithmetic in blocks of at most `memory` bytes; every set needs more than `k` rows.
+    Float64, in blocks of at most `memory` bytes; a row within rounding of a ball's edge is inside.
+    ValueError where a set has `k` rows or fewer.
     """
     _check(samples_ND, reference_MD, k)
     of_samples_N = squared_radii(samples_ND, k, device, memory).to(device)

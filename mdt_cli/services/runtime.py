@@ -84,7 +84,10 @@ def deferred_signals() -> Iterator[Stop]:
 
 
 def pick_device(asked: str | None) -> torch.device:
-    """The device named, or a GPU where there is one."""
+    """The device named: cpu, cuda or cuda:N. None: a GPU if torch sees one, else the CPU.
+
+    MdtError for another name or a GPU that is not there.
+    """
     if asked is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if not re.fullmatch(r"cpu|cuda(:\d+)?", asked):

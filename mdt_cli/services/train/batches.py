@@ -43,7 +43,10 @@ class MicroBatch:
         return replace(self, clean=self.clean.pin_memory(), t_B=self.t_B.pin_memory(), draws=draws)
 
     def to(self, device: torch.device) -> "MicroBatch":
-        """With what all views share on `device`; a draw follows when its view is computed."""
+        """A copy with `clean` and `t_B` on `device`, sent without waiting where possible.
+
+        The draws stay where they are until their view is computed.
+        """
         clean = self.clean.to(device, non_blocking=True)
         return replace(self, clean=clean, t_B=self.t_B.to(device, non_blocking=True))
 

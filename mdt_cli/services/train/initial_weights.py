@@ -53,7 +53,9 @@ def put_stage_weights(
 ) -> Iterator[Event]:
     """Load weights; parts that serve masked passes may differ between stages, and are reported.
 
-    With `new_classes` so may whatever knows the classes, and a classifier needs no decoder.
+    A classifier's network may also lack a decoder, and bring its classifier and positions.
+    `new_classes`: the label weights of the file are dropped, those of `network` kept. MdtError
+    where anything else does not fit.
     """
     ours = dict(network.named_parameters())
     may_go = may_come = TRAINING_ONLY + (LABELS if new_classes else ())

@@ -65,7 +65,7 @@ class TrainState:
         self.restart_averages()
 
     def restart_averages(self) -> None:
-        """EMA weights start as copies of the weights the run starts from."""
+        """New EMA weights, and the EMA decoder where masking has one, from the present weights."""
         config = self.data.config
         self.averages = build_averages(config.ema, self.network)
         self.teacher = None
