@@ -118,7 +118,7 @@ def step_time(recipe: str, work: Path) -> dict[str, float]:
     import torch
 
     from mdt_cli.artifacts.latent_cache.read import open_cache
-    from mdt_cli.config.load import load
+    from mdt_cli.config.load import load_config
     from mdt_cli.services.build.network import build_network
     from mdt_cli.services.train.batches import train_data
     from mdt_cli.services.train.cost import train_flops
@@ -130,7 +130,7 @@ def step_time(recipe: str, work: Path) -> dict[str, float]:
     shape, classes = cache.facts.latent_shape, cache.facts.num_classes
     result: dict[str, float] = {}
     for stage, presets in (("first", [recipe]), ("last", [recipe, *last_presets(recipe)])):
-        config = load(presets, assignments(recipe, 0, 1e-3, 1000, 1000)).config
+        config = load_config(presets, assignments(recipe, 0, 1e-3, 1000, 1000)).config
         network = build_network(config, shape, classes)
         placement = place("no", "cpu")
         data = train_data(config, cache, network.grid)
@@ -158,7 +158,7 @@ def steps_for(costs: dict[str, float], budget: float, what: str) -> int:
 
 def do(job: Job, work: Path) -> dict[str, Any]:
     """Both stages to each end; held-out losses on all tokens, and distances of samples."""
-    from mdt_cli.config.load import load
+    from mdt_cli.config.load import load_config
     from mdt_cli.services.train.start import finetune, pretrain, starting_config
 
     first = work / "runs" / job.name
@@ -168,7 +168,7 @@ def do(job: Job, work: Path) -> dict[str, Any]:
     for budget, steps in job.ends:
         begin = round(0.9 * steps) if job.scored else steps
         keys = assignments(job.recipe, job.seed, job.lr, begin, every)
-        for _ in pretrain(work / "cache", first, load([job.recipe], keys), device="cpu"):
+        for _ in pretrain(work / "cache", first, load_config([job.recipe], keys), device="cpu"):
             pass
         if not job.scored:
             result["budgets"][budget] = {"loss": held_out(first)[-1][1]}

@@ -57,13 +57,13 @@ class NoiseCache:
     def read(self, rows: Any, flip: Any = None) -> Any:
         import torch
 
-        from mdt_cli.artifacts.latent_cache.read import Rows
+        from mdt_cli.artifacts.latent_cache.read import LatentRows
 
-        return Rows(torch.randn(len(rows), *LATENT), None, rows % 1000)
+        return LatentRows(torch.randn(len(rows), *LATENT), None, rows % 1000)
 
 
 def config_of(recipe: str, size: str, batch: int, device: str) -> Any:
-    from mdt_cli.config.load import load
+    from mdt_cli.config.load import load_config
 
     keys = [f"training.batch_size={batch}", "model.patch_size=2", "data.conditional=true"]
     if recipe in ("maskdm", "uvit"):
@@ -75,7 +75,7 @@ def config_of(recipe: str, size: str, batch: int, device: str) -> Any:
         keys += ["training.precision=bf16", "training.compile=true"]
         if recipe == "mdtv2":
             keys.append("masking.selector={kind='random', bucket=16}")
-    return load([recipe, f"size/{size}"], keys).config
+    return load_config([recipe, f"size/{size}"], keys).config
 
 
 def one(recipe: str, size: str, batch: int, device: str, steps: int) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from mdt_cli.cli.app import app
 from mdt_cli.cli.app import run as mdt
 from mdt_cli.cli.hints import with_dashes
 from mdt_cli.config import presets
-from mdt_cli.config.load import load
+from mdt_cli.config.load import load_config
 from tests.autoencoders import save_autoencoder
 from tests.documentation import PAGES, ROOT, Line, arguments, lines, table_below
 from tests.pictures import png, write_folder
@@ -89,7 +89,7 @@ def test_configurations_are_valid(line: Line, words: list[str]) -> None:
     given = command.make_context("pretrain", words[1:]).params
     names = {option: parameter.name for parameter in command.params for option in parameter.opts}
     named = [name for name in given[names["--preset"]] or () if not name.startswith("./")]
-    load(named, given[names["--set"]] or ())
+    load_config(named, given[names["--set"]] or ())
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

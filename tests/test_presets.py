@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mdt_cli.config import presets
-from mdt_cli.config.load import load
+from mdt_cli.config.load import load_config
 from mdt_cli.services.build.masking import build_views
 from mdt_cli.services.build.network import build_network
 from mdt_cli.services.build.objective import build_loss
@@ -30,7 +30,7 @@ def test_nothing_is_missing() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_opens_with_what_it_is(name: str) -> None:
-    preset = presets.read(name)
+    preset = presets.read_preset(name)
     assert len(preset.about) > 40
     if not name.startswith("size/"):
         for word in ("Command:", "Verified:", "Expected"):
@@ -39,7 +39,7 @@ def test_opens_with_what_it_is(name: str) -> None:
 
 @pytest.mark.parametrize("name", SIZES)
 def test_sizes_hold_only_model_keys(name: str) -> None:
-    assert list(presets.read(name).keys) == ["model"]
+    assert list(presets.read_preset(name).keys) == ["model"]
 
 
 @pytest.mark.parametrize("overlay", [None, *OVERLAYS])
@@ -47,7 +47,7 @@ def test_sizes_hold_only_model_keys(name: str) -> None:
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_builds_at_every_size(recipe: str, size: str, overlay: str | None) -> None:
     names = [recipe, size] + ([overlay] if overlay else [])
-    config = load(names, []).config
+    config = load_config(names, []).config
     with torch.device("meta"):
         network = build_network(config, (4, 32, 32), 10)
     assert build_views(config.masking)

@@ -29,7 +29,7 @@ COARSE, FINE = 60, 1001
 def presets(name: Name = None, json: Json = False, plot: Plot = None) -> None:
     """List the presets, or explain one. Example: mdt presets mdtv2"""
     from mdt_cli.config import presets as found
-    from mdt_cli.config.load import load
+    from mdt_cli.config.load import load_config
     from mdt_cli.config.write import to_toml
     from mdt_cli.errors import MdtError
     from mdt_cli.services.build.ratio import plot_ratio, preset_curve
@@ -37,7 +37,7 @@ def presets(name: Name = None, json: Json = False, plot: Plot = None) -> None:
     if name is None:
         if plot is not None:
             raise MdtError("--plot shows the mask ratio of one preset", "name the preset")
-        all_of_them = [found.read(one) for one in found.names()]
+        all_of_them = [found.read_preset(one) for one in found.names()]
         if json:
             emit_json({one.name: one.about for one in all_of_them})
             return
@@ -47,8 +47,8 @@ def presets(name: Name = None, json: Json = False, plot: Plot = None) -> None:
             [(one.name, _first_sentence(one.about)) for one in all_of_them],
         )
         return
-    preset = found.read(name)
-    loaded, fine = load([name], []), preset_curve(preset, FINE)
+    preset = found.read_preset(name)
+    loaded, fine = load_config([name], []), preset_curve(preset, FINE)
     if plot is not None:
         if fine is None:
             raise MdtError(f"preset {name} has no mask ratio to plot")

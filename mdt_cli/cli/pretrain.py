@@ -38,7 +38,7 @@ def pretrain(
     mdt pretrain cache runs/first -p mdtv2 -p size/s --set training.steps=50000
     """
     from mdt_cli.cli.training import follow, show_plan
-    from mdt_cli.config.load import load
+    from mdt_cli.config.load import load_config
     from mdt_cli.config.write import to_toml
     from mdt_cli.errors import MdtError
 
@@ -46,7 +46,7 @@ def pretrain(
         raise MdtError(
             "no preset was given", "choose one with -p, such as -p mdtv2; `mdt presets` lists them"
         )
-    loaded = load(preset or [], assign or [])
+    loaded = load_config(preset or [], assign or [])
     if dry_run:
         from mdt_cli.services.train.cost import plan
 

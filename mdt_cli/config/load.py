@@ -34,7 +34,7 @@ class Loaded:
         return DEFAULT
 
 
-def load(
+def load_config(
     preset_names: Sequence[str],
     assignments: Sequence[str],
     base: Mapping[str, Any] | None = None,
@@ -49,7 +49,7 @@ def load(
     layers: list[tuple[Mapping[str, Any], str]] = []
     if base is not None:
         layers.append((base, base_source))
-    layers += [(presets.read(name).keys, f"preset {name}") for name in preset_names]
+    layers += [(presets.read_preset(name).keys, f"preset {name}") for name in preset_names]
     layers += [(_assignment(text), f"--set {text}") for text in assignments]
     for keys, source in layers:
         _merge(tree, keys, "", source, sources)

@@ -38,7 +38,7 @@ def names() -> list[str]:
     return sorted(found, key=lambda name: ("/" in name, name))
 
 
-def read(name: str) -> Preset:
+def read_preset(name: str) -> Preset:
     """A preset by its name, such as `mdtv2` or `size/s`, or by the path of a TOML file."""
     path = Path(name) if name.endswith(".toml") else folder() / f"{name}.toml"
     if not path.is_file():

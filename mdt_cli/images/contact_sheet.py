@@ -47,7 +47,7 @@ def sheet(
     left = max((math.ceil(font.getlength(name)) for name in shown), default=0)
     left = left + 2 * MARGIN if left else MARGIN
     columns = max(len(row) for row in rows)
-    picture = Image.new(
+    sheet = Image.new(
         "RGB",
         (
             left + columns * (width + gap) - gap + MARGIN,
@@ -55,15 +55,15 @@ def sheet(
         ),
         PAPER,
     )
-    pen = ImageDraw.Draw(picture)
+    pen = ImageDraw.Draw(sheet)
     for index, (row, name) in enumerate(zip(rows, shown, strict=True)):
         top = MARGIN + index * (height + gap)
         if name:
             pen.text((left - MARGIN, top + height // 2), name, INK, font, anchor="rm")
         for column, tile in enumerate(row):
             image = Image.fromarray(tile).resize((width, height), Image.Resampling.NEAREST)
-            picture.paste(image, (left + column * (width + gap), top))
-    return picture
+            sheet.paste(image, (left + column * (width + gap), top))
+    return sheet
 
 
 def _short(name: str) -> str:

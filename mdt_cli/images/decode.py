@@ -16,7 +16,7 @@ Pixels = npt.NDArray[np.uint8]
 # An image as its container holds it: encoded, the path of a file, or pixels [H,W,3].
 Raw = Path | bytes | Pixels
 
-# What `read_picture` does, for manifests and reports.
+# What `read_image` does, for manifests and reports.
 CROP = "upright (EXIF), alpha over white, halved by box, bicubic, centre square"
 # More than this, before or after resizing, is taken for a decompression bomb (Pillow's own limit).
 MAX_PIXELS = 89_478_485
@@ -35,7 +35,7 @@ class UnreadableError(Exception):
 
 
 @dataclass(frozen=True)
-class Picture:
+class DecodedImage:
     """`pixels` uint8 [3,S,S]; `mode` as stored (RGB, L, ...); `enlarged` if it was smaller."""
 
     pixels: Pixels
@@ -44,18 +44,18 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Header:
+class ImageHeader:
     """`size` (height, width) once upright; `lossy` by the content, not by the suffix."""
 
     size: tuple[int, int]
     lossy: bool
 
 
-def read_picture(raw: Raw, size: int) -> Picture:
+def read_image(raw: Raw, size: int) -> DecodedImage:
     """Decode, turn upright, lay over white, crop to `size`. Raises UnreadableError."""
     if isinstance(raw, np.ndarray):
         mode, enlarged, pixels = "RGB", min(raw.shape[:2]) < size, crop_pixels(raw, size)
-        return Picture(np.ascontiguousarray(pixels.transpose(2, 0, 1)), mode, enlarged)
+        return DecodedImage(np.ascontiguousarray(pixels.transpose(2, 0, 1)), mode, enlarged)
     with _reasons(), warnings.catch_warnings():
         # Pillow warns of large images, odd EXIF and the like; MAX_PIXELS below decides.
         warnings.simplefilter("ignore")
@@ -63,11 +63,11 @@ def read_picture(raw: Raw, size: int) -> Picture:
             mode, upright = image.mode, as_rgb(image)
         enlarged = min(upright.size) < size
         pixels = np.asarray(centre_crop(upright, size))
-    return Picture(np.ascontiguousarray(pixels.transpose(2, 0, 1)), mode, enlarged)
+    return DecodedImage(np.ascontiguousarray(pixels.transpose(2, 0, 1)), mode, enlarged)
 
 
 def read_pixels(raw: Raw, size: int | None = None) -> Pixels:
-    """uint8 [H,W,3] as `read_picture` has them; cropped only where a size is given."""
+    """uint8 [H,W,3] as `read_image` has them; cropped only where a size is given."""
     if isinstance(raw, np.ndarray):
         return raw if size is None else crop_pixels(raw, size)
     with _reasons():
@@ -77,20 +77,20 @@ def read_pixels(raw: Raw, size: int | None = None) -> Pixels:
 
 
 def crop_pixels(pixels_HWC: Pixels, size: int) -> Pixels:
-    """The crop of `read_picture` for an image that is decoded, uint8 [H,W,3]."""
+    """The crop of `read_image` for an image that is decoded, uint8 [H,W,3]."""
     return np.asarray(centre_crop(Image.fromarray(pixels_HWC), size))
 
 
-def read_header(raw: Raw) -> Header:
+def read_image_header(raw: Raw) -> ImageHeader:
     """Size and compression, without decoding. Raises UnreadableError."""
     if isinstance(raw, np.ndarray):
-        return Header((raw.shape[0], raw.shape[1]), lossy=False)
+        return ImageHeader((raw.shape[0], raw.shape[1]), lossy=False)
     with _reasons(), _opened(raw) as image:
         lossy = image.format in LOSSY or image.info.get("compression") in ("jpeg", "tiff_jpeg")
         if image.format == "WEBP":
             found = re.search(rb"VP8[ L]", _content(raw)[12:])
             lossy = found is not None and found[0] == b"VP8 "
-        return Header(_upright_size(image, raw), lossy)
+        return ImageHeader(_upright_size(image, raw), lossy)
 
 
 def stored_size(raw: Raw) -> tuple[int, int]:

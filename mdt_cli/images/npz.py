@@ -41,7 +41,7 @@ def from_npz(path: Path) -> ImageSet:
         )
     if 0 in shape:
         raise MdtError(f"{path} holds no images", f"{IMAGES} has no rows")
-    numbers = load(path, frozenset({LABELS})).get(LABELS) if LABELS in held else None
+    numbers = load_arrays(path, frozenset({LABELS})).get(LABELS) if LABELS in held else None
     find = None
     if numbers is not None and numbers.ndim == 1 and numbers.dtype.kind in "iu":
         find = partial(_classes, numbers.tolist(), shape[0], path)
@@ -91,7 +91,7 @@ def keys(path: Path) -> frozenset[str]:
         raise _broken(path, error) from error
 
 
-def load(path: Path, names: frozenset[str]) -> dict[str, NDArray[Any]]:
+def load_arrays(path: Path, names: frozenset[str]) -> dict[str, NDArray[Any]]:
     """The arrays asked for that are there; an array of Python objects is refused."""
     try:
         with np.load(path, allow_pickle=False) as stored:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mdt_cli.errors import MdtError
-from mdt_cli.images.decode import Pixels, Raw, UnreadableError, read_header, read_pixels
+from mdt_cli.images.decode import Pixels, Raw, UnreadableError, read_image_header, read_pixels
 from mdt_cli.images.image_set import ImageSet
 
 
@@ -71,7 +71,7 @@ class SizedSet:
             return
         for name, raw in self.images.read(positions):
             if isinstance(raw, UnreadableError):
-                raise unreadable(self.path, name, raw) from raw
+                raise unreadable_in_set(self.path, name, raw) from raw
             yield name, raw
 
     def decode(self, name: str, raw: Raw) -> Pixels:
@@ -108,7 +108,7 @@ def sized(images: ImageSet, crop: int | None = None) -> SizedSet:
     else:
         for name, raw in SizedSet(images, (0, 0)).read():
             with _named(images.path, name):
-                header = read_header(raw)
+                header = read_image_header(raw)
             counts[header.size] += 1
             first.setdefault(header.size, name)
             lossy += header.lossy
@@ -134,7 +134,7 @@ def check_crop(images: ImageSet, crop: int) -> None:
         )
 
 
-def unreadable(where: Path, name: str, error: BaseException) -> MdtError:
+def unreadable_in_set(where: Path, name: str, error: BaseException) -> MdtError:
     """The error for an image that cannot be read, in a set of which every image counts."""
     reason = " ".join(str(error).split()) or type(error).__name__
     return MdtError(
@@ -154,7 +154,7 @@ def _named(where: Path, name: str) -> Iterator[None]:
     try:
         yield
     except UnreadableError as error:
-        raise unreadable(where, name, error) from error
+        raise unreadable_in_set(where, name, error) from error
 
 
 def _one_size(

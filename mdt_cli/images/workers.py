@@ -16,7 +16,7 @@ import numpy as np
 
 from mdt_cli.errors import MdtError
 from mdt_cli.images.archives import Reader
-from mdt_cli.images.decode import Pixels, UnreadableError, read_picture, stored_size
+from mdt_cli.images.decode import Pixels, UnreadableError, read_image, stored_size
 
 # The most pixel bytes and images of one task: enough that its transfer costs nothing beside
 # decoding, little enough that workers never wait for each other.
@@ -42,14 +42,14 @@ def decode(reader: Reader, first: int, locations: Sequence[Any], size: int) -> D
     modes, enlarged = Counter[str](), 0
     for index, location in enumerate(locations, first):
         try:
-            picture = read_picture(reader.read(location), size)
+            image = read_image(reader.read(location), size)
         except (UnreadableError, OSError) as error:
             skipped.append((index, str(error)))
             continue
-        pixels[len(kept)] = picture.pixels
+        pixels[len(kept)] = image.pixels
         kept.append(index)
-        modes[picture.mode] += 1
-        enlarged += picture.enlarged
+        modes[image.mode] += 1
+        enlarged += image.enlarged
     return Decoded(pixels[: len(kept)], tuple(kept), tuple(skipped), dict(modes), enlarged)
 
 

@@ -15,14 +15,14 @@ from mdt_cli.errors import MdtError
 from mdt_cli.images.decode import Raw
 from mdt_cli.images.sized import SizedSet, pixel_digest
 from mdt_cli.metrics.extractors.extractor import Extractor, extract_batch
-from mdt_cli.metrics.feature_rows import Rows
+from mdt_cli.metrics.feature_rows import RowSample
 from mdt_cli.metrics.statistics import Moments, Statistics
 
 SPATIAL_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
-class Batch:
+class ImageBatch:
     """Some images of a set, in reading order."""
 
     names: list[str]
@@ -68,7 +68,7 @@ def feature_batches(
     device: torch.device,
     batch_size: int,
     source: Iterator[tuple[str, Raw]] | None = None,
-) -> Iterator[Batch]:
+) -> Iterator[ImageBatch]:
     """All images, or those that `source` reads, as features on the CPU.
 
     NaN and wrong widths are MdtError.
@@ -78,13 +78,13 @@ def feature_batches(
         if device.type != "cpu":
             features_BD = extract_batch(extractor, batch.values.to(device))
         _check(images, batch.names, features_BD, extractor)
-        yield Batch(batch.names, batch.digests, features_BD)
+        yield ImageBatch(batch.names, batch.digests, features_BD)
 
 
 def collect(
     images: SizedSet,
     extractor: Extractor,
-    batches: Iterable[Batch],
+    batches: Iterable[ImageBatch],
     keep: bool,
     most: int | None = None,
 ) -> Generator[int, None, Extracted]:
@@ -100,7 +100,7 @@ def collect(
     # Spatial rows serve only the error of sFID, which takes all of them: for a very large set they
     # are not worth their memory.
     few = room == images.count and 4 * images.count * extractor.spatial <= SPATIAL_BYTES
-    rows = Rows(room, (extractor.dimensions, extractor.spatial if few else 0))
+    rows = RowSample(room, (extractor.dimensions, extractor.spatial if few else 0))
     for batch in batches:
         for moments, part in zip((pooled, spatial), batch.values.split(split, 1), strict=True):
             moments.add(part)
@@ -138,7 +138,7 @@ def _batches(
     device: torch.device,
     batch_size: int,
     source: Iterator[tuple[str, Raw]],
-) -> Iterator[Batch]:
+) -> Iterator[ImageBatch]:
     """Batches in reading order, from threads that work a little ahead.
 
     On a CPU each thread runs the network by itself, on one core: faster than one network spread
@@ -146,7 +146,7 @@ def _batches(
     neither on the number of cores nor on the batch it came in.
     """
 
-    def work(chunk: list[tuple[str, Raw]]) -> Batch:
+    def work(chunk: list[tuple[str, Raw]]) -> ImageBatch:
         names, digests, prepared = [], [], []
         for name, raw in chunk:
             pixels = images.decode(name, raw)
@@ -156,11 +156,11 @@ def _batches(
         values = torch.from_numpy(np.stack(prepared))
         if device.type == "cpu":
             values = extract_batch(extractor, values)
-        return Batch(names, digests, values)
+        return ImageBatch(names, digests, values)
 
     num_threads = min(8, torch.get_num_threads()) if device.type == "cpu" else 8
     pool = ThreadPoolExecutor(num_threads, initializer=torch.set_num_threads, initargs=(1,))
-    waiting: deque[Future[Batch]] = deque()
+    waiting: deque[Future[ImageBatch]] = deque()
     try:
         while chunk := list(islice(source, batch_size)):
             waiting.append(pool.submit(work, chunk))

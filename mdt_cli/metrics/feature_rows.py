@@ -14,7 +14,7 @@ from torch import Tensor
 COLUMNS = 64
 
 
-class Rows:
+class RowSample:
     """float32 rows of the `room` images with the smallest keys, while all images pass by once.
 
     The first image of some pixels has their digest for a key, its n-th copy a hash of the digest

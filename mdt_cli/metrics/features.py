@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mdt_cli.metrics.extract import Extracted
-from mdt_cli.metrics.intervals import Score, interval, share_error, share_interval
+from mdt_cli.metrics.intervals import Score, confidence_interval, share_error, share_interval
 from mdt_cli.metrics.neighbours import MEMORY
 from mdt_cli.metrics.statistics import Statistics
 
@@ -95,7 +95,7 @@ def entry(
     value: float, error: float | None, error_rule: str | None, samples: int, reference: int | None
 ) -> Entry:
     """A value with its 95 % interval; `error_rule` says what the standard error covers."""
-    held = interval(Score(value, error))
+    held = confidence_interval(Score(value, error))
     return {
         "value": value,
         "standard_error": error,

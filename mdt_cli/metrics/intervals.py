@@ -15,7 +15,7 @@ class Score:
     standard_error: float | None = None
 
 
-def interval(score: Score) -> tuple[float, float] | None:
+def confidence_interval(score: Score) -> tuple[float, float] | None:
     """The 95 % interval around a value, normal errors assumed."""
     if score.standard_error is None:
         return None

@@ -126,7 +126,7 @@ def _load(path: Path, suffix: str) -> Statistics:
         "digest",
         "size",
     }
-    stored = npz.load(path, frozenset(names))
+    stored = npz.load_arrays(path, frozenset(names))
     mu, sigma = stored[f"mu{suffix}"], stored[f"sigma{suffix}"]
     if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)) or mu.dtype.kind != "f":
         raise MdtError(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from mdt_cli.config.load import load
+from mdt_cli.config.load import load_config
 from mdt_cli.errors import MdtError
 from mdt_cli.services.encode.encode import encode_latents
 from mdt_cli.services.encode.request import EncodeRequest
@@ -72,7 +72,7 @@ def stages(out: Path, device: str | None = None, samples: int = NUM_SAMPLES) -> 
     )
     yield Stage(
         ("pretrain", str(cache), str(first), "-p", "quickstart", "-p", "digits"),
-        lambda: pretrain(cache, first, load(["quickstart", "digits"], []), device=device),
+        lambda: pretrain(cache, first, load_config(["quickstart", "digits"], []), device=device),
     )
     yield Stage(
         ("finetune", str(cache), str(last), "--from", str(first), "-p", "digits-finetune"),

@@ -9,7 +9,7 @@ import typer
 from mdt_cli import __version__
 from mdt_cli.cli.app import app, run
 from mdt_cli.cli.hints import HINTS
-from mdt_cli.config.load import load
+from mdt_cli.config.load import load_config
 from tests.services.tiny_weights import write_weights
 
 
@@ -32,7 +32,7 @@ VALUES = {"optimizer.lr": "1e-4", "training.precision": "bf16", "training.batch_
 @pytest.mark.parametrize("assignment", KEYS)
 def test_the_keys_of_hints_exist(assignment: str) -> None:
     value = VALUES.get(assignment.partition("=")[0], "0.5" if "decays" in assignment else "1")
-    load(["dit"], [assignment.format(value=value)])
+    load_config(["dit"], [assignment.format(value=value)])
 
 
 def test_underscores_in_names_of_options_are_dashes(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import tomllib
 
 import pytest
 
-from mdt_cli.config.load import known_keys, load
+from mdt_cli.config.load import known_keys, load_config
 from mdt_cli.config.run import RunConfig
 from mdt_cli.config.write import to_toml
 from mdt_cli.errors import MdtError
@@ -12,12 +12,12 @@ from mdt_cli.errors import MdtError
 
 def faults(presets: list[str], assignments: list[str]) -> str:
     with pytest.raises(MdtError) as caught:
-        load(presets, assignments)
+        load_config(presets, assignments)
     return str(caught.value)
 
 
 def test_later_layers_win_and_are_remembered() -> None:
-    loaded = load(["mdtv2", "size/tiny"], ["model.depth=10", "optimizer.lr=0.5"])
+    loaded = load_config(["mdtv2", "size/tiny"], ["model.depth=10", "optimizer.lr=0.5"])
     assert loaded.config.model.depth == 10
     assert loaded.config.model.hidden_size == 96
     assert loaded.config.optimizer.lr == 0.5
@@ -28,7 +28,7 @@ def test_later_layers_win_and_are_remembered() -> None:
 
 
 def test_set_values_are_toml_and_bare_words_are_strings() -> None:
-    config = load(
+    config = load_config(
         ["dit"],
         ["ema.decays=[0.5, 0.9]", "training.precision=bf16", "log.tensorboard=true"],
     ).config
@@ -38,7 +38,7 @@ def test_set_values_are_toml_and_bare_words_are_strings() -> None:
 
 
 def test_another_kind_forgets_the_keys_of_the_former() -> None:
-    loaded = load(["mdtv2"], ["masking.ratio.kind=constant"])
+    loaded = load_config(["mdtv2"], ["masking.ratio.kind=constant"])
     assert loaded.config.masking.ratio.model_dump() == {"kind": "constant", "value": 0.5}
     assert loaded.source("masking.ratio.low") != "preset mdtv2"
 
@@ -97,13 +97,13 @@ def test_unknown_preset_suggests_the_nearest() -> None:
 def test_a_preset_may_be_a_file(tmp_path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text("[training]\nsteps = 7\n")
-    assert load(["dit", str(path)], []).config.training.steps == 7
+    assert load_config(["dit", str(path)], []).config.training.steps == 7
     path.write_text("[training\n")
     assert "not valid TOML" in faults([str(path)], [])
 
 
 def test_written_configuration_reads_back_and_names_setters() -> None:
-    loaded = load(["mdtv2", "size/s", "cifar10"], ["training.seed=3"])
+    loaded = load_config(["mdtv2", "size/s", "cifar10"], ["training.seed=3"])
     text = to_toml(loaded)
     assert RunConfig.model_validate(tomllib.loads(text)) == loaded.config
     assert "# --set training.seed=3" in text

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mdt_cli.config.load import load
+from mdt_cli.config.load import load_config
 from mdt_cli.core.batch import Answer, Batch, Condition
 from mdt_cli.core.levels import Denoise, edm_levels
 from mdt_cli.core.masking.tokens import TokenSubset
@@ -201,7 +201,7 @@ def parameters(
     keys = [f"model.{key}={_toml(value)}" for key, value in model.items()]
     keys += [f"masking.restore_at=-{decoder}"] if decoder else []
     with torch.device("meta"):
-        network = build_network(load([preset], keys).config, latent_shape, classes)
+        network = build_network(load_config([preset], keys).config, latent_shape, classes)
     tables = [network.positions_ND.numel()]
     width = network.positions_ND.shape[1]
     if network.narrow is not None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from mdt_cli.config.load import load
+from mdt_cli.config.load import load_config
 from mdt_cli.core.rng import stream
 
 try:
@@ -62,7 +62,7 @@ STARTS = (
 
 def initial_parameters(presets: Sequence[str]) -> Mapping[str, torch.Tensor]:
     """What a run of these presets starts from, in the order of registration."""
-    config = load(presets, []).config
+    config = load_config(presets, []).config
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream(config.training.seed, "init").initial_seed())
         network = build_network(config, LATENT_SHAPE, NUM_CLASSES)

@@ -9,23 +9,23 @@ import pytest
 from PIL import Image, features
 
 from mdt_cli.images import decode as pictures
-from mdt_cli.images.decode import UnreadableError, read_header, read_picture, read_pixels
+from mdt_cli.images.decode import UnreadableError, read_image, read_image_header, read_pixels
 from tests.pictures import array, encoded, png
 
 
 def pixels(data: bytes, size: int = 16) -> np.ndarray:
-    return read_picture(data, size).pixels.transpose(1, 2, 0)
+    return read_image(data, size).pixels.transpose(1, 2, 0)
 
 
 def test_rgb_of_the_right_size_is_untouched() -> None:
-    picture = read_picture(png(1), 16)
+    picture = read_image(png(1), 16)
     assert np.array_equal(picture.pixels.transpose(1, 2, 0), array(1))
     assert (picture.mode, picture.enlarged) == ("RGB", False)
 
 
 def test_grey_is_three_equal_channels() -> None:
     grey = array(2, channels=1)
-    picture = read_picture(encoded(Image.fromarray(grey)), 16)
+    picture = read_image(encoded(Image.fromarray(grey)), 16)
     assert picture.mode == "L"
     assert all(np.array_equal(channel, grey) for channel in picture.pixels)
 
@@ -57,7 +57,7 @@ def test_1_bit_is_black_and_white() -> None:
 def test_what_lost_detail_is_known_whatever_holds_it(
     kind: str, options: dict[str, str], lossy: bool
 ) -> None:
-    assert read_header(encoded(Image.fromarray(array(1)), kind, **options)).lossy == lossy
+    assert read_image_header(encoded(Image.fromarray(array(1)), kind, **options)).lossy == lossy
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
@@ -82,7 +82,7 @@ def test_transparent_palette_entry_is_white() -> None:
 
 def test_cmyk_jpeg_becomes_rgb() -> None:
     image = Image.new("CMYK", (16, 16), (0, 255, 255, 0))
-    picture = read_picture(encoded(image, "JPEG", quality=95), 16)
+    picture = read_image(encoded(image, "JPEG", quality=95), 16)
     red, green, blue = picture.pixels.reshape(3, -1).mean(1)
     assert picture.mode == "CMYK"
     assert red > 240
@@ -111,7 +111,7 @@ def test_float_pixels_need_a_known_range() -> None:
     out = pixels(encoded(Image.fromarray(unit), "TIFF"))[..., 0]
     assert np.array_equal(out, np.rint(unit * 255).astype(np.uint8))
     with pytest.raises(UnreadableError, match=r"outside 0\.\.1"):
-        read_picture(encoded(Image.fromarray(unit * 300), "TIFF"), 16)
+        read_image(encoded(Image.fromarray(unit * 300), "TIFF"), 16)
 
 
 def test_crop_is_adms() -> None:
@@ -127,7 +127,7 @@ def test_crop_is_adms() -> None:
 
 
 def test_small_picture_is_enlarged_and_says_so() -> None:
-    picture = read_picture(png(7, 5, 9), 16)
+    picture = read_image(png(7, 5, 9), 16)
     assert picture.enlarged
     assert picture.pixels.shape == (3, 16, 16)
 
@@ -135,13 +135,13 @@ def test_small_picture_is_enlarged_and_says_so() -> None:
 def test_bomb_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pictures, "MAX_PIXELS", 1000)
     with pytest.raises(UnreadableError, match="decompression bomb: 40x40"):
-        read_picture(png(8, 40, 40), 16)
+        read_image(png(8, 40, 40), 16)
 
 
 def test_sliver_that_would_grow_into_a_bomb_is_refused() -> None:
     sliver = encoded(Image.new("L", (60_000, 1)))
     with pytest.raises(UnreadableError, match="decompression bomb"):
-        read_picture(sliver, 256)
+        read_image(sliver, 256)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_sliver_that_would_grow_into_a_bomb_is_refused() -> None:
 )
 def test_broken_data_has_a_reason(data: bytes, reason: str) -> None:
     with pytest.raises(UnreadableError, match=reason) as caught:
-        read_picture(data, 16)
+        read_image(data, 16)
     assert str(caught.value)
 
 
@@ -184,7 +184,7 @@ def test_the_size_in_the_header_is_that_of_the_upright_pixels(
         (tmp_path / "picture").write_bytes(data)
         upright = (24, 16) if orientation in (6, 8) else (16, 24)
         for source in (data, tmp_path / "picture"):
-            assert read_header(source).size == upright
+            assert read_image_header(source).size == upright
             assert read_pixels(source).shape == (*upright, 3)
 
 
@@ -202,5 +202,5 @@ def test_lossy_pictures_are_known_by_their_bytes(tmp_path: Path) -> None:
     ):
         (tmp_path / "picture.png").write_bytes(data)
         for source in (data, tmp_path / "picture.png"):
-            assert read_header(source).lossy is lossy
-            assert read_header(source).size == (16, 16)
+            assert read_image_header(source).lossy is lossy
+            assert read_image_header(source).size == (16, 16)

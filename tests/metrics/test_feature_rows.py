@@ -6,7 +6,7 @@ import random
 import pytest
 import torch
 
-from mdt_cli.metrics.feature_rows import Rows
+from mdt_cli.metrics.feature_rows import RowSample
 from mdt_cli.metrics.inception_score import inception_score
 
 
@@ -14,9 +14,11 @@ def digest(image: int) -> bytes:
     return hashlib.sha256(str(image).encode()).digest()
 
 
-def kept(images: list[int], room: int | None = None, batch: int = 7) -> tuple[torch.Tensor, Rows]:
+def kept(
+    images: list[int], room: int | None = None, batch: int = 7
+) -> tuple[torch.Tensor, RowSample]:
     """Each row holds the number of its image's pixels."""
-    rows = Rows(len(images) if room is None else room, (3,))
+    rows = RowSample(len(images) if room is None else room, (3,))
     for begin in range(0, len(images), batch):
         part = images[begin : begin + batch]
         values_BW = torch.tensor(part).float()[:, None].expand(-1, 3)

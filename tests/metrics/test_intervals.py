@@ -1,7 +1,14 @@
 import numpy as np
 import pytest
 
-from mdt_cli.metrics.intervals import Z95, Score, interval, is_tie, share_error, share_interval
+from mdt_cli.metrics.intervals import (
+    Z95,
+    Score,
+    confidence_interval,
+    is_tie,
+    share_error,
+    share_interval,
+)
 
 
 def test_two_draws_of_one_score_tie_nineteen_times_in_twenty() -> None:
@@ -13,7 +20,7 @@ def test_two_draws_of_one_score_tie_nineteen_times_in_twenty() -> None:
 
 def test_the_interval_holds_the_truth_nineteen_times_in_twenty() -> None:
     draw = np.random.default_rng(1)
-    spans = [interval(Score(value, 2.0)) for value in draw.normal(7, 2, size=4000)]
+    spans = [confidence_interval(Score(value, 2.0)) for value in draw.normal(7, 2, size=4000)]
     held = np.mean([span[0] <= 7 <= span[1] for span in spans if span])
     assert 0.94 < held < 0.96
 
@@ -22,7 +29,7 @@ def test_without_errors_only_equal_values_tie() -> None:
     assert is_tie(Score(1), Score(1))
     assert not is_tie(Score(1), Score(1 + 1e-9))
     assert is_tie(Score(1), Score(1.9, 0.5))
-    assert interval(Score(1)) is None
+    assert confidence_interval(Score(1)) is None
 
 
 def test_share_error() -> None:

@@ -7,7 +7,7 @@ import torch
 
 from mdt_cli.artifacts.checkpoint import CheckpointState, write_checkpoint
 from mdt_cli.artifacts.weights import Header, read_header, read_tensors, save_weights
-from mdt_cli.config.load import load
+from mdt_cli.config.load import load_config
 from mdt_cli.config.write import to_toml
 from mdt_cli.services.build.network import build_network
 
@@ -36,7 +36,7 @@ def weights_file(
     image_size: int = 8,
 ) -> Path:
     """Write weights as training does, the parts of masked training included."""
-    config = load(*recipe).config
+    config = load_config(*recipe).config
     network = build_network(config, latent_shape, len(names))
     generator = torch.Generator().manual_seed(1)
     tensors = {
@@ -64,12 +64,12 @@ def run_of(folder: Path, recipe: tuple[tuple[str, ...], tuple[str, ...]]) -> Pat
     source = weights_file(folder / "w.safetensors", recipe)
     header, tensors = read_header(source), read_tensors(source)
     source.unlink()
-    (folder / "config.toml").write_text("# pretrain\n" + to_toml(load(*recipe)))
+    (folder / "config.toml").write_text("# pretrain\n" + to_toml(load_config(*recipe)))
     write_checkpoint(
         folder / "checkpoints" / "step-0000007",
         Header(header.config, header.data, 7, "online", "pretrain"),
         tensors,
-        dict.fromkeys(load(*recipe).config.ema.names, tensors),
+        dict.fromkeys(load_config(*recipe).config.ema.names, tensors),
         {"0/exp_avg": torch.ones(2)},
         CheckpointState(7, 64, 0, None, "abc"),
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mdt_cli.config.load import Loaded, load
+from mdt_cli.config.load import Loaded, load_config
 from mdt_cli.files import sha256_of
 from mdt_cli.services.encode.encode import encode_latents
 from mdt_cli.services.encode.request import EncodeRequest
@@ -54,7 +54,7 @@ def make_cache(folder: Path, images: Path, size: int = 16, flip: bool = True) ->
 
 
 def small(steps: int, *assignments: str, presets: tuple[str, ...] = ("mdtv2",)) -> Loaded:
-    return load(list(presets), [*SMALL, f"training.steps={steps}", *assignments])
+    return load_config(list(presets), [*SMALL, f"training.steps={steps}", *assignments])
 
 
 def run(cache: Path, folder: Path, loaded: Loaded, **options: int) -> list[object]:

@@ -21,7 +21,7 @@ SPACE_TO_SPARE = 0.98
 Plan = Mapping[str, Any]
 
 
-def make_plan(
+def cache_plan(
     *,
     codec: dict[str, Any],
     image_size: int,

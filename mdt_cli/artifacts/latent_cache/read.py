@@ -38,7 +38,7 @@ _STORED: dict[str, tuple[Any, torch.dtype]] = {
 
 
 @dataclass(frozen=True)
-class Rows:
+class LatentRows:
     """`mean` float32 [B,C,H,W], `std` the same or None (deterministic), `label` int64 [B]."""
 
     mean: Tensor
@@ -82,7 +82,7 @@ class LatentCache:
     def __len__(self) -> int:
         return self.facts.count
 
-    def read(self, rows: Tensor, flip: Tensor | None = None) -> Rows:
+    def read(self, rows: Tensor, flip: Tensor | None = None) -> LatentRows:
         """The rows [B] (int64), mirrored where `flip` [B] (bool) says so; no other row is read.
 
         Pixels come as x/127.5-1. Raises ValueError for a row outside the cache, or for flips of a
@@ -111,7 +111,7 @@ class LatentCache:
                 mean[wanted] = self._copy(shard, MEAN + suffix, numbers[wanted]).float()
                 if std is not None:
                     std[wanted] = self._copy(shard, STD + suffix, numbers[wanted]).float()
-        return Rows(mean, std, self.labels[rows])
+        return LatentRows(mean, std, self.labels[rows])
 
     def _copy(self, shard: int, name: str, numbers: npt.NDArray[np.int64]) -> Tensor:
         place = self._shards[shard].places[name]

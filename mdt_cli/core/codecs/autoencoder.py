@@ -17,7 +17,7 @@ NAME = "autoencoder"
 
 
 class AutoencoderCodec:
-    """latents = (z - shift) * scale, per channel; made by `load` or `reload`."""
+    """latents = (z - shift) * scale, per channel; made by `load_autoencoder` or `reload`."""
 
     name = NAME
 
@@ -123,7 +123,7 @@ class AutoencoderCodec:
         return torch.tensor(values, device=self._device)[:, None, None]
 
 
-def load(
+def load_autoencoder(
     id_or_folder: str, device: torch.device, dtype: torch.dtype = torch.float32
 ) -> AutoencoderCodec:
     """Load an autoencoder from a folder or by its Hugging Face id.

@@ -49,7 +49,7 @@ def open_codec(name: str, device: torch.device) -> Codec:
         return pixels.PixelCodec()
     from mdt_cli.core.codecs import autoencoder
 
-    return autoencoder.load(name, device)
+    return autoencoder.load_autoencoder(name, device)
 
 
 def codec_from_facts(

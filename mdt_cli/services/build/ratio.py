@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import assert_never
 
-from mdt_cli.config.load import load
+from mdt_cli.config.load import load_config
 from mdt_cli.config.masking import (
     ConstantRatioConfig,
     CosineDecayRatioConfig,
@@ -64,7 +64,7 @@ def preset_curve(preset: Preset, count: int) -> RatioCurve | None:
 
     An overlay may set the ratio of a recipe that it is laid over.
     """
-    config = load([preset.name], []).config
+    config = load_config([preset.name], []).config
     own = "ratio" in preset.keys.get("masking", {})
     by_ratio = config.masking.is_masked and config.masking.selector.kind != "crop"
     return ratio_curve(config, count) if own or by_ratio else None

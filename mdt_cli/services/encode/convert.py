@@ -5,12 +5,12 @@ from typing import Any
 
 import torch
 
-from mdt_cli.artifacts.latent_cache.format import FLIP, MEAN, PIXELS, make_plan
+from mdt_cli.artifacts.latent_cache.format import FLIP, MEAN, PIXELS, cache_plan
 from mdt_cli.artifacts.latent_cache.write import Content
 from mdt_cli.core.codecs.codec import open_codec
 from mdt_cli.errors import MdtError
 from mdt_cli.services.encode.fill import Filling, stored
-from mdt_cli.services.encode.other_caches import Features
+from mdt_cli.services.encode.other_caches import CacheRows
 from mdt_cli.services.encode.request import EncodeRequest
 from mdt_cli.services.events import Event, Note, Warned
 from mdt_cli.services.work import Share
@@ -20,7 +20,7 @@ ROWS_AT_ONCE = 256
 FAST_DIT_CODEC = "stabilityai/sd-vae-ft-ema"
 
 
-def convert(request: EncodeRequest, features: Features) -> Iterator[Event]:
+def convert(request: EncodeRequest, features: CacheRows) -> Iterator[Event]:
     """Write the rows of `features` as a cache; the last event is CacheDone."""
     if request.flip and not features.flip:
         raise MdtError(
@@ -35,7 +35,7 @@ def convert(request: EncodeRequest, features: Features) -> Iterator[Event]:
         picked: Sequence[int] = [k * features.rows // request.limit for k in range(request.limit)]
     else:
         picked = rows
-    plan = make_plan(
+    plan = cache_plan(
         codec=codec,
         image_size=request.size or features.shape[1] * codec["downsampling"],
         latent_shape=features.shape,
@@ -60,7 +60,7 @@ def convert(request: EncodeRequest, features: Features) -> Iterator[Event]:
 
 
 def _rows(
-    features: Features,
+    features: CacheRows,
     picked: Sequence[int],
     span: range,
     request: EncodeRequest,
@@ -78,7 +78,7 @@ def _rows(
 
 
 def _part(
-    features: Features, rows: Sequence[int], request: EncodeRequest
+    features: CacheRows, rows: Sequence[int], request: EncodeRequest
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     latents, mirrored, labels, names = features.read(rows)
     if int(labels.min()) < 0:
@@ -89,7 +89,7 @@ def _part(
     return tensors, torch.zeros_like(labels) if request.unconditional else labels
 
 
-def _codec(request: EncodeRequest, features: Features) -> tuple[dict[str, Any], list[Event]]:
+def _codec(request: EncodeRequest, features: CacheRows) -> tuple[dict[str, Any], list[Event]]:
     """The codec of the latents, as far as it is recorded, and their scale; warnings about both."""
     channels, side, _ = features.shape
     facts: dict[str, Any] = {

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mdt_cli.artifacts.latent_cache.format import FLIP, MEAN, PIXELS, STD, estimate, make_plan
+from mdt_cli.artifacts.latent_cache.format import FLIP, MEAN, PIXELS, STD, cache_plan, estimate
 from mdt_cli.artifacts.latent_cache.write import DTYPES, Content, begun
 from mdt_cli.artifacts.open_images import open_images
 from mdt_cli.core.codecs.codec import Codec, open_codec
@@ -17,7 +17,7 @@ from mdt_cli.images.image_set import ImageSet, limited, without_classes
 from mdt_cli.images.sized import check_crop
 from mdt_cli.images.workers import Decoded, Decoders, stored_sizes
 from mdt_cli.services.encode.convert import convert
-from mdt_cli.services.encode.fill import Filling, printable, stored, unreadable, verify
+from mdt_cli.services.encode.fill import Filling, printable, stored, unreadable_error, verify
 from mdt_cli.services.encode.other_caches import find_features
 from mdt_cli.services.encode.request import EncodeRequest
 from mdt_cli.services.events import Event, Note, Warned
@@ -53,7 +53,7 @@ def encode_latents(request: EncodeRequest) -> Generator[Event, None, None]:
     yield from _small_images(source, size)
     codec = open_codec(request.codec or PIXELS, own_device(request.device))
     facts, shape = codec.facts(), codec.latent_shape(size)
-    plan = make_plan(
+    plan = cache_plan(
         codec=facts,
         image_size=size,
         latent_shape=shape,
@@ -104,7 +104,7 @@ def _encode(
         seen += len(part.kept) + len(part.skipped)
         for index, reason in part.skipped:
             if request.strict:
-                raise unreadable(printable(source.names[index]), reason)
+                raise unreadable_error(printable(source.names[index]), reason)
             skipped.append({"name": printable(source.names[index]), "reason": printable(reason)})
         for mode, number in part.modes.items():
             modes[mode] = modes.get(mode, 0) + number

@@ -237,10 +237,10 @@ def printable(name: str) -> str:
 def _refuse_skipped(found: Sequence[Shard]) -> None:
     for shard in found:
         for entry in shard.skipped:
-            raise unreadable(entry["name"], entry["reason"])
+            raise unreadable_error(entry["name"], entry["reason"])
 
 
-def unreadable(name: str, reason: str) -> MdtError:
+def unreadable_error(name: str, reason: str) -> MdtError:
     """The error for an image that --strict does not skip."""
     return MdtError(
         f"{name} cannot be read: {reason}", "repair or remove it, or leave out --strict to skip it"

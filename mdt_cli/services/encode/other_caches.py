@@ -21,7 +21,7 @@ FAST_DIT_SCALE = 0.18215
 
 
 @dataclass(frozen=True)
-class Features:
+class CacheRows:
     """Rows of another project's cache, in order.
 
     `shift` and `scale` per channel are those a codec would have: stored = (z - shift) * scale;
@@ -55,7 +55,7 @@ class Features:
         return latents, mirrored, labels, names
 
 
-def find_features(path: Path) -> Features | None:
+def find_features(path: Path) -> CacheRows | None:
     """What features `path` holds; None if it holds none."""
     if not path.is_dir():
         return None
@@ -69,7 +69,7 @@ def find_features(path: Path) -> Features | None:
     return None
 
 
-def _fast_dit(features: Path, labels: Path) -> Features:
+def _fast_dit(features: Path, labels: Path) -> CacheRows:
     files = sorted(features.glob("*.npy"), key=_number)
     label_files = [labels / file.name for file in files]
     missing = next((file for file in label_files if not file.is_file()), None)
@@ -85,7 +85,7 @@ def _fast_dit(features: Path, labels: Path) -> Features:
             f"{files[0]} holds {first.dtype} {list(first.shape)}",
             "expected one latent, floating-point [1,C,H,W]",
         )
-    return Features(
+    return CacheRows(
         kind="fast-dit",
         rows=len(files),
         shape=shape,
@@ -99,7 +99,7 @@ def _fast_dit(features: Path, labels: Path) -> Features:
     )
 
 
-def _lightning(path: Path, shards: Sequence[Path]) -> Features:
+def _lightning(path: Path, shards: Sequence[Path]) -> CacheRows:
     starts, shapes, flips = [0], set(), set()
     for file in shards:
         with _opened(file) as shard:
@@ -118,7 +118,7 @@ def _lightning(path: Path, shards: Sequence[Path]) -> Features:
             "give the shards of one data set",
         )
     (shape,) = shapes
-    features = Features(
+    features = CacheRows(
         kind="lightning-dit",
         rows=starts[-1],
         shape=shape,
@@ -134,7 +134,7 @@ def _lightning(path: Path, shards: Sequence[Path]) -> Features:
     return replace(features, shift=mean, scale=[1 / value for value in std], scaled=False)
 
 
-def _lightning_statistics(path: Path, features: Features) -> tuple[list[float], list[float]]:
+def _lightning_statistics(path: Path, features: CacheRows) -> tuple[list[float], list[float]]:
     """Mean and std per channel: LightningDiT's own file, or counted over all rows."""
     stats, channels = path / LIGHTNING_STATS, features.shape[0]
     if stats.is_file():
@@ -161,7 +161,7 @@ def _lightning_statistics(path: Path, features: Features) -> tuple[list[float], 
     return mean_C.tolist(), np.where(std_C > 0, std_C, 1).tolist()
 
 
-def _read_npy(features: Features, rows: Sequence[int]) -> tuple[Tensor, None, Tensor, list[str]]:
+def _read_npy(features: CacheRows, rows: Sequence[int]) -> tuple[Tensor, None, Tensor, list[str]]:
     latents = torch.empty(len(rows), *features.shape)
     labels = torch.empty(len(rows), dtype=torch.int64)
     for slot, row in enumerate(rows):
@@ -177,7 +177,7 @@ def _read_npy(features: Features, rows: Sequence[int]) -> tuple[Tensor, None, Te
 
 
 def _read_lightning(
-    features: Features, rows: Sequence[int]
+    features: CacheRows, rows: Sequence[int]
 ) -> tuple[Tensor, Tensor | None, Tensor, list[str]]:
     wanted = np.asarray(rows)
     latents = torch.empty(len(rows), *features.shape)

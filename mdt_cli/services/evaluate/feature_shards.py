@@ -23,7 +23,7 @@ from mdt_cli.artifacts.weights import read_tensors, save_tensors
 from mdt_cli.errors import Stopped
 from mdt_cli.files import atomic_path, cannot_write, sha256_of, write_json
 from mdt_cli.images.sized import SizedSet
-from mdt_cli.metrics.extract import Batch, Extracted, collect, feature_batches
+from mdt_cli.metrics.extract import Extracted, ImageBatch, collect, feature_batches
 from mdt_cli.metrics.extractors.extractor import Extractor
 from mdt_cli.services.events import Event, Note, Progress, Warned
 from mdt_cli.services.work import Share, poll
@@ -249,7 +249,7 @@ class Shards:
             return False
         return bool(intact and record["rows"] == len(span))
 
-    def _read(self, images: SizedSet) -> Iterator[Batch]:
+    def _read(self, images: SizedSet) -> Iterator[ImageBatch]:
         """From the shards; one that another run with the same report removed is extracted again."""
         folder, work = self.folders[images.path], (self.extractor, self.device, self.batch_size)
         for index, span in enumerate(self._spans(images)):
@@ -260,7 +260,7 @@ class Shards:
             held = read_tensors(_shard(folder, index))
             data = held["digests"].numpy().tobytes()
             digests = [data[k : k + 32] for k in range(0, len(data), 32)]
-            yield Batch([str(k) for k in span], digests, held["features"])
+            yield ImageBatch([str(k) for k in span], digests, held["features"])
 
 
 def _key(images: SizedSet, extractor: Extractor, device: torch.device) -> str:

@@ -21,7 +21,7 @@ from mdt_cli.services.export.diffusers_folder import (
     WEIGHTS,
     write_code,
     write_codec,
-    write_json,
+    write_hub_json,
 )
 from mdt_cli.services.export.inline import bundle
 from mdt_cli.services.export.model_card import class_names
@@ -107,15 +107,15 @@ def write_folder(folder: Path, trained: LoadedModel, codec: Codec) -> None:
         "norm_eps": 1e-6,
     }
     version = {"_diffusers_version": diffusers.__version__}
-    write_json(
+    write_hub_json(
         transformer / CONFIG, {"_class_name": "DiTTransformer2DModel", **version, **arguments}
     )
     tensors = {key: tensor.detach().clone() for key, tensor in _tensors(trained.network)}
     save_file(tensors, transformer / WEIGHTS, {"format": "pt"})
     scheduler = folder / "scheduler"
     scheduler.mkdir()
-    write_json(scheduler / "scheduler_config.json", _scheduler(trained) | version)
-    write_json(
+    write_hub_json(scheduler / "scheduler_config.json", _scheduler(trained) | version)
+    write_hub_json(
         folder / INDEX,
         {
             "_class_name": "DiTPipeline",

@@ -58,7 +58,7 @@ def write_folder(folder: Path, trained: LoadedModel, codec: Codec) -> None:
     transformer = folder / "transformer"
     transformer.mkdir()
     network_name = write_code(transformer, "mdt_transformer", network)
-    write_json(
+    write_hub_json(
         transformer / CONFIG,
         {
             "_class_name": "MdtTransformer2DModel",
@@ -71,7 +71,7 @@ def write_folder(folder: Path, trained: LoadedModel, codec: Codec) -> None:
         for name, tensor in trained.network.named_parameters()
     }
     save_file(tensors, transformer / WEIGHTS, {"format": "pt"})
-    write_json(
+    write_hub_json(
         folder / INDEX,
         {
             "_class_name": [pipeline_name, "MdtPipeline"],
@@ -119,7 +119,7 @@ def write_code(folder: Path, stem: str, text: str) -> str:
     return name
 
 
-def write_json(path: Path, data: dict[str, Any]) -> None:
+def write_hub_json(path: Path, data: dict[str, Any]) -> None:
     """As diffusers writes its own: indented, not ASCII alone."""
     path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", "utf-8")
 

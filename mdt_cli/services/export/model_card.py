@@ -8,7 +8,7 @@ from typing import Any
 
 from mdt_cli import __version__
 from mdt_cli.artifacts.run_folder import CONFIG
-from mdt_cli.config.load import load
+from mdt_cli.config.load import load_config
 from mdt_cli.config.write import to_toml
 from mdt_cli.errors import MdtError
 from mdt_cli.services.model import LoadedModel
@@ -65,7 +65,7 @@ def render(card: Card, trained: LoadedModel) -> str:
 def config_toml(trained: LoadedModel) -> str:
     """The training configuration, every key."""
     source = "the trained weights"
-    text = to_toml(load([], [], trained.config.model_dump(mode="json"), source))
+    text = to_toml(load_config([], [], trained.config.model_dump(mode="json"), source))
     lines = [line.removesuffix(f"# {source}").rstrip() for line in text.splitlines()[1:]]
     return "\n".join(lines).strip()
 

@@ -23,7 +23,7 @@ def data_facts(
 ) -> dict[str, Any]:
     """The facts that a latent cache would give, for the header of weights. Raises MdtError."""
     codec_facts, downsampling = _codec(codec, latent_shape)
-    names = class_names(classes, num_classes)
+    names = read_class_names(classes, num_classes)
     return {
         "codec": codec_facts,
         "latent_shape": list(latent_shape),
@@ -76,7 +76,7 @@ def _require_channels(codec: str, has: int, wanted: int) -> None:
         )
 
 
-def class_names(path: Path | None, num_classes: int) -> list[str] | None:
+def read_class_names(path: Path | None, num_classes: int) -> list[str] | None:
     """Names in the order of their indices, from a file; None without one.
 
     One per line, a JSON list, or JSON like {"0": ["n01440764", "tench"]} (the last entry counts).

@@ -14,7 +14,7 @@ from torch import Tensor
 from mdt_cli import __version__
 from mdt_cli.artifacts.checkpoint import WEIGHTS
 from mdt_cli.artifacts.weights import FORMAT, ONLINE, Header, save_weights
-from mdt_cli.config.load import Loaded, load
+from mdt_cli.config.load import Loaded, load_config
 from mdt_cli.core.model.adapters.dit import from_official
 from mdt_cli.core.model.transformer import Transformer
 from mdt_cli.errors import MdtError
@@ -123,8 +123,8 @@ def _config(request: ImportRequest, family: Family, seen: Seen) -> Loaded:
     """The preset with what the checkpoint determines; --set for what it does not store."""
     custom = {key: assumed.value for key, assumed in seen.assumed.items()}
     derived = [f"{key}={_toml(value)}" for key, value in {**custom, **seen.keys}.items()]
-    before = load([family.preset], derived)
-    loaded = load([family.preset], [*derived, *request.assignments])
+    before = load_config([family.preset], derived)
+    loaded = load_config([family.preset], [*derived, *request.assignments])
     for key, value in seen.keys.items():
         if (now := _at(loaded, key)) != _at(before, key):
             raise MdtError(

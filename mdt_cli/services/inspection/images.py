@@ -52,7 +52,7 @@ def _size(raw: Raw | UnreadableError) -> tuple[int, int]:
     return width, height
 
 
-def picture(path: Path) -> Inspected:
+def image_file(path: Path) -> Inspected:
     """One image file, and how it was made if it is a sample of ours."""
     try:
         with unlimited_header(path) as image:
@@ -65,8 +65,8 @@ def picture(path: Path) -> Inspected:
     except (UnidentifiedImageError, OSError, ValueError) as error:
         raise unknown(path) from error
     if made is None:
-        return Inspected(path, "picture", facts)
+        return Inspected(path, "image", facts)
     try:
         return Inspected(path, "sample", facts | {"made by": json.loads(made)})
     except ValueError:
-        return Inspected(path, "picture", facts)
+        return Inspected(path, "image", facts)

@@ -8,7 +8,7 @@ from typing import Any
 from mdt_cli.artifacts.latent_cache.format import FORMAT
 from mdt_cli.artifacts.program import ABOUT, ONNX
 from mdt_cli.errors import MdtError
-from mdt_cli.services.inspection.inspected import Inspected, read, unknown
+from mdt_cli.services.inspection.inspected import Inspected, read_object, unknown
 
 
 def inspect(path: Path) -> Inspected:
@@ -24,10 +24,10 @@ def _folder(path: Path) -> Inspected:
     if (path / "model_index.json").is_file():
         return _exported(path)
     manifest = path / "manifest.json"
-    if manifest.is_file() and (found := read(manifest)).get("format") == FORMAT:
+    if manifest.is_file() and (found := read_object(manifest)).get("format") == FORMAT:
         return _cache(path, found)
     if (path / "plan.json").is_file():
-        return _begun_cache(path, read(path / "plan.json"))
+        return _begun_cache(path, read_object(path / "plan.json"))
     if (path / "state.json").is_file():
         from mdt_cli.services.inspection.weights import checkpoint
 
@@ -37,16 +37,16 @@ def _folder(path: Path) -> Inspected:
 
         return imported(path)
     if (path / "config.toml").is_file():
-        from mdt_cli.services.inspection.weights import run
+        from mdt_cli.services.inspection.weights import run_folder
 
-        return run(path)
+        return run_folder(path)
     if (path / ABOUT).is_file() and (path / ONNX).is_file():
         from mdt_cli.services.inspection.program import onnx_program
 
         return onnx_program(path)
     if (path / "samples.json").is_file():
-        return _samples(path, read(path / "samples.json"))
-    if (path / "config.json").is_file() and "_class_name" in read(path / "config.json"):
+        return _samples(path, read_object(path / "samples.json"))
+    if (path / "config.json").is_file() and "_class_name" in read_object(path / "config.json"):
         return _component(path)
     from mdt_cli.services.inspection.images import images
 
@@ -76,9 +76,9 @@ def _file(path: Path) -> Inspected:
 
             return images(path)
         case _:
-            from mdt_cli.services.inspection.images import picture
+            from mdt_cli.services.inspection.images import image_file
 
-            return picture(path)
+            return image_file(path)
 
 
 def _cache(path: Path, manifest: Mapping[str, Any]) -> Inspected:
@@ -131,7 +131,7 @@ def _samples(path: Path, samples: Mapping[str, Any]) -> Inspected:
     images = sum(1 for _ in path.glob("[0-9]*.png"))
     facts = {**samples, "png files": images, "npz files": [p.name for p in path.glob("*.npz")]}
     if (path / "report.json").is_file():
-        facts["scores"] = _scores(read(path / "report.json"))
+        facts["scores"] = _scores(read_object(path / "report.json"))
     return Inspected(path, "sample folder", facts)
 
 
@@ -140,7 +140,7 @@ def _scores(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _exported(path: Path) -> Inspected:
-    index = read(path / "model_index.json")
+    index = read_object(path / "model_index.json")
     parts = {
         name: f"{entry[0]}.{entry[1]}"
         for name, entry in index.items()
@@ -158,12 +158,12 @@ def _exported(path: Path) -> Inspected:
 
 
 def _component(path: Path) -> Inspected:
-    config = read(path / "config.json")
+    config = read_object(path / "config.json")
     return Inspected(path, f"diffusers component, {config['_class_name']}", config)
 
 
 def _json(path: Path) -> Inspected:
-    found = read(path)
+    found = read_object(path)
     if {"metrics", "comparability"} <= found.keys():
         facts = {
             "scores": _scores(found),
@@ -221,5 +221,5 @@ def _npz(path: Path) -> Inspected:
     beside = path.parent / "samples.json"
     facts = {"arrays": arrays}
     if kind == "sample array" and beside.is_file():
-        facts["samples.json"] = read(beside)
+        facts["samples.json"] = read_object(beside)
     return Inspected(path, kind, facts)

@@ -19,7 +19,7 @@ class Inspected:
     config: str | None = None
 
 
-def read(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
     """A JSON object. MdtError where the file holds none."""
     try:
         found = json.loads(path.read_text("utf-8"))

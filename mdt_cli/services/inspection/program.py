@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from mdt_cli.artifacts.program import ABOUT
-from mdt_cli.config.load import load
+from mdt_cli.config.load import load_config
 from mdt_cli.config.write import to_toml
 from mdt_cli.errors import MdtError
-from mdt_cli.services.inspection.inspected import Inspected, read
+from mdt_cli.services.inspection.inspected import Inspected, read_object
 
 
 def torch_program(path: Path) -> Inspected:
@@ -27,12 +27,12 @@ def torch_program(path: Path) -> Inspected:
 def onnx_program(folder: Path) -> Inspected:
     """An ONNX model with `mdt.json` beside it."""
     size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
-    return _program(folder, "ONNX program", read(folder / ABOUT), size)
+    return _program(folder, "ONNX program", read_object(folder / ABOUT), size)
 
 
 def _program(path: Path, kind: str, about: Mapping[str, Any] | None, size: int) -> Inspected:
     if about is None:
         return Inspected(path, f"{kind}, not of mdt", {"bytes": size})
     facts = {key: value for key, value in about.items() if key != "config"}
-    config = to_toml(load([], [], about["config"], path.name))
+    config = to_toml(load_config([], [], about["config"], path.name))
     return Inspected(path, kind, {**facts, "bytes": size}, config)

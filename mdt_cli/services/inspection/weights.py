@@ -13,11 +13,11 @@ from mdt_cli.artifacts.checkpoint import WEIGHTS, checkpoints, read_state
 from mdt_cli.artifacts.run_folder import CONFIG, LOG, METRICS
 from mdt_cli.artifacts.training_log import accuracy, learning
 from mdt_cli.artifacts.weights import read_header
-from mdt_cli.config.load import load
+from mdt_cli.config.load import load_config
 from mdt_cli.config.write import to_toml
 from mdt_cli.errors import MdtError
 from mdt_cli.files import sha256_of
-from mdt_cli.services.inspection.inspected import Inspected, read
+from mdt_cli.services.inspection.inspected import Inspected, read_object
 from mdt_cli.services.model import IMPORTED, TRAINING_ONLY
 
 
@@ -35,7 +35,7 @@ def weights(path: Path) -> Inspected:
 
 def _toml(path: Path) -> str:
     header = read_header(path)
-    return to_toml(load([], [], header.config, path.name))
+    return to_toml(load_config([], [], header.config, path.name))
 
 
 def _tensors(path: Path) -> tuple[dict[str, str], dict[str, Any]]:
@@ -86,7 +86,7 @@ def checkpoint(path: Path) -> Inspected:
 
 def imported(path: Path) -> Inspected:
     """A folder of `mdt import`: the weights, where they are from and what was checked."""
-    report = read(path / IMPORTED)
+    report = read_object(path / IMPORTED)
     keys = ("family", "source", "seen", "assumed", "round_trip", "forward")
     inner = weights(path / WEIGHTS)
     facts = {key: report.get(key) for key in keys} | {"weights": dict(inner.facts)}
@@ -95,7 +95,7 @@ def imported(path: Path) -> Inspected:
     return Inspected(path, "imported weights", facts, inner.config)
 
 
-def run(path: Path) -> Inspected:
+def run_folder(path: Path) -> Inspected:
     """A run folder: how far it is, and what lies in it."""
     text = (path / CONFIG).read_text("utf-8")
     first = text.partition("\n")[0]

@@ -19,7 +19,7 @@ from mdt_cli.core.codecs.codec import Codec, codec_from_facts
 from mdt_cli.core.precision import float32
 from mdt_cli.errors import MdtError
 from mdt_cli.images.archives import FolderReader
-from mdt_cli.images.decode import UnreadableError, read_picture
+from mdt_cli.images.decode import UnreadableError, read_image
 from mdt_cli.images.files import is_image
 from mdt_cli.images.image_set import Found, ImageSet, make_set, without_classes
 from mdt_cli.services.build.masking import build_selector
@@ -147,12 +147,12 @@ class _Restoring:
         subset = hide(self._selector, network.grid, self._ratio, seeds)
         try:
             with float32():
-                clean, pictures = self._images.read(indices, self.codec)
+                clean, images = self._images.read(indices, self.codec)
                 strips = make_strips(
                     network,
                     self.codec,
                     clean.to(self._device),
-                    pictures,
+                    images,
                     subset.to(self._device),
                     self.normalised,
                     self._trained.num_classes,
@@ -199,7 +199,7 @@ class _Pictures:
     def _pixels(self, index: int) -> Any:
         try:
             raw = self._source.reader.read(self._source.locations[index])
-            return read_picture(raw, self._size).pixels
+            return read_image(raw, self._size).pixels
         except (UnreadableError, OSError) as error:
             raise MdtError(
                 f"{self.name(index)} cannot be used: {error}",

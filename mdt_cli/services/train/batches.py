@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from mdt_cli.artifacts.latent_cache.read import LatentCache, Rows
+from mdt_cli.artifacts.latent_cache.read import LatentCache, LatentRows
 from mdt_cli.config.run import RunConfig
 from mdt_cli.core.batch import Batch, Condition
 from mdt_cli.core.masking.ratio import MaskRatio
@@ -88,7 +88,7 @@ class TrainData:
         """Whether the network learns classes."""
         return self.config.data.conditional and self.cache.facts.num_classes > 0
 
-    def condition(self, rows: Rows) -> Condition:
+    def condition(self, rows: LatentRows) -> Condition:
         """The condition of these images, before any class is dropped."""
         return Condition(rows.label if self.conditional else None)
 
@@ -174,7 +174,7 @@ def train_data(config: RunConfig, cache: LatentCache, grid: tuple[int, int]) -> 
     )
 
 
-def posterior_draw(rows: Rows, generator: torch.Generator) -> Tensor:
+def posterior_draw(rows: LatentRows, generator: torch.Generator) -> Tensor:
     """A sample of the codec's posterior; the latents themselves where it is deterministic."""
     if rows.std is None:
         return rows.mean

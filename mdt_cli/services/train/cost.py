@@ -22,7 +22,7 @@ BYTES = 4
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunCost:
     """Derived facts. FLOPs count a multiply-add as two; backward as twice the forward."""
 
     config: Mapping[str, Any]
@@ -44,7 +44,7 @@ class Plan:
         return {key: value for key, value in asdict(self).items() if key != "config"}
 
 
-def plan(cache_path: Path, config: RunConfig) -> Plan:
+def plan(cache_path: Path, config: RunConfig) -> RunCost:
     """Count parameters, tokens, FLOPs and bytes; weights are never allocated."""
     cache = open_cache(cache_path)
     facts = cache.facts
@@ -69,7 +69,7 @@ def plan(cache_path: Path, config: RunConfig) -> Plan:
     keep = config.checkpoint
     written = -(-config.training.steps // keep.every)
     for_good = config.training.steps // keep.keep_every if keep.keep_every else 0
-    return Plan(
+    return RunCost(
         config=config.model_dump(mode="json"),
         tokens=network.num_tokens,
         kept=kept,

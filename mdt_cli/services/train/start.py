@@ -13,7 +13,7 @@ from mdt_cli.artifacts import run_folder
 from mdt_cli.artifacts.checkpoint import checkpoints
 from mdt_cli.artifacts.latent_cache.read import LatentCache, open_cache
 from mdt_cli.artifacts.weights import read_header
-from mdt_cli.config.load import Loaded, load
+from mdt_cli.config.load import Loaded, load_config
 from mdt_cli.config.run import RunConfig
 from mdt_cli.config.training import LogConfig
 from mdt_cli.core.model.transformer import Transformer
@@ -97,11 +97,11 @@ def starting_config(
     if run is not None and checkpoints(run) and (run / run_folder.CONFIG).is_file():
         run_folder.check_stage(run, FINETUNE)
         begun = run_folder.read_config(run / run_folder.CONFIG).model_dump(mode="json")
-        return load(presets, assignments, base=begun, base_source=f"{run} as it began")
+        return load_config(presets, assignments, base=begun, base_source=f"{run} as it began")
     header = read_header(find_weights(source, ema))
     training = {k: v for k, v in header.config["training"].items() if k not in OF_ONE_STAGE}
     base = {**header.config, "training": training}
-    return load(presets, assignments, base=base, base_source=f"{source}")
+    return load_config(presets, assignments, base=base, base_source=f"{source}")
 
 
 def train(request: TrainRequest) -> Iterator[Event]:

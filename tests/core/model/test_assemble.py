@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mdt_cli.config.load import load
+from mdt_cli.config.load import load_config
 from mdt_cli.core.masking.tokens import RandomTokens, TokenSubset
 from mdt_cli.core.model.assemble import assemble, conditioning_of
 from mdt_cli.core.model.blocks import Block, BlockContext
@@ -30,7 +30,7 @@ DECODER = "model.narrow_decoder={depth=2, hidden_size=16, num_heads=2}"
 
 
 def shape_like(*assignments: str) -> TransformerShape:
-    config = load(["dit"], [*SMALL, *assignments]).config
+    config = load_config(["dit"], [*SMALL, *assignments]).config
     return shape_of(config.model, SHAPE, 4, CLASSES)
 
 
@@ -45,7 +45,7 @@ def awake(network: Transformer) -> Transformer:
 
 @pytest.mark.parametrize("preset", ["dit", "mdtv2", "maskdit", "uvit", "lmd"])
 def test_a_shape_survives_its_flat_form(preset: str) -> None:
-    shape = shape_of(load([preset], []).config.model, SHAPE, 8, CLASSES)
+    shape = shape_of(load_config([preset], []).config.model, SHAPE, 8, CLASSES)
     assert TransformerShape.from_flat(shape.flat()) == shape
     assert TransformerShape.from_flat({**shape.flat(), "_class_name": "any"}) == shape
     with pytest.raises(KeyError, match="narrow_size"):
@@ -190,7 +190,7 @@ def test_offsets_have_no_row_for_extra_tokens() -> None:
 def test_stacks_are_all_blocks_and_every_block_runs_in_one_place(
     preset: str, assignments: tuple[str, ...]
 ) -> None:
-    config = load([preset, "size/tiny"], ["model.patch_size=2", *assignments]).config
+    config = load_config([preset, "size/tiny"], ["model.patch_size=2", *assignments]).config
     network = build_network(config, SHAPE, CLASSES)
     by_name = dict(network.named_modules())
     found = [block for stack in network.stacks().values() for block in stack]
@@ -240,7 +240,7 @@ def guard(module: nn.Module) -> None:
 def test_no_parameter_is_used_outside_the_forward_of_its_module(
     preset: str, assignments: tuple[str, ...]
 ) -> None:
-    config = load([preset, "size/tiny"], ["model.patch_size=2", *assignments]).config
+    config = load_config([preset, "size/tiny"], ["model.patch_size=2", *assignments]).config
     network = awake(build_network(config, SHAPE, CLASSES))
     subset = SUBSET if config.masking.is_masked else None
     wanted = network(X, T, Y, subset, X.flip(0))
@@ -254,16 +254,16 @@ def test_no_parameter_is_used_outside_the_forward_of_its_module(
 
 
 def test_the_answer_has_the_vector_that_modulated() -> None:
-    network = awake(build_network(load(["dit", "size/tiny"], []).config, SHAPE, CLASSES))
+    network = awake(build_network(load_config(["dit", "size/tiny"], []).config, SHAPE, CLASSES))
     condition = network(X, T, Y).condition
     assert torch.equal(condition, network.time(T) + network.label(Y))
-    tokens = build_network(load(["uvit", "size/tiny"], []).config, SHAPE, CLASSES)
+    tokens = build_network(load_config(["uvit", "size/tiny"], []).config, SHAPE, CLASSES)
     assert tokens(X.float(), T, Y).condition is None
 
 
 def test_each_conditioning_knows_its_parts() -> None:
     for preset, time, extras in (("dit", True, 0), ("uvit", False, 2), ("lmd", False, 1)):
-        shape = shape_of(load([preset], []).config.model, SHAPE, 4, CLASSES)
+        shape = shape_of(load_config([preset], []).config.model, SHAPE, 4, CLASSES)
         made = conditioning_of(shape).embeddings()
         assert (made.time is not None) == time
         assert (0 if made.extras is None else made.extras.count) == extras

@@ -5,7 +5,7 @@ from functools import lru_cache
 import pytest
 import torch
 
-from mdt_cli.config.load import load
+from mdt_cli.config.load import load_config
 from tests.golden import numbers
 from tests.golden.cases import OUR_LOSSES, OURS, parameters, sized, summary
 from tests.golden.networks import Net, as_trained, config_of, plain_network, synthetic_network
@@ -93,7 +93,7 @@ def test_parameters_of_lmd(size: str) -> None:
 @pytest.mark.parametrize("name", numbers.CONFIGS)
 def test_the_presets_are_the_networks_that_were_measured(name: str) -> None:
     own_size = name in ("uvit", "maskdm", "lmd")
-    preset = load([name] if own_size else [name, "size/s"], []).config
+    preset = load_config([name] if own_size else [name, "size/s"], []).config
     measured = config_of(name)
     assert preset.model == measured.model
     assert preset.objective.kind == measured.objective.kind

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mdt_cli.config.load import load
+from mdt_cli.config.load import load_config
 from mdt_cli.core.masking.tokens import RandomTokens, TokenSubset
 from mdt_cli.core.model.adapters.dit import to_official
 from mdt_cli.core.model.adapters.uvit import MASKDM, UVIT
@@ -43,7 +43,9 @@ CASES = {
 def network_of(name: str) -> Transformer:
     """In double precision, every parameter random and large."""
     classes = 0 if name in ("maskdm", "lmd") else 5
-    network = build_network(load([name], [*SMALL, *CASES[name][0]]).config, (4, 8, 8), classes)
+    network = build_network(
+        load_config([name], [*SMALL, *CASES[name][0]]).config, (4, 8, 8), classes
+    )
     generator = stream("large", name)
     with torch.no_grad():
         for parameter in network.parameters():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mdt_cli.config.load import load
+from mdt_cli.config.load import load_config
 from mdt_cli.core.masking.tokens import RandomTokens, TokenSubset
 from mdt_cli.core.model.assemble import mirror_skips
 from mdt_cli.core.rng import stream
@@ -15,7 +15,7 @@ RECIPES = ["dit", "mdt", "mdtv2"]
 
 def network_of(names: list[str], assignments: tuple[str, ...] = (), seed: int = 0):
     """A tiny network with every parameter random: zero-initialised ones would hide faults."""
-    network = build_network(load(names, list(assignments)).config, (4, 8, 8), 5)
+    network = build_network(load_config(names, list(assignments)).config, (4, 8, 8), 5)
     generator = stream("weights", seed)
     with torch.no_grad():
         for parameter in network.parameters():
@@ -29,7 +29,7 @@ SUBSET = RandomTokens().draw(2, (4, 4), 0.4, stream("subset"))
 
 
 def test_output_is_zero_at_the_start() -> None:
-    network = build_network(load(["mdtv2", "size/tiny"], []).config, (4, 8, 8), 5)
+    network = build_network(load_config(["mdtv2", "size/tiny"], []).config, (4, 8, 8), 5)
     assert network(X.float(), T, Y, SUBSET).final.abs().max() == 0
 
 
@@ -113,12 +113,14 @@ def test_skips_are_last_in_first_out() -> None:
 
 
 def test_latents_that_patches_cannot_cut() -> None:
-    config = load(["dit", "size/tiny"], ["model.patch_size=3"]).config
+    config = load_config(["dit", "size/tiny"], ["model.patch_size=3"]).config
     with pytest.raises(MdtError, match="8x8 cannot be cut into patches of 3"):
         build_network(config, (4, 8, 8), 5)
 
 
 def test_a_ratio_that_keeps_nothing() -> None:
-    config = load(["mdt", "size/tiny"], ["masking.ratio.value=0.99", "model.patch_size=4"]).config
+    config = load_config(
+        ["mdt", "size/tiny"], ["masking.ratio.value=0.99", "model.patch_size=4"]
+    ).config
     with pytest.raises(MdtError, match=r"0\.99 keeps none of 4 tokens"):
         build_network(config, (4, 8, 8), 5)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mdt_cli.config.load import load
+from mdt_cli.config.load import load_config
 from mdt_cli.core.batch import Answer, Batch, Condition
 from mdt_cli.core.masking.tokens import RandomTokens
 from mdt_cli.core.model.adapters.dit import to_official
@@ -27,7 +27,7 @@ SMALL = (
     "model.num_heads=4",
     "model.narrow_decoder={depth=2, hidden_size=16, num_heads=2}",
 )
-CONFIG = load(["mcdit"], list(SMALL)).config
+CONFIG = load_config(["mcdit"], list(SMALL)).config
 VIEW, LOSS = build_views(CONFIG.masking)[0], build_loss(CONFIG.objective)
 CLEAN, NOISE = torch.randn(2, 3, 4, 8, 8, dtype=torch.float64, generator=stream("terms"))
 SIGMA = torch.tensor([0.2, 0.9, 6.0], dtype=torch.float64)
@@ -73,7 +73,7 @@ def losses(network: Transformer, teacher: AveragedModule) -> list[Tensor]:
 
 def plain_weights(network: Transformer, decoder: dict[str, Tensor]) -> dict[str, Tensor]:
     """The network's tensors under MaskDiT's names, with the decoder's parts replaced."""
-    unmasked = load(["mcdit", "mcdit-finetune"], list(SMALL)).config
+    unmasked = load_config(["mcdit", "mcdit-finetune"], list(SMALL)).config
     copy = build_network(unmasked, (4, 8, 8), 5).double()
     ours = dict(network.named_parameters()) | {
         ("fill." + name if name.startswith("patches.") else name): tensor

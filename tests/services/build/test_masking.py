@@ -7,7 +7,7 @@ from typing import get_args
 
 import pytest
 
-from mdt_cli.config.load import load
+from mdt_cli.config.load import load_config
 from mdt_cli.config.masking import (
     MaskingConfig,
     RandomBlocksConfig,
@@ -30,9 +30,12 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_bare_word_is_a_selector_and_kinds_have_their_own_keys() -> None:
     assert (
-        load(["mdtv2"], ["masking.selector=random"]).config.masking.selector == RandomTokensConfig()
+        load_config(["mdtv2"], ["masking.selector=random"]).config.masking.selector
+        == RandomTokensConfig()
     )
-    block = load(["mdtv2"], ['masking.selector={kind="block", size=2}']).config.masking.selector
+    block = load_config(
+        ["mdtv2"], ['masking.selector={kind="block", size=2}']
+    ).config.masking.selector
     assert block == RandomBlocksConfig(size=2)
     # Weights of before had a word there.
     assert MaskingConfig.model_validate({"selector": "random"}).selector == RandomTokensConfig()
@@ -55,11 +58,11 @@ def test_a_bare_word_is_a_selector_and_kinds_have_their_own_keys() -> None:
 )
 def test_bad_masking_is_told(assignment: str, said: str) -> None:
     with pytest.raises(MdtError, match=said):
-        load(["mdtv2"], [assignment])
+        load_config(["mdtv2"], [assignment])
 
 
 def test_linear_is_a_line_over_all_steps() -> None:
-    linear = load(["mdtv2"], ['masking.ratio={kind="linear", start=0.6, end=0.2}'])
+    linear = load_config(["mdtv2"], ['masking.ratio={kind="linear", start=0.6, end=0.2}'])
     ratio = build_mask_ratio(linear.config.masking)
     assert isinstance(ratio, PiecewiseRatio)
     assert [ratio.bounds_at(k, 4)[0] for k in range(4)] == pytest.approx([0.6, 0.5, 0.4, 0.3])

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mdt_cli.config.load import load
+from mdt_cli.config.load import load_config
 from mdt_cli.config.training import AdamWConfig, AdanConfig, EmaConfig
 from mdt_cli.errors import MdtError
 from mdt_cli.services.build.optimizer import build_optimizer
@@ -48,9 +48,9 @@ def test_two_groups_resume_to_the_bit(cache: Path, tmp_path: Path, kind: str) ->
 def test_words_for_the_warmup_of_averages() -> None:
     for given, kept in {True: "ramp", False: "none", "power": "power"}.items():
         assert EmaConfig.model_validate({"warmup": given}).warmup == kept
-    assert load(["digits", "mdtv2"], []).config.ema.warmup == "ramp"
+    assert load_config(["digits", "mdtv2"], []).config.ema.warmup == "ramp"
     with pytest.raises(MdtError, match=r"ema\.warmup: .*'none', 'ramp' or 'power'"):
-        load(["mdtv2"], ["ema.warmup=slow"])
+        load_config(["mdtv2"], ["ema.warmup=slow"])
 
 
 def test_an_average_of_a_run_copies_at_first(cache: Path, tmp_path: Path) -> None:
@@ -71,8 +71,8 @@ def test_presets_whose_first_step_is_published_without_a_learning_rate() -> None
     lost = {
         name
         for name in ("dit", "mdt", "mdtv2", "maskdit", "maskdm", "uvit")
-        if load([name], []).config.lr_schedule.from_zero
+        if load_config([name], []).config.lr_schedule.from_zero
     }
     assert lost == {"maskdit", "maskdm", "uvit"}
     # MaskDiT's step counter goes on in its second stage.
-    assert not load(["maskdit", "maskdit-finetune"], []).config.lr_schedule.from_zero
+    assert not load_config(["maskdit", "maskdit-finetune"], []).config.lr_schedule.from_zero

@@ -14,7 +14,7 @@ from torch_fidelity.metric_prc import prc_features_to_metric
 from mdt_cli.config.evaluation import METRICS, MetricName
 from mdt_cli.errors import MdtError
 from mdt_cli.metrics.extractors import weights
-from mdt_cli.metrics.intervals import Score, interval, share_interval
+from mdt_cli.metrics.intervals import Score, confidence_interval, share_interval
 from mdt_cli.metrics.precision_recall import density_coverage, precision_recall
 from mdt_cli.services.evaluate.evaluate import EvaluateRequest
 from mdt_cli.services.events import Note
@@ -114,7 +114,7 @@ def test_every_score_has_its_interval_and_says_how(sets: tuple[Path, Path], net:
             assert (of_samples is None) == (of == 24)
             assert of_samples is None or of_samples >= error > 0
         else:
-            assert tuple(metric["interval"]) == interval(Score(metric["value"], error))
+            assert tuple(metric["interval"]) == confidence_interval(Score(metric["value"], error))
             assert (of_samples is None) == (kind != "kid")
             assert of_samples is None or of_samples < error
     distance = next(iter(report["metrics"].values()))

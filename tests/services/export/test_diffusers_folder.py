@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from mdt_cli.artifacts.weights import read_header, read_tensors
-from mdt_cli.config.load import load
+from mdt_cli.config.load import load_config
 from mdt_cli.config.sampling import GuidanceConfig, SamplingConfig
 from mdt_cli.errors import MdtError
 from mdt_cli.services.build.sampler import generate
@@ -100,7 +100,7 @@ def test_pictures_settings_and_faults_of_the_pipeline(tmp_path: Path) -> None:
     assert pipe("dog", seeds=3, output_type="np").images.shape == (1, 8, 8, 3)
     assert pipe.labels == {"cat": 0, "dog": 1, "owl": 2}
     latent = {"seeds": 3, "output_type": "latent"}
-    scale = load(*DIGITS).config.sampling.guidance.scale
+    scale = load_config(*DIGITS).config.sampling.guidance.scale
     guided = pipe("dog", **latent).images
     assert not torch.equal(guided, pipe("dog", **latent, guidance_scale=1.0).images)
     assert torch.equal(guided, pipe("dog", **latent, guidance_scale=scale).images)

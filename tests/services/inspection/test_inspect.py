@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from mdt_cli.artifacts.checkpoint import CheckpointState, write_checkpoint
 from mdt_cli.artifacts.weights import Header, read_header, read_tensors, save_weights
-from mdt_cli.config.load import load
+from mdt_cli.config.load import load_config
 from mdt_cli.config.run import RunConfig
 from mdt_cli.config.write import to_toml
 from mdt_cli.errors import MdtError
@@ -37,7 +37,7 @@ def run_folder(tmp_path: Path) -> Path:
     header, tensors = read_header(source), read_tensors(source)
     folder = tmp_path / "run"
     folder.mkdir()
-    (folder / "config.toml").write_text("# pretrain\n" + to_toml(load(*DIGITS)))
+    (folder / "config.toml").write_text("# pretrain\n" + to_toml(load_config(*DIGITS)))
     (folder / "log.jsonl").write_text('{"step": 4, "loss": NaN}\n{"step": 5, "lo')
     for step in (5, 9):
         write_checkpoint(
@@ -63,7 +63,7 @@ def test_weights(tmp_path: Path) -> None:
     again = tmp_path / "config.toml"
     again.write_text(found.config)
     config = RunConfig.model_validate(read_header(path).config)
-    assert load([str(again)], []).config == config
+    assert load_config([str(again)], []).config == config
 
 
 def test_nan_and_foreign_and_short_weights(tmp_path: Path) -> None:
@@ -185,11 +185,11 @@ def test_programs(tmp_path: Path, format: str) -> None:
         inspect(tmp_path / "bad.pt2")
 
 
-def test_a_picture_of_any_size_is_measured_by_its_header(tmp_path: Path) -> None:
+def test_an_image_of_any_size_is_measured_by_its_header(tmp_path: Path) -> None:
     images = pictures(tmp_path / "images")
     Image.new("1", (20_000, 20_000)).save(images / "bee" / "huge.png")
     found = inspect(images / "bee" / "huge.png")
-    assert (found.kind, found.facts["size"]) == ("picture", [20_000, 20_000])
+    assert (found.kind, found.facts["size"]) == ("image", [20_000, 20_000])
     facts = inspect(images).facts
     assert (facts["count"], facts["unreadable"]) == (4, ["bee/huge.png"])
     assert facts["height"] == [10, 12]

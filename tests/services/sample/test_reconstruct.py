@@ -13,7 +13,7 @@ from PIL import Image
 from mdt_cli.artifacts.latent_cache.read import open_cache
 from mdt_cli.artifacts.weights import read_tensors
 from mdt_cli.cli.app import run as mdt
-from mdt_cli.config.load import Loaded, load
+from mdt_cli.config.load import Loaded, load_config
 from mdt_cli.core.batch import Answer
 from mdt_cli.core.codecs.pixels import PixelCodec
 from mdt_cli.core.masking.tokens import RandomTokens, TokenSubset
@@ -53,7 +53,7 @@ LMD = (
 
 
 def lmd(steps: int, *assignments: str) -> Loaded:
-    return load(["lmd"], [*LMD, f"training.steps={steps}", *assignments])
+    return load_config(["lmd"], [*LMD, f"training.steps={steps}", *assignments])
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from mdt_cli.artifacts.latent_cache.read import open_cache
-from mdt_cli.config.load import load
+from mdt_cli.config.load import load_config
 from mdt_cli.core.model.transformer import Transformer
 from mdt_cli.core.objectives.flow import Flow
 from mdt_cli.core.objectives.training_step import ViewDraw, ViewSource, sum_terms, term_losses
@@ -46,7 +46,7 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def made(folder: Path, recipe: str) -> tuple[TrainData, Transformer]:
-    config = load(recipe.split(), [*SIZES, *BATCHES, *RECIPES[recipe]]).config
+    config = load_config(recipe.split(), [*SIZES, *BATCHES, *RECIPES[recipe]]).config
     cache = open_cache(folder)
     network = build_network(config, cache.facts.latent_shape, cache.facts.num_classes)
     data = TrainData(

@@ -13,7 +13,7 @@ from mdt_cli.artifacts.latent_cache.read import open_cache
 from mdt_cli.artifacts.training_log import accuracy, learning
 from mdt_cli.artifacts.weights import read_tensors
 from mdt_cli.cli.app import run as mdt
-from mdt_cli.config.load import Loaded, load
+from mdt_cli.config.load import Loaded, load_config
 from mdt_cli.core.batch import Answer, Batch, Condition
 from mdt_cli.core.objectives.classification import Classification, hits
 from mdt_cli.core.rng import stream
@@ -48,7 +48,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A cache of two classes that colour alone tells apart, and a run of LMD on it."""
     folder = tmp_path_factory.mktemp("classify")
     cache = make_cache(folder / "cache", make_images(folder / "images", per_class=40))
-    run(cache, folder / "lmd", load(["lmd"], [*LMD, "training.steps=4"]))
+    run(cache, folder / "lmd", load_config(["lmd"], [*LMD, "training.steps=4"]))
     return cache, folder / "lmd"
 
 
@@ -268,7 +268,7 @@ def test_classes_may_be_unknown_to_the_first_stage(tmp_path: Path) -> None:
         )
     )
     cache = make_cache(tmp_path / "cache", images)
-    run(tmp_path / "plain", tmp_path / "lmd", load(["lmd"], [*LMD, "training.steps=2"]))
+    run(tmp_path / "plain", tmp_path / "lmd", load_config(["lmd"], [*LMD, "training.steps=2"]))
     events = tune((cache, tmp_path / "lmd"), tmp_path / "run", 2)
     assert isinstance(events[-1], TrainingDone)
     with pytest.raises(MdtError, match="a classifier needs a cache with classes"):
@@ -294,7 +294,7 @@ def test_what_a_classifier_cannot_be(made: tuple[Path, Path]) -> None:
     for words in ("narrow_decoder.depth must be 0", "masking.views", "conditional must be true"):
         assert words in text
     with pytest.raises(MdtError, match=r"model\.condition must be \"none\""):
-        load(["dit"], ["objective.kind=classification", "data.class_dropout=0"])
+        load_config(["dit"], ["objective.kind=classification", "data.class_dropout=0"])
 
 
 def test_it_makes_no_images(

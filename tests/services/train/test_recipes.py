@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from mdt_cli.artifacts.weights import read_tensors
-from mdt_cli.config.load import Loaded, load
+from mdt_cli.config.load import Loaded, load_config
 from mdt_cli.errors import MdtError
 from mdt_cli.services.events import Note, SamplesDone, Validated
 from mdt_cli.services.sample.sample import SampleRequest, sample
@@ -89,7 +89,7 @@ def settings(recipe: str, *more: str) -> list[str]:
 
 
 def configuration(recipe: str) -> Loaded:
-    return load([recipe, "size/tiny"], settings(recipe))
+    return load_config([recipe, "size/tiny"], settings(recipe))
 
 
 def cut_short(source: Path, target: Path) -> Path:
@@ -233,7 +233,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("recipe", [*RECIPES, "quickstart"])
 def test_the_digits_overlay_fits_every_recipe(recipe: str, digits: Path, tmp_path: Path) -> None:
     quiet = ("checkpoint.every=1", "preview.every=0", "validation.every=0", "training.batch_size=4")
-    loaded = load([recipe, "digits"], ["training.steps=3", "log.every=1", *quiet])
+    loaded = load_config([recipe, "digits"], ["training.steps=3", "log.every=1", *quiet])
     run(digits, tmp_path / "run", loaded)
     straight = digests(tmp_path / "run", 3)
     for step in (2, 3):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mdt_cli.config.load import load
+from mdt_cli.config.load import load_config
 from mdt_cli.errors import MdtError
 from mdt_cli.services.events import Note
 from tests.services.training_kit import digests, make_cache, make_images, run, small
@@ -57,7 +57,7 @@ def two_threads() -> Iterator[None]:
 def test_a_run_and_a_resumed_run_repeat_to_the_bit(
     cache: Path, tmp_path: Path, recipe: str
 ) -> None:
-    loaded = load([*recipe.split(), "size/tiny"], SETTINGS)
+    loaded = load_config([*recipe.split(), "size/tiny"], SETTINGS)
     first, second, resumed = (tmp_path / name for name in ("first", "second", "resumed"))
     run(cache, first, loaded)
     run(cache, second, loaded)
@@ -109,4 +109,4 @@ def test_a_run_of_a_version_without_the_key_is_resumed(cache: Path, tmp_path: Pa
 
 def test_determinism_is_true_false_or_auto() -> None:
     with pytest.raises(MdtError, match="deterministic"):
-        load(["dit"], ["training.deterministic=sometimes"])
+        load_config(["dit"], ["training.deterministic=sometimes"])

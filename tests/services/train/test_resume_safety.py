@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mdt_cli.artifacts.checkpoint import checkpoints
-from mdt_cli.config.load import load
+from mdt_cli.config.load import load_config
 from mdt_cli.config.training import TrainingConfig
 from mdt_cli.errors import MdtError
 from mdt_cli.services.events import Note, Validated, Warned
@@ -190,7 +190,7 @@ def test_what_saves_a_diverging_run_may_be_set_on_the_way(cache: Path, tmp_path:
     preset.write_text("[optimizer]\nlr = 2e-4\n")
     words = [text for text in SMALL if "optimizer.lr" not in text]
     with pytest.raises(MdtError, match=r"optimizer\.lr: 0\.0005 in the run"):
-        run(cache, folder, load(["mdtv2", str(preset)], [*words, "training.steps=8"]))
+        run(cache, folder, load_config(["mdtv2", str(preset)], [*words, "training.steps=8"]))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import torch
 
 from mdt_cli.artifacts.checkpoint import WEIGHTS, checkpoints
 from mdt_cli.artifacts.weights import read_header, read_tensors
-from mdt_cli.config.load import load
+from mdt_cli.config.load import load_config
 from mdt_cli.errors import MdtError
 from mdt_cli.services.build.network import token_counts
 from mdt_cli.services.events import PreviewSaved, TrainingDone, Validated, Warned
@@ -343,7 +343,7 @@ def test_more_token_counts_than_the_compiler_takes_are_told(cache: Path, tmp_pat
     again = next(event.text for event in events if isinstance(event, Warned))
     assert "different numbers of tokens" in again
     assert "bucket" not in again  # a run that has begun keeps its masks
-    rounded = load(["mdtv2"], ["masking.selector.bucket=32"]).config
+    rounded = load_config(["mdtv2"], ["masking.selector.bucket=32"]).config
     assert token_counts(rounded, (16, 16)) == {128, 160, 192, 256}
 
 
@@ -399,11 +399,11 @@ def test_every_recipe_learns_and_resumes(cache: Path, tmp_path: Path) -> None:
         steps = ("training.steps=20", "training.batch_size=8", "optimizer.lr=2e-3", "log.every=5")
         quiet = ("validation.every=0", "preview.every=0", "ema.decays=[0.9]")
         small_run = [*steps, *quiet, "model.patch_size=4"]
-        loaded = load([recipe, "size/tiny"], small_run)
+        loaded = load_config([recipe, "size/tiny"], small_run)
         run(cache, tmp_path / recipe, loaded)
         losses = [entry["loss"] for entry in log_of(tmp_path / recipe)]
         assert losses[-1] < losses[0]
-        half = load([recipe, "size/tiny"], [*small_run, "training.steps=9"])
+        half = load_config([recipe, "size/tiny"], [*small_run, "training.steps=9"])
         run(cache, tmp_path / f"{recipe}-2", half)
         run(cache, tmp_path / f"{recipe}-2", loaded)
         assert digests(tmp_path / f"{recipe}-2", 20) == digests(tmp_path / recipe, 20)
