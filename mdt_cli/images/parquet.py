@@ -1,6 +1,5 @@
 """Hugging Face data set folders: parquet files with a column of images and one of classes."""
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from mdt_cli.errors import MdtError
 from mdt_cli.images import labels
 from mdt_cli.images.archives import ParquetReader
 from mdt_cli.images.image_set import Found, ImageSet, make_set
+from mdt_cli.json_reader import parse_json
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "png", "picture")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "cls", "target")
@@ -95,7 +95,7 @@ def _one_split(paths: Sequence[Path], root: Path) -> tuple[list[Path], tuple[str
 def _features(schema: Any) -> dict[str, dict[str, Any]]:
     """What the `datasets` library wrote about the columns, {} where it wrote nothing."""
     try:
-        stored = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        stored = parse_json((schema.metadata or {}).get(b"huggingface", b"{}"))
         features = stored["info"]["features"]
     except (ValueError, LookupError, TypeError):
         return {}

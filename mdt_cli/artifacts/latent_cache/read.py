@@ -5,7 +5,6 @@ Linux maps whole folios around each row, and the resident memory of a run would 
 its cache.
 """
 
-import json
 import weakref
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +23,7 @@ from mdt_cli.artifacts.latent_cache.format import FLIP, MANIFEST, MEAN, PIXELS, 
 from mdt_cli.artifacts.latent_cache.manifest import AGAIN, CacheFacts, cache_facts, read_manifest
 from mdt_cli.errors import MdtError
 from mdt_cli.files import sha256_of
+from mdt_cli.json_reader import parse_json
 
 # Shards open at the same time: a cache may have more of them than a process may open files.
 MAX_OPEN = 128
@@ -179,7 +179,7 @@ def _shard(folder: Path, entry: dict[str, Any], facts: CacheFacts) -> _ShardFile
             raise _damaged(path, f"it has {size} bytes, not {entry['bytes']}")
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(min(length, size)))
+            header = parse_json(file.read(min(length, size)))
             places = _places(path, header, 8 + length, rows, facts)
             file.seek(places.pop("label").offset)
             labels = np.frombuffer(file.read(8 * rows), np.int64).copy()
