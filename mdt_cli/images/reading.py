@@ -65,7 +65,7 @@ def _any_names(patterns: Sequence[str], names: Sequence[str]) -> bool:
 
 
 def number_key(name: str) -> tuple[str, str]:
-    """A key that sorts parts of a path that are whole numbers, suffix aside, as numbers."""
+    """A key that sorts whole numbers in a path, suffixes aside, as numbers."""
     return _WHOLE.sub(lambda found: found[1].lstrip("0").zfill(DIGITS), name), name
 
 
