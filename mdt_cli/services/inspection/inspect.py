@@ -7,21 +7,29 @@ from typing import Any
 from mdt_cli.artifacts.latent_cache.format import FORMAT
 from mdt_cli.artifacts.program import ABOUT, ONNX
 from mdt_cli.errors import MdtError
+from mdt_cli.images.reading import EVERYTHING, Reading
 from mdt_cli.json_reader import read_json_object
 from mdt_cli.services.inspection.inspected import Inspected, unknown
 from mdt_cli.toml_reader import read_toml
 
 
-def inspect(path: Path) -> Inspected:
-    """What `path` is and holds. Raises MdtError where it is missing, damaged or not recognised."""
-    if path.is_dir():
-        return _folder(path)
-    if path.is_file():
-        return _file(path)
-    raise MdtError(f"no such file or folder: {path}")
+def inspect(path: Path, reading: Reading = EVERYTHING) -> Inspected:
+    """What `path` is and holds; `reading` is for a set of images.
+
+    Raises MdtError where it is missing, damaged or not recognised.
+    """
+    if not path.exists():
+        raise MdtError(f"no such file or folder: {path}")
+    found = _folder(path, reading) if path.is_dir() else _file(path, reading)
+    if reading.only and found.kind != "images":
+        raise MdtError(
+            f"{reading.only_option} is for a set of images, and {path} is a {found.kind}",
+            f"leave out {reading.only_option}",
+        )
+    return found
 
 
-def _folder(path: Path) -> Inspected:
+def _folder(path: Path, reading: Reading) -> Inspected:
     if (path / "model_index.json").is_file():
         return _exported(path)
     manifest = path / "manifest.json"
@@ -51,10 +59,10 @@ def _folder(path: Path) -> Inspected:
         return _component(path)
     from mdt_cli.services.inspection.images import images
 
-    return images(path)
+    return images(path, reading)
 
 
-def _file(path: Path) -> Inspected:
+def _file(path: Path, reading: Reading) -> Inspected:
     match path.suffix.lower():
         case ".safetensors":
             from mdt_cli.services.inspection.weights import weights
@@ -65,7 +73,7 @@ def _file(path: Path) -> Inspected:
 
             return torch_program(path)
         case ".onnx" if (path.parent / ABOUT).is_file() and path.name == ONNX:
-            return _folder(path.parent)
+            return _folder(path.parent, reading)
         case ".npz":
             return _npz(path)
         case ".json":
@@ -75,7 +83,7 @@ def _file(path: Path) -> Inspected:
         case ".zip" | ".tar" | ".parquet":
             from mdt_cli.services.inspection.images import images
 
-            return images(path)
+            return images(path, reading)
         case _:
             from mdt_cli.services.inspection.images import image_file
 
@@ -189,7 +197,7 @@ def _json(path: Path) -> Inspected:
         ABOUT,
     ):
         if path.name == name:
-            return _folder(path.parent)
+            return _folder(path.parent, EVERYTHING)
     raise unknown(path)
 
 
