@@ -1,6 +1,5 @@
 """What contains images (folder, zip, tar, parquet, npz), and the set of images in it."""
 
-import json
 import os
 import zipfile
 from collections import Counter
@@ -20,6 +19,7 @@ from mdt_cli.images.parquet import from_parquet
 from mdt_cli.images.pickles import refused_pickle
 from mdt_cli.images.reading import EVERYTHING, Reading
 from mdt_cli.images.tar import from_tars
+from mdt_cli.json_reader import parse_json
 
 EDM_LABELS = "dataset.json"
 # Where a stopped evaluation keeps its features; it may lie among class folders.
@@ -168,7 +168,7 @@ def _edm_latents(path: Path) -> MdtError:
 def _edm_labels(listing: bytes, images: list[Found], path: Path) -> labels.Classes:
     where = f"{path}/{EDM_LABELS}"
     try:
-        rows: Any = json.loads(listing).get("labels")
+        rows: Any = parse_json(listing).get("labels")
         by_name = {str(name): label for name, label in rows} if rows else {}
     except (ValueError, TypeError, AttributeError) as error:
         raise MdtError(

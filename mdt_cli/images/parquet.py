@@ -1,6 +1,5 @@
 """Hugging Face data set folders: parquet files with a column of images and one of classes."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from mdt_cli.images.archives import ParquetReader
 from mdt_cli.images.image_set import Found, ImageSet, make_set
 from mdt_cli.images.parquet_splits import one_split
 from mdt_cli.images.reading import Reading
+from mdt_cli.json_reader import parse_json
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "png", "picture")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "cls", "target")
@@ -80,7 +80,7 @@ def _rows(metadata: Any, number: int, path: Path, root: Path) -> list[Found]:
 def _features(schema: Any) -> dict[str, dict[str, Any]]:
     """What the `datasets` library wrote about the columns, {} where it wrote nothing."""
     try:
-        stored = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        stored = parse_json((schema.metadata or {}).get(b"huggingface", b"{}"))
         features = stored["info"]["features"]
     except (ValueError, LookupError, TypeError):
         return {}

@@ -1,6 +1,5 @@
 """WebDataset tars: samples are files with one key; `.cls` or `.json` beside an image labels it."""
 
-import json
 import tarfile
 from collections import Counter
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from mdt_cli.images.companions import check_samples
 from mdt_cli.images.image_set import Found, ImageSet, chosen, kept, make_set, no_images
 from mdt_cli.images.layout import classes_from_folders
 from mdt_cli.images.reading import Reading
+from mdt_cli.json_reader import parse_json
 
 # A label file is a number or a line of JSON; anything longer is not read.
 MAX_LABEL_BYTES = 1 << 20
@@ -84,7 +84,7 @@ def _label(name: str, data: bytes) -> object:
     if name.endswith(".cls"):
         return text
     try:
-        entry = json.loads(text)
+        entry = parse_json(text)
     except ValueError:
         return None
     if not isinstance(entry, dict):
