@@ -1,6 +1,7 @@
 """The cache as training reads it: right rows, constant memory, and every damage noticed."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -247,3 +248,65 @@ def test_header_is_json(tmp_path: Path) -> None:
     assert (header["num_classes"], header["class_names"]) == (3, ["a", "b", "c"])
     assert (header["latent_shape"], header["count"]) == (list(SHAPE), ROWS)
     assert facts.class_counts == (17, 17, 16)
+
+
+def other_bytes(path: Path) -> None:
+    """Bytes of the same number and shape, renamed over the file, with its time."""
+    facts = path.stat()
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    new = path.with_name("new")
+    new.write_bytes(data)
+    os.utime(new, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    new.replace(path)
+
+
+def other_manifest(path: Path) -> None:
+    manifest = path.with_name("manifest.json")
+    manifest.write_text(manifest.read_text().replace('"a"', '"z"'))
+
+
+@pytest.mark.parametrize(
+    ("replace", "message"),
+    [
+        (flip_byte, "changed while it was read: .*shard-00001"),
+        (other_bytes, "changed while it was read: .*shard-00001"),
+        (cut, "became shorter|changed while it was read"),
+        (Path.unlink, "No such file"),
+        (other_manifest, "changed while it was read: .*manifest.json"),
+    ],
+)
+@pytest.mark.parametrize("held_open", [True, False])
+def test_what_is_replaced_while_it_is_open_is_noticed(
+    tmp_path: Path, replace: Callable[[Path], None], message: str, held_open: bool
+) -> None:
+    """Whether the reader holds the file open (and reads the old bytes of a renamed one) or not."""
+    cache = open_cache(write_cache(tmp_path / "c"), verify=True)
+    cache.read(torch.tensor([0, 20] if held_open else [0]))
+    replace(tmp_path / "c/shard-00001.safetensors")
+    with pytest.raises(MdtError, match=message):
+        cache.read(torch.tensor([0, 21]))
+
+
+def test_a_shard_of_another_cache_is_noticed_when_it_is_first_read(tmp_path: Path) -> None:
+    write_cache(tmp_path / "c")
+    flip_byte(tmp_path / "c/shard-00002.safetensors")
+    cache = open_cache(tmp_path / "c")
+    cache.read(torch.tensor([0, 20]))
+    with pytest.raises(MdtError, match=r"shard-00002.safetensors: its checksum"):
+        cache.read(torch.tensor([40]))
+
+
+def test_equal_bytes_are_read_on(tmp_path: Path) -> None:
+    """A touched, restored or copied shard, and one that is written again, change nothing."""
+    cache = open_cache(write_cache(tmp_path / "c"), verify=True)
+    shard = tmp_path / "c/shard-00001.safetensors"
+    expected = cache.read(torch.arange(ROWS)).mean
+    os.utime(shard, ns=(1, 1))
+    assert torch.equal(cache.read(torch.arange(ROWS)).mean, expected)
+    copy = tmp_path / "copy"
+    copy.write_bytes(shard.read_bytes())
+    copy.replace(shard)
+    assert torch.equal(cache.read(torch.arange(ROWS)).mean, expected)
+    os.utime(tmp_path / "c/manifest.json")
+    assert torch.equal(cache.read(torch.arange(ROWS)).mean, expected)

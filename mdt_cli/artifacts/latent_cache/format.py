@@ -35,13 +35,16 @@ def cache_plan(
     digest: str,
     shard_rows: int | None,
     crop: str | None,
+    order: str = "text",
 ) -> dict[str, Any]:
     """Everything that decides the bytes of a cache, as JSON.
 
     `latent_shape` [C,H,W]; `classes` None: as many as the labels need; `shard_rows` None: as many
-    as give shards of at most 128 MiB.
+    as give shards of at most 128 MiB. `order` is the rule of order; that of version 0.1 ("text") is
+    not recorded, since plans of that version have no such key.
     """
     pixels = codec["name"] == PIXELS
+    rule = {} if order == "text" else {"order": order}
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -53,7 +56,7 @@ def cache_plan(
         "flip": flip,
         "dtype": "uint8" if pixels else dtype,
         "labelled": classes is None or len(classes) > 0,
-        "source": {"kind": kind, "items": items, "digest": digest},
+        "source": {"kind": kind, "items": items, "digest": digest, **rule},
         "shard_rows": shard_rows or _shard_rows(_row_bytes(latent_shape, stochastic, flip, dtype)),
     }
 

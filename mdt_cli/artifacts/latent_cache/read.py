@@ -5,10 +5,8 @@ Linux maps whole folios around each row, and the resident memory of a run would 
 its cache.
 """
 
-import json
 import weakref
 from collections import OrderedDict
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -21,9 +19,15 @@ import torch
 from torch import Tensor
 
 from mdt_cli.artifacts.latent_cache.format import FLIP, MANIFEST, MEAN, PIXELS, STD
+from mdt_cli.artifacts.latent_cache.guarded import (
+    GuardedFile,
+    damaged,
+    first_changed,
+    unreadable_file,
+)
 from mdt_cli.artifacts.latent_cache.manifest import AGAIN, CacheFacts, cache_facts, read_manifest
 from mdt_cli.errors import MdtError
-from mdt_cli.files import sha256_of
+from mdt_cli.json_reader import parse_json
 
 # Shards open at the same time: a cache may have more of them than a process may open files.
 MAX_OPEN = 128
@@ -58,16 +62,21 @@ class _Place:
 @dataclass(frozen=True)
 class _ShardFile:
     path: Path
+    guard: GuardedFile
     rows: int
     places: dict[str, _Place]
     labels: npt.NDArray[np.int64]
 
 
 class LatentCache:
-    """Rows of a cache; made by `open_cache`. Several threads may read."""
+    """Rows of a cache; made by `open_cache`. Several threads may read.
 
-    def __init__(self, facts: CacheFacts, shards: list[_ShardFile]) -> None:
+    A file that is replaced while the cache is open is noticed at the next read of it.
+    """
+
+    def __init__(self, facts: CacheFacts, shards: list[_ShardFile], manifest: GuardedFile) -> None:
         self.facts = facts
+        self._manifest = manifest
         self._shards = shards
         # All labels, int64 [count]: eight bytes a row are kept, the latents never.
         self.labels = torch.from_numpy(np.concatenate([shard.labels for shard in shards]))
@@ -86,7 +95,8 @@ class LatentCache:
         """The rows [B] (int64), mirrored where `flip` [B] (bool) says so; no other row is read.
 
         Pixels come as x/127.5-1. Raises ValueError for a row outside the cache, or for flips of a
-        cache that was encoded without them.
+        cache that was encoded without them, and MdtError where a shard or the manifest is no longer
+        the one that was opened.
         """
         if flip is not None and not self.facts.flip and bool(flip.any()):
             raise ValueError("flipped rows of a cache that was encoded without --flip")
@@ -98,6 +108,8 @@ class LatentCache:
         numbers = rows.numpy()
         mirrored = np.zeros(len(rows), bool) if flip is None else flip.numpy()
         shard_of = np.searchsorted(self._starts, numbers, side="right") - 1
+        with self._lock:
+            self._manifest.check()
         for shard in np.unique(shard_of).tolist():
             slots = np.flatnonzero(shard_of == shard)
             if pixels:
@@ -118,12 +130,19 @@ class LatentCache:
         kind, torch_kind = _STORED[place.kind]
         rows = np.empty((len(numbers), *place.shape[1:]), kind)
         bytes_ = rows.reshape(len(rows), -1).view(np.uint8)
+        path, guard = self._shards[shard].path, self._shards[shard].guard
         with self._lock:
-            file = self._file(shard)
-            for row, number in zip(bytes_, numbers - self._starts[shard], strict=True):
-                file.seek(place.offset + int(number) * row.nbytes)
-                if file.readinto(row.data) != row.nbytes:
-                    raise _damaged(self._shards[shard].path, "it became shorter while it was read")
+            try:
+                file = self._file(shard)
+                for row, number in zip(bytes_, numbers - self._starts[shard], strict=True):
+                    file.seek(place.offset + int(number) * row.nbytes)
+                    if file.readinto(row.data) != row.nbytes:
+                        raise damaged(path, "it became shorter while it was read")
+            except OSError as error:
+                raise unreadable_file(path, error) from error
+            # After the rows: whatever wrote to the file before or meanwhile shows by now.
+            if not guard.check():
+                self._files.pop(shard).close()
         return torch.from_numpy(rows).view(torch_kind)
 
     def _file(self, shard: int) -> FileIO:
@@ -148,6 +167,7 @@ def _close_all(files: OrderedDict[int, FileIO]) -> None:
 def open_cache(path: Path, verify: bool = False) -> LatentCache:
     """Open a finished cache; sizes, shapes and row counts are checked, with `verify` the checksums.
 
+    Without `verify` the checksum of a shard is compared when rows of it are first read.
     Raises MdtError with what to do for anything but a finished cache of this format.
     """
     manifest, digest = read_manifest(path)
@@ -155,7 +175,6 @@ def open_cache(path: Path, verify: bool = False) -> LatentCache:
         facts = cache_facts(manifest, digest)
         listed = [entry for entry in manifest["shards"] if entry["rows"]]
         shards = [_shard(path, entry, facts) for entry in listed]
-        sums = [entry["sha256"] for entry in listed]
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise MdtError(
             f"{path / MANIFEST} is damaged: {type(error).__name__}: {error}", AGAIN
@@ -163,12 +182,10 @@ def open_cache(path: Path, verify: bool = False) -> LatentCache:
     if sum(shard.rows for shard in shards) != facts.count:
         raise MdtError(f"{path / MANIFEST} is damaged: its shards hold another count", AGAIN)
     if verify:
-        with ThreadPoolExecutor(8) as threads:
-            found = threads.map(lambda shard: sha256_of(shard.path), shards)
-            for shard, expected, actual in zip(shards, sums, found, strict=True):
-                if actual != expected:
-                    raise _damaged(shard.path, "its checksum does not match the manifest")
-    return LatentCache(facts, shards)
+        bad = first_changed(shard.guard for shard in shards)
+        if bad is not None:
+            raise damaged(bad, "its checksum does not match the manifest")
+    return LatentCache(facts, shards, GuardedFile(path / MANIFEST, digest))
 
 
 def _shard(folder: Path, entry: dict[str, Any], facts: CacheFacts) -> _ShardFile:
@@ -176,18 +193,18 @@ def _shard(folder: Path, entry: dict[str, Any], facts: CacheFacts) -> _ShardFile
     try:
         size = path.stat().st_size
         if size != entry["bytes"]:
-            raise _damaged(path, f"it has {size} bytes, not {entry['bytes']}")
+            raise damaged(path, f"it has {size} bytes, not {entry['bytes']}")
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(min(length, size)))
+            header = parse_json(file.read(min(length, size)))
             places = _places(path, header, 8 + length, rows, facts)
             file.seek(places.pop("label").offset)
             labels = np.frombuffer(file.read(8 * rows), np.int64).copy()
     except OSError as error:
-        raise _damaged(path, error.strerror or str(error)) from error
+        raise unreadable_file(path, error) from error
     except ValueError as error:
-        raise _damaged(path, "its header cannot be read") from error
-    return _ShardFile(path, rows, places, labels)
+        raise damaged(path, "its header cannot be read") from error
+    return _ShardFile(path, GuardedFile(path, str(entry["sha256"])), rows, places, labels)
 
 
 def _places(
@@ -207,10 +224,6 @@ def _places(
     for name, (kind, shape) in expected.items():
         found = header.get(name)
         if found is None or (found["dtype"], tuple(found["shape"])) != (kind, shape):
-            raise _damaged(path, f"{name} should be {kind} {list(shape)}, the manifest says")
+            raise damaged(path, f"{name} should be {kind} {list(shape)}, the manifest says")
         places[name] = _Place(start + found["data_offsets"][0], shape, kind)
     return places
-
-
-def _damaged(path: Path, why: str) -> MdtError:
-    return MdtError(f"the cache is damaged: {path}: {why}", AGAIN)

@@ -5,7 +5,6 @@ Shard k holds the readable ones of the items k*R .. k*R+R-1, so no shard depends
 process may write any of them.
 """
 
-import json
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -30,6 +29,7 @@ from mdt_cli.artifacts.latent_cache.format import (
 from mdt_cli.artifacts.weights import save_tensors
 from mdt_cli.errors import MdtError
 from mdt_cli.files import TEMPORARY, atomic_path, sha256_of, write_json
+from mdt_cli.json_reader import MAX_LISTING_BYTES, read_json
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -228,7 +228,7 @@ def _record(folder: Path, index: int) -> Shard | None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        data = json.loads(path.read_text("utf-8"))
+        data = read_json(path, MAX_LISTING_BYTES)
     except ValueError as error:
         raise MdtError(
             f"{path} is damaged: {error}", "delete the cache and encode again"

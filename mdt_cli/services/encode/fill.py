@@ -1,6 +1,5 @@
 """Filling a cache folder: intact shards stay, processes share the rest, the manifest comes last."""
 
-import json
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -33,6 +32,7 @@ from mdt_cli.artifacts.latent_cache.write import (
 )
 from mdt_cli.errors import MdtError, Stopped
 from mdt_cli.files import write_json
+from mdt_cli.json_reader import MAX_LISTING_BYTES, read_json_object
 from mdt_cli.services.events import CacheDone, CacheShareDone, Event, Note, Progress, Warned
 from mdt_cli.services.work import SECONDS_BETWEEN_POLLS, Share, poll
 
@@ -162,7 +162,7 @@ def verify(folder: Path) -> Iterator[Event]:
 
 def _finish(folder: Path, unchanged: bool) -> Iterator[Event]:
     facts = open_cache(folder).facts
-    manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
+    manifest = read_json_object(folder / MANIFEST, limit=MAX_LISTING_BYTES)
     skipped = tuple((entry["name"], entry["reason"]) for entry in manifest["skipped"])
     without = [n for n, k in zip(facts.class_names, facts.class_counts, strict=True) if not k]
     if without:
