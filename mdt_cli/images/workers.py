@@ -16,7 +16,8 @@ import numpy as np
 
 from mdt_cli.errors import MdtError
 from mdt_cli.images.archives import Reader
-from mdt_cli.images.decode import Pixels, UnreadableError, read_image, stored_size
+from mdt_cli.images.decode import Pixels, read_image, stored_size
+from mdt_cli.images.open_image import UnreadableError
 
 # The most pixel bytes and images of one task: enough that its transfer costs nothing beside
 # decoding, little enough that workers never wait for each other.
@@ -58,7 +59,7 @@ def stored_sizes(reader: Reader, locations: Sequence[Any]) -> list[tuple[int, in
     sizes = []
     for location in locations:
         # A broken image is reported when it is decoded.
-        with suppress(Exception):
+        with suppress(UnreadableError, OSError):
             sizes.append(stored_size(reader.read(location)))
     reader.close()
     return sizes
