@@ -8,11 +8,11 @@ from pathlib import Path
 from mdt_cli.errors import MdtError
 from mdt_cli.images.beside import Beside, at_suffix
 from mdt_cli.images.columns import labelled_rows
-from mdt_cli.images.decode import UnreadableError
 from mdt_cli.images.files import as_text, is_hidden, is_image, suffix
 from mdt_cli.images.image_set import Found
 from mdt_cli.images.labels import Classes, from_values
 from mdt_cli.images.match import match_values, plain
+from mdt_cli.images.open_image import UnreadableError
 from mdt_cli.images.reading import Reading
 from mdt_cli.images.tables import MAX_TABLE_BYTES, read_table
 from mdt_cli.json_reader import parse_json
