@@ -21,5 +21,5 @@ class EncodeRequest:
     unconditional: bool = False
     shard_size: int | None = None
     device: str | None = None
-    # Only compare the checksums of a finished cache; `images` is not read.
+    # Only compare a finished cache with its checksums, and `images` with the recorded contents.
     verify: bool = False
