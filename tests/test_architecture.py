@@ -202,3 +202,32 @@ def undocumented(path: Path) -> list[str]:
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_public_functions_and_methods_state_their_contract(path: Path) -> None:
     assert undocumented(path) == []
+
+
+# Own text: a value that goes through JSON once, a header just written, and files of diffusers that
+# an exported folder (which has no `mdt` to import) writes itself.
+OWN_JSON = {
+    "artifacts/sample_folder/npz.py",
+    "artifacts/sample_folder/png.py",
+    "artifacts/weights.py",
+    "core/codecs/autoencoder.py",
+    "services/export/templates/pipeline.py",
+}
+
+
+@pytest.mark.parametrize(
+    ("calls", "allowed"),
+    [
+        (("json.load", "json.loads"), {"json_reader.py", *OWN_JSON}),
+        (("tomllib.load", "tomllib.loads"), {"toml_reader.py"}),
+    ],
+    ids=["json", "toml"],
+)
+def test_each_format_has_one_reader(calls: tuple[str, ...], allowed: set[str]) -> None:
+    found = {
+        path.relative_to(ROOT / "mdt_cli").as_posix()
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in calls
+    }
+    assert found == allowed

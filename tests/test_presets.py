@@ -21,7 +21,7 @@ STAGES = [
     *("maskdit-finetune", "maskdit-finetune-cos", "mcdit-finetune", "maskdm-finetune"),
     "lmd-classify",
 ]
-OVERLAYS = ["unmasked", "cifar10", "digits"]
+OVERLAYS = ["unmasked", "cifar10", "digits", "modern"]
 
 
 def test_nothing_is_missing() -> None:

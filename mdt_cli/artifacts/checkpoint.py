@@ -1,6 +1,5 @@
 """A checkpoint folder (weights, EMA weights, optimizer, state) and the rotation of folders."""
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from torch import Tensor
 from mdt_cli.artifacts.weights import FORMAT, Header, save_tensors, save_weights
 from mdt_cli.errors import MdtError
 from mdt_cli.files import atomic_path, sha256_of, write_json
+from mdt_cli.json_reader import read_json
 
 WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
 
@@ -75,7 +75,7 @@ def read_state(folder: Path, unread: Collection[str] = ()) -> CheckpointState:
     """
     path = folder / STATE
     try:
-        state = json.loads(path.read_text("utf-8"))
+        state = read_json(path)
         if state["format"] != FORMAT:
             raise MdtError(
                 f"{path} has format {state['format']}; this mdt reads {FORMAT}",

@@ -13,29 +13,44 @@ from mdt_cli.images.containers import open_container, open_folder
 from mdt_cli.images.files import is_hidden, is_image, walk
 from mdt_cli.images.image_set import ImageSet, without_classes
 from mdt_cli.images.npz import from_npz
+from mdt_cli.images.reading import EVERYTHING, AmbiguousSetError, Reading
 
 CHECKPOINT = ("state.json", "weights.safetensors")
+# Kinds of sets whose images have no paths.
+WITHOUT_NAMES = ("npz", "latent cache")
 WEIGHTS = (".safetensors", ".ckpt", ".pt", ".pth")
 
 
-def open_images(path: Path) -> ImageSet:
+def open_images(path: Path, reading: Reading = EVERYTHING) -> ImageSet:
     """The images in a folder, archive, npz, sample folder or latent cache of pixels.
 
-    Classes that contradict each other are the set's `fault`. Raises MdtError for a run, a
-    checkpoint, weights, and whatever else holds no images.
+    Classes that contradict each other are the set's `fault`. Raises MdtError where it is not clear
+    which images are meant, and for a run, a checkpoint, weights, and what else holds no images.
     """
+    images = _open(path, reading)
+    if isinstance(images.fault, AmbiguousSetError):
+        raise images.fault
+    if reading.only and (images.kind in WITHOUT_NAMES or images.provenance is not None):
+        raise MdtError(
+            f"{reading.only_option} names files, and {path} ({images.kind}) holds rows",
+            f"leave out {reading.only_option}",
+        )
+    return images
+
+
+def _open(path: Path, reading: Reading) -> ImageSet:
     if not path.is_dir():
         if path.is_file() and path.suffix.lower() in WEIGHTS:
             raise MdtError(
                 f"{path} holds weights, not images",
                 f"generate samples with them first: mdt sample {path} SAMPLES",
             )
-        return open_container(path)
+        return open_container(path, reading)
     if is_cache(path):
         return cached_images(path)
     _check_no_run(path)
     facts = provenance(path)
-    return open_folder(path) if facts is None else _samples(path, facts)
+    return open_folder(path, reading=reading) if facts is None else _samples(path, facts)
 
 
 def _samples(folder: Path, facts: Mapping[str, Any]) -> ImageSet:

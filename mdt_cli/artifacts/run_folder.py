@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import tomllib
 from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
@@ -15,6 +14,9 @@ from mdt_cli.config.run import RunConfig
 from mdt_cli.config.write import to_toml
 from mdt_cli.errors import MdtError
 from mdt_cli.files import atomic_path, cannot_write
+from mdt_cli.json_reader import JsonLines, parse_json
+from mdt_cli.text import decode_text, read_limited
+from mdt_cli.toml_reader import MAX_BYTES, read_toml
 
 CONFIG, LOG, METRICS = "config.toml", "log.jsonl", "metrics.jsonl"
 # Keys that may change between two starts of one run: they steer it and do not define it.
@@ -80,7 +82,7 @@ def with_determinism(run: Path, loaded: Loaded, device_type: str, fresh: int) ->
 
 def check_stage(run: Path, stage: str) -> None:
     """MdtError if the run in the folder is of another stage."""
-    has = (run / CONFIG).read_text("utf-8").partition("\n")[0].removeprefix("# ")
+    has = config_text(run).partition("\n")[0].removeprefix("# ")
     if has != stage:
         raise MdtError(f"{run} holds a {has} run, not a {stage} run", "choose another folder")
 
@@ -89,10 +91,10 @@ def started_from(run: Path) -> Path | None:
     """The weights that a finetune run began with; None where the folder does not record it."""
     if not (run / CONFIG).is_file():
         return None
-    lines = (run / CONFIG).read_text("utf-8").splitlines()
+    lines = config_text(run).splitlines()
     found = (line.removeprefix(STARTED) for line in lines if line.startswith(STARTED))
     name = next(found, None)
-    return None if name is None else Path(json.loads(name))
+    return None if name is None else Path(parse_json(name))
 
 
 def write(
@@ -114,7 +116,7 @@ def write(
             (run / name).unlink(missing_ok=True)
         for name in ("checkpoints", "samples", "tensorboard", "evaluation"):
             shutil.rmtree(run / name, ignore_errors=True)
-    before = (run / CONFIG).read_text("utf-8") if (run / CONFIG).is_file() else ""
+    before = config_text(run) if (run / CONFIG).is_file() else ""
     lines = [line for line in before.splitlines() if line.startswith((STARTED, CHANGED))]
     if source is not None and not before:
         lines = [STARTED + json.dumps(str(source.resolve()))]
@@ -124,10 +126,21 @@ def write(
         temporary.write_text(text, "utf-8")
 
 
+def config_text(run: Path) -> str:
+    """The configuration of a run as it was written, comments included. Raises MdtError."""
+    path = run / CONFIG
+    try:
+        return decode_text(read_limited(path, MAX_BYTES))
+    except OSError as error:
+        raise MdtError(f"{path} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise MdtError(f"{path} cannot be read: {error}", "choose another folder") from error
+
+
 def read_config(path: Path) -> RunConfig:
     """What `write` wrote. Raises MdtError."""
     try:
-        return RunConfig.model_validate(tomllib.loads(path.read_text("utf-8")))
+        return RunConfig.model_validate(read_toml(path)[0])
     except ValueError as error:
         raise MdtError(f"{path} cannot be read: {error}", "choose another folder") from error
 
@@ -173,14 +186,7 @@ def rewind(path: Path, step: int) -> None:
     """Drop the records after `step`: a resumed run writes them again."""
     if not path.is_file():
         return
-    kept = []
-    for line in path.read_text("utf-8").splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue  # the last line of a killed run may be cut short
-        if record.get("step", 0) <= step:
-            kept.append(line)
+    kept = [line for line, record in JsonLines(path).with_text() if record.get("step", 0) <= step]
     with atomic_path(path) as temporary:
         temporary.write_text("".join(line + "\n" for line in kept), "utf-8")
 

@@ -1,6 +1,5 @@
 """How fast a run learned, and what a classifier gained: from the files of its folder alone."""
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from mdt_cli.artifacts.learning_speed import (
 )
 from mdt_cli.artifacts.run_folder import LOG, METRICS
 from mdt_cli.artifacts.weights import ONLINE
+from mdt_cli.json_reader import JsonLines
 
 TOP = (1, 5)
 
@@ -82,10 +82,5 @@ def _speed(run: Path) -> LearningSpeed | None:
 
 
 def _records(path: Path) -> Iterator[dict[str, Any]]:
-    if not path.is_file():
-        return
-    for line in path.read_text("utf-8").splitlines():
-        try:
-            yield json.loads(line)
-        except ValueError:
-            continue  # the last line of a killed run may be cut short
+    if path.is_file():
+        yield from JsonLines(path)

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mdt_cli.errors import MdtError
+from mdt_cli.json_reader import parse_json
 
 FORMAT = 1
 ONLINE = "online"
@@ -91,8 +92,8 @@ def read_header(path: Path) -> Header:
             "use the mdt version that wrote it",
         )
     return Header(
-        config=json.loads(metadata["mdt.config"]),
-        data=json.loads(metadata["mdt.data"]),
+        config=parse_json(metadata["mdt.config"]),
+        data=parse_json(metadata["mdt.data"]),
         step=int(metadata["mdt.step"]),
         ema=metadata["mdt.ema"],
         stage=metadata["mdt.stage"],

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mdt_cli.cli.options import Device, Json
+from mdt_cli.cli.options import Device, Json, Only
 from mdt_cli.cli.output import emit, emit_json, human_bytes, talk, warn
 from mdt_cli.cli.progress import Bar, shown_events
 
@@ -57,6 +57,7 @@ def encode_latents(
     unconditional: Annotated[
         bool, typer.Option("--unconditional", help="Ignore all class labels.")
     ] = False,
+    only: Only = None,
     shard_size: Annotated[
         int | None,
         typer.Option(help="Rows per file.", show_default="up to 2048, at most 128 MiB"),
@@ -91,6 +92,7 @@ def encode_latents(
         shard_size=shard_size,
         device=device,
         verify=verify,
+        only=tuple(only or ()),
     )
     done = None
     with Bar("encoding", "images") as bar, closing(service(request)) as events:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mdt_cli.cli.options import Device, Json
+from mdt_cli.cli.options import Device, Json, Only
 from mdt_cli.cli.output import emit, emit_json, table, talk
 from mdt_cli.cli.progress import Bar, shown_events
 from mdt_cli.config.evaluation import (
@@ -92,6 +92,13 @@ def evaluate(
             help="Crop every image to a square of this side first, as encode-latents --size does.",
         ),
     ] = None,
+    only: Only = None,
+    samples_only: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--samples-only", metavar="PATTERN", help="As --only, which is for REFERENCE."
+        ),
+    ] = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
@@ -118,6 +125,7 @@ def evaluate(
         ("--metrics", metrics),
         ("--save-reference", save_reference),
         ("--memory", memory),
+        ("--samples-only", samples_only),
     ):
         if reconstruction and given is not None:
             raise MdtError(
@@ -126,6 +134,8 @@ def evaluate(
             )
 
     *samples, reference = paths
+    from mdt_cli.services.reading import SAMPLES_ONLY, reading_of
+
     if reconstruction:
         from mdt_cli.services.evaluate.codec_quality import ReconstructionRequest, reconstruct
 
@@ -139,6 +149,7 @@ def evaluate(
             out=out,
             batch_size=batch_size,
             device=device,
+            reading=reading_of(only),
         )
         _show_events(reconstruct(what), "reconstructing", as_json)
         return
@@ -159,6 +170,8 @@ def evaluate(
         device=device,
         memory=memory,
         size=size,
+        reading=reading_of(only),
+        samples_reading=reading_of(samples_only, SAMPLES_ONLY),
     )
     _show_events(run(request), "extracting", as_json)
 

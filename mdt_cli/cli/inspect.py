@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mdt_cli.cli.options import Json
+from mdt_cli.cli.options import Json, Only
 from mdt_cli.cli.output import emit, emit_json, human_bytes, table
 from mdt_cli.errors import MdtError
 
@@ -22,6 +22,7 @@ def inspect(
         ),
     ],
     json: Json = False,
+    only: Only = None,
     as_config: Annotated[
         bool, typer.Option("--as-config", help="Print the resolved configuration as TOML.")
     ] = False,
@@ -31,8 +32,9 @@ def inspect(
     Example: mdt inspect run --as-config
     """
     from mdt_cli.services.inspection.inspect import inspect as service
+    from mdt_cli.services.reading import reading_of
 
-    found = service(path)
+    found = service(path, reading_of(only))
     if as_config:
         if found.config is None:
             raise MdtError(

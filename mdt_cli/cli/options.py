@@ -31,6 +31,16 @@ Device = Annotated[
     str | None,
     typer.Option("--device", help="cpu or cuda; default: a GPU where there is one."),
 ]
+Only = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--only",
+        metavar="PATTERN",
+        help="Read only images whose path in the set matches, as 'train/*' or '*.jpg' do; "
+        "'!PATTERN' leaves out. Repeatable.",
+        show_default=False,
+    ),
+]
 Ema = Annotated[
     str | None,
     typer.Option(

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mdt_cli.cli.options import Device, Ema, Json
+from mdt_cli.cli.options import Device, Ema, Json, Only
 from mdt_cli.cli.output import emit, emit_json, human_seconds
 from mdt_cli.cli.progress import Bar, shown_events
 from mdt_cli.errors import MdtError
@@ -65,6 +65,7 @@ def sample(
             "Seed k hides patches of image k.",
         ),
     ] = None,
+    only: Only = None,
     mask_ratio: Annotated[
         float | None,
         typer.Option(
@@ -102,11 +103,14 @@ def sample(
 
         ratio = RATIO if mask_ratio is None else mask_ratio
         paths = (run_or_weights, out, reconstruct)
-        request = ReconstructRequest(*paths, ratio, seeds, batch_size, ema, codec, device)
+        chosen = tuple(only or ())
+        request = ReconstructRequest(*paths, ratio, seeds, batch_size, ema, codec, device, chosen)
         _follow(restore(request), json)
         return
-    if mask_ratio is not None:
-        raise MdtError("--mask-ratio needs --reconstruct IMAGES", "leave it out to generate images")
+    for option, unused in (("--mask-ratio", mask_ratio is None), ("--only", only is None)):
+        if not unused:
+            hint = "leave it out to generate images"
+            raise MdtError(f"{option} needs --reconstruct IMAGES", hint)
     from mdt_cli.services.sample.sample import SampleRequest
     from mdt_cli.services.sample.sample import sample as service
 

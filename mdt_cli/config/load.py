@@ -1,7 +1,6 @@
 """Presets and `--set` to one validated configuration that remembers who set each key."""
 
 import difflib
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,8 @@ from pydantic import BaseModel, ValidationError
 from mdt_cli.config import presets
 from mdt_cli.config.run import RunConfig
 from mdt_cli.errors import MdtError
+from mdt_cli.text import shortened
+from mdt_cli.toml_reader import MAX_BYTES, MAX_PARTS, parse_toml
 
 DEFAULT = "default"
 
@@ -50,7 +51,7 @@ def load_config(
     if base is not None:
         layers.append((base, base_source))
     layers += [(presets.read_preset(name).keys, f"preset {name}") for name in preset_names]
-    layers += [(_assignment(text), f"--set {text}") for text in assignments]
+    layers += [(_assignment(text), f"--set {shortened(text)}") for text in assignments]
     for keys, source in layers:
         _merge(tree, keys, "", source, sources)
     try:
@@ -65,9 +66,16 @@ def _assignment(text: str) -> dict[str, Any]:
     parts = key.strip().split(".")
     if not equals or not all(parts):
         raise MdtError(f"--set {text}: expected KEY=VALUE", "such as --set training.steps=1000")
+    if len(parts) > MAX_PARTS or len(text) > MAX_BYTES:
+        raise MdtError(
+            f"--set {shortened(text)}: a key has at most {MAX_PARTS} parts, a value {MAX_BYTES:,} "
+            "characters"
+        )
     try:
-        parsed = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+        tables = parse_toml(f"value = {value}")
+        # A line break in the value begins another key.
+        parsed: Any = tables["value"] if len(tables) == 1 else value.strip()
+    except ValueError:
         # A bare word is a string: --set training.precision=bf16
         parsed = value.strip()
     for part in reversed(parts):
@@ -123,7 +131,7 @@ def _faults(error: ValidationError, tree: Mapping[str, Any], loaded: Loaded) -> 
             problem += f"; did you mean {near[0]}?" if near else ""
         else:
             message = fault["msg"]
-            problem = f"{message[:1].lower()}{message[1:]}, not {fault['input']!r}"
+            problem = f"{message[:1].lower()}{message[1:]}, not {shortened(repr(fault['input']))}"
         # A fault between several keys names them; whoever set one of those can mend it.
         words = set(problem.replace(",", " ").replace(":", " ").split())
         between = {

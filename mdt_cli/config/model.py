@@ -39,9 +39,22 @@ class ModelConfig(Table):
     # The label "no class": a learned vector (DiT), or zeros (MaskDiT).
     null_label: Literal["learned", "zeros"] = "learned"
     # fixed: sin-cos table. learned: the same table as the start of a parameter (MDT). random: a
-    # parameter that starts at random, extra tokens included (U-ViT).
-    positions: Literal["fixed", "learned", "random"] = "fixed"
+    # parameter that starts at random, extra tokens included (U-ViT). none: nothing is added.
+    positions: Literal["fixed", "learned", "random", "none"] = "fixed"
     relative_bias: bool = False
+    # Queries and keys are rotated by the row and column of their token, in every stack of blocks.
+    rope: bool = False
+    # layer: LayerNorm. rms: RMSNorm with a learned scale.
+    norm: Literal["layer", "rms"] = "layer"
+    # RMSNorm with a learned scale on the queries and keys of each head.
+    qk_norm: bool = False
+    # gelu: two Linear maps. swiglu: gated, two thirds as wide, at the same cost.
+    mlp: Literal["gelu", "swiglu"] = "gelu"
+    # Channels between two linear maps that embed a patch (JiT); 0: one map.
+    patch_bottleneck: CountOrZero = 0
+    # Copies of the class vector that join the tokens before block `class_tokens_at` (JiT).
+    class_tokens: CountOrZero = 0
+    class_tokens_at: CountOrZero = 0
     # The last `decoder_depth` blocks form a decoder with learned positions of its own (MDT).
     decoder_depth: CountOrZero = 0
     # Mirror-wise skips between the halves of the encoder (MDT v2, as U-ViT).
@@ -83,8 +96,50 @@ class ModelConfig(Table):
                 "relative_bias, decoder_depth and null_label zeros belong to condition adaln, "
                 f"not {self.condition}"
             )
+        if self.class_tokens and plain:
+            raise ValueError(
+                f"class_tokens belong to condition adaln, not {self.condition}: set class_tokens "
+                "to 0"
+            )
         if self.narrow_decoder.depth and (self.decoder_depth or self.input_skip):
             raise ValueError(
                 "one decoder at a time: set narrow_decoder.depth or decoder_depth to 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _new_parts_fit(self) -> Self:
+        if self.positions == "none" and not (self.rope or self.relative_bias):
+            raise ValueError(
+                "positions none leaves tokens without any position: set rope to true, or "
+                "positions to fixed"
+            )
+        if self.relative_bias and self.rope:
+            raise ValueError(
+                "rope and relative_bias say the same in two ways: set one of them to false"
+            )
+        if self.relative_bias and self.class_tokens:
+            raise ValueError(
+                "class_tokens have no offset for relative_bias: set relative_bias to false"
+            )
+        narrow = self.narrow_decoder
+        heads = {"": (self.hidden_size, self.num_heads)}
+        if narrow.depth:
+            heads["narrow_decoder."] = (narrow.hidden_size, narrow.num_heads)
+        for where, (size, count) in heads.items():
+            if self.rope and size // count % 4:
+                raise ValueError(
+                    f"rope needs heads of a multiple of 4 channels; {where}hidden_size {size} / "
+                    f"{where}num_heads {count} = {size // count}"
+                )
+        if self.class_tokens_at and not self.class_tokens:
+            raise ValueError("class_tokens_at needs class_tokens above 0")
+        if self.class_tokens_at >= self.depth:
+            raise ValueError(
+                f"class_tokens_at {self.class_tokens_at} is behind the last of {self.depth} blocks"
+            )
+        if self.class_tokens_at and (self.long_skips or self.input_skip):
+            raise ValueError(
+                "tokens that enter between blocks cannot cross a skip: set class_tokens_at to 0"
             )
         return self

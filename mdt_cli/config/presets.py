@@ -1,12 +1,12 @@
 """Find a preset by name or path, wherever `mdt` runs from."""
 
 import difflib
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mdt_cli.errors import MdtError
+from mdt_cli.toml_reader import read_toml
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 # A wheel carries the presets inside the package; a checkout has them beside it.
@@ -47,11 +47,12 @@ def read_preset(name: str) -> Preset:
         near = difflib.get_close_matches(name, names(), n=1)
         hint = f"did you mean {near[0]}?" if near else "`mdt presets` lists them"
         raise MdtError(f"no such preset: {name}", hint)
-    text = path.read_text("utf-8")
     try:
-        keys = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise MdtError(f"preset {path} is not valid TOML: {error}") from error
+        keys, text = read_toml(path)
+    except OSError as error:
+        raise MdtError(f"preset {path} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise MdtError(f"preset {path} cannot be read: {error}") from error
     return Preset(name, path, _opening_comment(text), keys)
 
 

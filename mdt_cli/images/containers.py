@@ -1,6 +1,5 @@
 """What contains images (folder, zip, tar, parquet, npz), and the set of images in it."""
 
-import json
 import os
 import zipfile
 from collections import Counter
@@ -13,18 +12,21 @@ from mdt_cli.errors import MdtError
 from mdt_cli.images import labels
 from mdt_cli.images.archives import DEFLATED, STORED, ArchiveReader, Extent, FolderReader
 from mdt_cli.images.files import as_text, is_hidden, is_packed_tar, walk
-from mdt_cli.images.image_set import Found, ImageSet, kept, make_set, no_images
+from mdt_cli.images.image_set import Found, ImageSet, chosen, kept, make_set, no_images
+from mdt_cli.images.layout import classes_from_folders
 from mdt_cli.images.npz import from_npz
 from mdt_cli.images.parquet import from_parquet
 from mdt_cli.images.pickles import refused_pickle
+from mdt_cli.images.reading import EVERYTHING, Reading
 from mdt_cli.images.tar import from_tars
+from mdt_cli.json_reader import parse_json
 
 EDM_LABELS = "dataset.json"
 # Where a stopped evaluation keeps its features; it may lie among class folders.
 WORK = ".work"
 
 
-def open_container(path: Path) -> ImageSet:
+def open_container(path: Path, reading: Reading = EVERYTHING) -> ImageSet:
     """Recognise the container at `path` and list its images. Raises MdtError where there are none.
 
     Classes that contradict each other are the set's `fault`, not an error.
@@ -34,17 +36,17 @@ def open_container(path: Path) -> ImageSet:
             f"no such folder or file: {path}", "give a folder, zip, tar, parquet or npz of images"
         )
     if path.is_dir():
-        return open_folder(path)
+        return open_folder(path, reading=reading)
     suffix = path.suffix.lower()
     if suffix == ".npz":
         return from_npz(path)
     # A tar whose last member is a zip also ends as a zip does.
     if suffix == ".tar":
-        return from_tars([path], path.parent, path)
+        return from_tars([path], path.parent, path, reading)
     if zipfile.is_zipfile(path):
-        return _from_zip(path)
+        return _from_zip(path, reading)
     if suffix == ".parquet":
-        return from_parquet([path], path.parent, path)
+        return from_parquet([path], path.parent, path, reading)
     if suffix == ".zip":
         raise MdtError(f"{path} is not a readable zip", "it may be truncated: copy it again")
     if suffix in (".pkl", ".pickle"):
@@ -57,7 +59,9 @@ def open_container(path: Path) -> ImageSet:
     )
 
 
-def open_folder(path: Path, wanted: Callable[[str], bool] | None = None) -> ImageSet:
+def open_folder(
+    path: Path, wanted: Callable[[str], bool] | None = None, reading: Reading = EVERYTHING
+) -> ImageSet:
     """The images at any depth below `path`, else those in its tars, else in its parquet files.
 
     Images whose relative path is not `wanted` are counted as ignored.
@@ -69,15 +73,16 @@ def open_folder(path: Path, wanted: Callable[[str], bool] | None = None) -> Imag
     tars = [name for name in names if name.suffix.lower() == ".tar"]
     tables = [name for name in names if name.suffix == ".parquet"]
     ignored: Counter[str] = Counter()
-    images = sorted(kept(found, ignored), key=lambda item: item.name)
+    everything = list(kept(found, ignored))
     if wanted is not None:
-        chosen = [item for item in images if wanted(item.name)]
-        ignored["not a sample"] += len(images) - len(chosen)
-        images = chosen
+        samples = [item for item in everything if wanted(item.name)]
+        ignored["not a sample"] += len(everything) - len(samples)
+        everything = samples
+    images = chosen(everything, reading, path, ignored)
     if not images and tars:
-        return from_tars(sorted(tars), path, path)
+        return from_tars(tars, path, path, reading)
     if not images and tables:
-        return from_parquet(sorted(tables), path, path)
+        return from_parquet(tables, path, path, reading)
     if not images:
         if any(name.name.startswith("img-mean-std-") for name in names):
             raise _edm_latents(path)
@@ -86,8 +91,7 @@ def open_folder(path: Path, wanted: Callable[[str], bool] | None = None) -> Imag
     if listing.is_file():
         find = partial(_edm_labels, listing.read_bytes(), images, path)
         return make_set(path, "edm2-folder", reader, images, find, ignored)
-    inner, notes = labels.inside_wrapper([item.name for item in images])
-    find = partial(labels.from_folders, inner, str(path))
+    find, inner, notes = classes_from_folders([item.name for item in images], path, reading)
     empty = _empty_folders(path / images[0].name.removesuffix(inner[0]), inner)
     if empty:
         notes += (f"folders without images, left out of the classes: {', '.join(empty[:10])}",)
@@ -107,7 +111,7 @@ def _empty_folders(folder: Path, inner: list[str]) -> list[str]:
     )
 
 
-def _from_zip(path: Path) -> ImageSet:
+def _from_zip(path: Path, reading: Reading) -> ImageSet:
     try:
         with zipfile.ZipFile(path) as archive:
             members = [member for member in archive.infolist() if not member.is_dir()]
@@ -124,7 +128,7 @@ def _from_zip(path: Path) -> ImageSet:
                 "unpack it and give the folder",
             )
     ignored: Counter[str] = Counter()
-    images = sorted(kept(map(_zip_member, members), ignored), key=lambda item: item.name)
+    images = chosen(list(kept(map(_zip_member, members), ignored)), reading, path, ignored)
     if not images:
         if any("img-mean-std-" in member.filename for member in members):
             raise _edm_latents(path)
@@ -134,11 +138,10 @@ def _from_zip(path: Path) -> ImageSet:
         ignored[".json"] -= 1
         find = partial(_edm_labels, listing, images, path)
         return make_set(path, "edm2-zip", reader, images, find, +ignored)
-    inner, notes = labels.inside_wrapper([item.name for item in images])
+    find, inner, notes = classes_from_folders([item.name for item in images], path, reading)
     images = [
         Found(name, item.location, item.stamp) for item, name in zip(images, inner, strict=True)
     ]
-    find = partial(labels.from_folders, inner, str(path))
     return make_set(path, "zip", reader, images, find, ignored, notes)
 
 
@@ -165,7 +168,7 @@ def _edm_latents(path: Path) -> MdtError:
 def _edm_labels(listing: bytes, images: list[Found], path: Path) -> labels.Classes:
     where = f"{path}/{EDM_LABELS}"
     try:
-        rows: Any = json.loads(listing).get("labels")
+        rows: Any = parse_json(listing).get("labels")
         by_name = {str(name): label for name, label in rows} if rows else {}
     except (ValueError, TypeError, AttributeError) as error:
         raise MdtError(

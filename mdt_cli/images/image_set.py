@@ -11,8 +11,12 @@ from typing import Any
 from mdt_cli.errors import MdtError
 from mdt_cli.images.archives import Reader
 from mdt_cli.images.decode import Raw, UnreadableError
-from mdt_cli.images.files import SUFFIXES, is_hidden, is_image, suffix
+from mdt_cli.images.files import SUFFIXES, as_text, is_hidden, is_image, suffix
 from mdt_cli.images.labels import Classes
+from mdt_cli.images.reading import Reading
+
+# What file servers and Windows keep beside images.
+SIDE_FOLDERS = frozenset({"@eaDir", "$RECYCLE.BIN", "lost+found"})
 
 
 @dataclass(frozen=True)
@@ -151,6 +155,36 @@ def kept(found: Iterable[Found], ignored: Counter[str]) -> Iterator[Found]:
             yield item
         else:
             ignored[suffix(item.name) or "no suffix"] += 1
+
+
+def chosen(
+    images: Sequence[Found],
+    reading: Reading,
+    path: Path,
+    ignored: Counter[str],
+    inner: Callable[[Found], str] | None = None,
+) -> list[Found]:
+    """Those of `images` that the user's patterns name, sorted; `ignored` counts the others.
+
+    `inner` gives the path inside an archive. Raises MdtError where the patterns name no image.
+    """
+    if not reading.by_first_rules:
+        own = [item for item in images if not SIDE_FOLDERS.intersection(item.name.split("/"))]
+        if len(own) < len(images):
+            ignored["hidden"] += len(images) - len(own)
+        images = own
+    wanted = [
+        item for item in images if reading.wants(item.name, None if inner is None else inner(item))
+    ]
+    if images and not wanted:
+        raise MdtError(
+            f"{reading.only_option} {' '.join(reading.only)} names none of the {len(images)} "
+            f"images of {path}",
+            f"the first is {as_text(min(item.name for item in images))}",
+        )
+    if len(wanted) < len(images):
+        ignored["not chosen"] += len(images) - len(wanted)
+    return sorted(wanted, key=lambda item: reading.key(item.name))
 
 
 def no_images(path: Path, ignored: Mapping[str, int]) -> MdtError:

@@ -1,21 +1,25 @@
 """The one rule for classes: from folders, or from a number or a name for each image."""
 
+import re
 from collections.abc import Sequence
 
 from mdt_cli.errors import MdtError
 from mdt_cli.images.files import as_text
+from mdt_cli.images.reading import EVERYTHING, Reading
 
 # A class number this far above the number of images is a wrong column, not a class.
 MAX_CLASSES = 1_000_000
 # Class numbers of the images, and the names of the classes.
 Classes = tuple[list[int], tuple[str, ...]]
-SPLITS = {"train", "val", "valid", "validation", "test", "dev"}
+# The splits that version 0.1 knew.
+FIRST_SPLITS = {"train", "val", "valid", "validation", "test", "dev"}
+WHOLE = re.compile(r"-?[0-9]{1,18}")
 
 
-def from_folders(names: Sequence[str], where: str) -> Classes:
+def from_folders(names: Sequence[str], where: str, reading: Reading) -> Classes:
     """Labels and class names: the first folder of each relative path; none for a flat folder."""
     tops = [as_text(name.partition("/")[0]) if "/" in name else "" for name in names]
-    classes = tuple(sorted(set(tops)))
+    classes = tuple(sorted(set(tops), key=reading.key))
     if classes == ("",):
         return [0] * len(names), ()
     if "" in classes:
@@ -25,7 +29,7 @@ def from_folders(names: Sequence[str], where: str) -> Classes:
             f"({_some(loose)})",
             "put every image into a class folder, or all into one flat folder",
         )
-    if set(classes) <= SPLITS and len(classes) > 1:
+    if reading.by_first_rules and set(classes) <= FIRST_SPLITS and len(classes) > 1:
         raise MdtError(
             f"{where} holds splits ({', '.join(classes)}), not classes",
             f"encode one of them: {where}/{'train' if 'train' in classes else classes[0]}",
@@ -34,19 +38,12 @@ def from_folders(names: Sequence[str], where: str) -> Classes:
     return [index[top] for top in tops], classes
 
 
-def inside_wrapper(names: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
-    """Relative paths below the one folder that holds all class folders, and a note of it.
-
-    Such a folder (`train` of ImageNet, the root of a zip) is no class. Without one: the paths.
-    """
-    top = names[0].partition("/")[0] + "/"
-    if any(name.count("/") < 2 or not name.startswith(top) for name in names):
-        return list(names), ()
-    note = f"everything lies in {top}: the folders inside it are the classes"
-    return [name.removeprefix(top) for name in names], (note,)
-
-
-def from_values(values: Sequence[object], names: Sequence[str] | None, where: str) -> Classes:
+def from_values(
+    values: Sequence[object],
+    names: Sequence[str] | None,
+    where: str,
+    reading: Reading = EVERYTHING,
+) -> Classes:
     """Labels and class names from one value per image: class numbers, or class names.
 
     Numbers are kept as they are and named by `names` or themselves; a class no image has stays a
@@ -72,7 +69,7 @@ def from_values(values: Sequence[object], names: Sequence[str] | None, where: st
         given = list(names or ())
         return labels, tuple(given + [str(k) for k in range(len(given), count)])
     texts = [str(value) for value in values]
-    classes = tuple(sorted(set(texts)))
+    classes = tuple(sorted(set(texts), key=reading.key))
     index = {name: number for number, name in enumerate(classes)}
     return [index[text] for text in texts], classes
 
@@ -80,7 +77,7 @@ def from_values(values: Sequence[object], names: Sequence[str] | None, where: st
 def _number(value: object) -> int | None:
     if isinstance(value, int) and not isinstance(value, bool):
         return value
-    if isinstance(value, str) and value.lstrip("-").isdigit():
+    if isinstance(value, str) and WHOLE.fullmatch(value):
         return int(value)
     return None
 

@@ -1,7 +1,5 @@
 """Hugging Face data set folders: parquet files with a column of images and one of classes."""
 
-import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,12 +8,15 @@ from mdt_cli.errors import MdtError
 from mdt_cli.images import labels
 from mdt_cli.images.archives import ParquetReader
 from mdt_cli.images.image_set import Found, ImageSet, make_set
+from mdt_cli.images.parquet_splits import one_split
+from mdt_cli.images.reading import Reading
+from mdt_cli.json_reader import parse_json
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "png", "picture")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "cls", "target")
 
 
-def from_parquet(paths: Sequence[Path], root: Path, path: Path) -> ImageSet:
+def from_parquet(paths: Sequence[Path], root: Path, path: Path, reading: Reading) -> ImageSet:
     """The rows of all files, listed for `path`; row 5 of `a.parquet` is `a.parquet/00000005`.
 
     Of several splits `train` is taken, and a note names the others. Raises MdtError for files
@@ -29,7 +30,8 @@ def from_parquet(paths: Sequence[Path], root: Path, path: Path) -> ImageSet:
             "reading parquet needs pyarrow, which is not installed",
             'pip install "mdt-cli[parquet]"',
         ) from error
-    paths, notes = _one_split(paths, root)
+    paths = sorted(paths, key=lambda file: reading.key(file.relative_to(root).as_posix()))
+    paths, notes = one_split(paths, root, reading)
     found: list[Found] = []
     values: list[object] = []
     names: Sequence[str] | None = None
@@ -59,7 +61,7 @@ def from_parquet(paths: Sequence[Path], root: Path, path: Path) -> ImageSet:
             raise MdtError(
                 f"only some of the parquet files of {root} have labels", "pass --unconditional"
             )
-        return labels.from_values(values, names, str(root))
+        return labels.from_values(values, names, str(root), reading)
 
     reader = ParquetReader(tuple(paths), image)
     return make_set(path, "parquet", reader, found, classes if values else None, {}, notes)
@@ -75,27 +77,10 @@ def _rows(metadata: Any, number: int, path: Path, root: Path) -> list[Found]:
     return rows
 
 
-def _one_split(paths: Sequence[Path], root: Path) -> tuple[list[Path], tuple[str, ...]]:
-    """The files of one split: `train-00000-of-00002.parquet`, or `train/0000.parquet`."""
-    splits: dict[str, list[Path]] = {}
-    for path in paths:
-        stem = re.sub(r"([-_.]?\d+)?(-of-\d+)?(-[0-9a-f]{16})?$", "", path.stem)
-        split = stem or path.relative_to(root).parent.name
-        splits.setdefault(split, []).append(path)
-    if len(splits) == 1:
-        return list(paths), ()
-    listed = ", ".join(f"{name} ({len(files)} files)" for name, files in sorted(splits.items()))
-    if "train" not in splits:
-        raise MdtError(
-            f"{root} holds several splits: {listed}", "give a folder with one, or one file"
-        )
-    return splits["train"], (f"{root} holds several splits: {listed}; train is taken",)
-
-
 def _features(schema: Any) -> dict[str, dict[str, Any]]:
     """What the `datasets` library wrote about the columns, {} where it wrote nothing."""
     try:
-        stored = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        stored = parse_json((schema.metadata or {}).get(b"huggingface", b"{}"))
         features = stored["info"]["features"]
     except (ValueError, LookupError, TypeError):
         return {}

@@ -1,28 +1,31 @@
 """WebDataset tars: samples are files with one key; `.cls` or `.json` beside an image labels it."""
 
-import json
 import tarfile
 from collections import Counter
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from mdt_cli.errors import MdtError
 from mdt_cli.images import labels
 from mdt_cli.images.archives import ArchiveReader, Extent
-from mdt_cli.images.image_set import Found, ImageSet, kept, make_set, no_images
+from mdt_cli.images.companions import check_samples
+from mdt_cli.images.image_set import Found, ImageSet, chosen, kept, make_set, no_images
+from mdt_cli.images.layout import classes_from_folders
+from mdt_cli.images.reading import Reading
+from mdt_cli.json_reader import parse_json
 
 # A label file is a number or a line of JSON; anything longer is not read.
 MAX_LABEL_BYTES = 1 << 20
 JSON_KEYS = ("label", "cls", "class_label", "class")
 
 
-def from_tars(paths: Sequence[Path], root: Path, path: Path) -> ImageSet:
+def from_tars(paths: Sequence[Path], root: Path, path: Path, reading: Reading) -> ImageSet:
     """The images of all tars below `root`, listed for `path`; one is named `shard.tar/member`.
 
     Without label files, folders inside the tars are the classes. Raises MdtError for a damaged or
     compressed tar.
     """
+    paths = sorted(paths, key=lambda tar: reading.key(tar.relative_to(root).as_posix()))
     found: list[Found] = []
     beside: dict[str, object] = {}
     for number, tar in enumerate(paths):
@@ -34,20 +37,27 @@ def from_tars(paths: Sequence[Path], root: Path, path: Path) -> ImageSet:
                 "copy or download it again; packed tars (.tar.gz) must be unpacked to .tar",
             ) from error
     ignored: Counter[str] = Counter()
-    images = sorted(kept(found, ignored), key=lambda item: item.name)
+    shards = [f"{tar.relative_to(root).as_posix()}/" for tar in paths]
+
+    def member(item: Found) -> str:
+        return item.name.removeprefix(shards[item.location.archive])
+
+    images = chosen(list(kept(found, ignored)), reading, path, ignored, member)
     if not images:
         raise no_images(path, ignored)
     for label_file in (".cls", ".json"):
         ignored.pop(label_file, None)
     reader, where = ArchiveReader(tuple(paths)), str(root)
-    if beside:
-        values = [beside.get(_key(item.name)) for item in images]
-        find = partial(labels.from_values, values, None, where)
-        return make_set(path, "webdataset", reader, images, find, ignored)
-    shards = [f"{tar.relative_to(root).as_posix()}/" for tar in paths]
-    members = [item.name.removeprefix(shards[item.location.archive]) for item in images]
-    inner, notes = labels.inside_wrapper(members)
-    find = partial(labels.from_folders, inner, where)
+    from_files, _, notes = classes_from_folders([member(item) for item in images], root, reading)
+    values = [beside.get(_key(item.name)) for item in images] if beside else None
+
+    def find() -> labels.Classes:
+        check_samples([item.name for item in images], values is not None, path, reading)
+        if values is None:
+            return from_files()
+        return labels.from_values(values, None, where, reading)
+
+    notes = notes if values is None else ()
     return make_set(path, "webdataset", reader, images, find, ignored, notes)
 
 
@@ -74,7 +84,7 @@ def _label(name: str, data: bytes) -> object:
     if name.endswith(".cls"):
         return text
     try:
-        entry = json.loads(text)
+        entry = parse_json(text)
     except ValueError:
         return None
     if not isinstance(entry, dict):

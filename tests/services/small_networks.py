@@ -25,6 +25,13 @@ EDM = (
     ("dit",),
     (*TINY, "model.depth=2", "objective.kind=edm", "sampling.solver=heun", "sampling.steps=3"),
 )
+MODERN = (
+    ("mdtv2", "modern"),
+    (
+        *(*TINY, "model.depth=6", "model.decoder_depth=2", "masking.restore_at=-2"),
+        *("sampling.steps=4", "model.patch_bottleneck=6", "model.class_tokens=2"),
+    ),
+)
 
 
 def weights_file(

@@ -1,6 +1,5 @@
 """A latent cache of the codec `pixels` as the set of images that it holds."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,6 +14,7 @@ from mdt_cli.files import sha256_of
 from mdt_cli.images.decode import Pixels, UnreadableError
 from mdt_cli.images.image_set import Found, ImageSet, make_set
 from mdt_cli.images.labels import Classes
+from mdt_cli.json_reader import MAX_LISTING_BYTES, parse_json, read_json
 
 ENCODE_AGAIN = "rerun the same `mdt encode-latents` command; intact shards are kept"
 
@@ -57,7 +57,7 @@ def is_cache(folder: Path) -> bool:
     if not file.is_file():
         return False
     try:
-        return bool(json.loads(file.read_bytes()).get("format") == FORMAT)
+        return bool(read_json(file, MAX_LISTING_BYTES).get("format") == FORMAT)
     except (OSError, ValueError, AttributeError):
         return False
 
@@ -68,7 +68,7 @@ def cached_images(folder: Path) -> ImageSet:
     The checksum of each shard is verified: a pixel that changed on the disk would change a score.
     """
     try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
+        manifest = read_json(folder / MANIFEST, MAX_LISTING_BYTES)
         codec, side = manifest["codec"], int(manifest["image_size"])
         if codec["name"] != PIXELS:
             raise MdtError(
@@ -115,7 +115,7 @@ def _layout(file: Path, rows: int, side: int) -> tuple[int, list[int]]:
         length = int.from_bytes(shard.read(8), "little")
         if length > file.stat().st_size:
             raise ValueError(f"{file.name} is cut short")
-        header: dict[str, Any] = json.loads(shard.read(length))
+        header: dict[str, Any] = parse_json(shard.read(length))
         pixels, label = header[PIXELS], header["label"]
         if pixels["dtype"] != "U8" or pixels["shape"] != [rows, 3, side, side]:
             raise ValueError(f"{file.name} holds {pixels['dtype']} {pixels['shape']}")

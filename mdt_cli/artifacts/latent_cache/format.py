@@ -36,14 +36,17 @@ def cache_plan(
     shard_rows: int | None,
     crop: str | None,
     contents: str | None = None,
+    order: str = "text",
 ) -> dict[str, Any]:
     """Everything that decides the bytes of a cache, as JSON.
 
     `latent_shape` [C,H,W]; `classes` None: as many as the labels need; `shard_rows` None: as many
-    as give shards of at most 128 MiB. `contents` is the rule by which contents are recorded; None
-    for caches begun by version 0.1, which recorded none.
+    as give shards of at most 128 MiB. `order` is the rule of order; that of version 0.1 ("text") is
+    not recorded, since plans of that version have no such key. `contents` is the rule by which
+    contents are recorded; None for caches begun by version 0.1, which recorded none.
     """
     pixels = codec["name"] == PIXELS
+    rule = {} if order == "text" else {"order": order}
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -59,6 +62,7 @@ def cache_plan(
             "kind": kind,
             "items": items,
             "digest": digest,
+            **rule,
             **({} if contents is None else {"contents": contents}),
         },
         "shard_rows": shard_rows or _shard_rows(_row_bytes(latent_shape, stochastic, flip, dtype)),

@@ -1,13 +1,14 @@
 """The manifest of a finished latent cache, and the facts in it that later stages need."""
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mdt_cli.artifacts.latent_cache.format import FORMAT, MANIFEST, PLAN, VERSION
 from mdt_cli.errors import MdtError
+from mdt_cli.json_reader import MAX_LISTING_BYTES, parse_json
+from mdt_cli.text import read_limited
 
 AGAIN = (
     "rerun the same `mdt encode-latents` command; intact shards are kept, the others are re-encoded"
@@ -50,7 +51,7 @@ class CacheFacts:
 def read_manifest(path: Path) -> tuple[dict[str, Any], str]:
     """`manifest.json` of a finished cache, and its SHA-256. Raises MdtError with what to do."""
     try:
-        data = (path / MANIFEST).read_bytes()
+        data = read_limited(path / MANIFEST, MAX_LISTING_BYTES)
     except FileNotFoundError as error:
         if (path / PLAN).exists():
             raise MdtError(f"the cache {path} is not finished", AGAIN) from error
@@ -64,8 +65,10 @@ def read_manifest(path: Path) -> tuple[dict[str, Any], str]:
         ) from error
     except OSError as error:
         raise MdtError(f"cannot read {path / MANIFEST}: {error.strerror}") from error
+    except ValueError as error:
+        raise MdtError(f"cannot read {path / MANIFEST}: {error}") from error
     try:
-        manifest = json.loads(data)
+        manifest = parse_json(data)
     except ValueError as error:
         raise MdtError(f"{path / MANIFEST} is damaged: {error}", AGAIN) from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:

@@ -5,7 +5,6 @@ Linux maps whole folios around each row, and the resident memory of a run would 
 its cache.
 """
 
-import json
 import weakref
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from mdt_cli.artifacts.latent_cache.guarded import (
 )
 from mdt_cli.artifacts.latent_cache.manifest import AGAIN, CacheFacts, cache_facts, read_manifest
 from mdt_cli.errors import MdtError
+from mdt_cli.json_reader import parse_json
 
 # Shards open at the same time: a cache may have more of them than a process may open files.
 MAX_OPEN = 128
@@ -196,7 +196,7 @@ def _shard(folder: Path, entry: dict[str, Any], facts: CacheFacts) -> _ShardFile
             raise damaged(path, f"it has {size} bytes, not {entry['bytes']}")
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(min(length, size)))
+            header = parse_json(file.read(min(length, size)))
             places = _places(path, header, 8 + length, rows, facts)
             file.seek(places.pop("label").offset)
             labels = np.frombuffer(file.read(8 * rows), np.int64).copy()

@@ -5,12 +5,12 @@ and times of files) are not, since they differ from one copy of the same images 
 """
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mdt_cli.files import atomic_path, write_json
+from mdt_cli.json_reader import MAX_LISTING_BYTES, read_json
 
 # As `sha256sum` writes it; an image whose bytes could not be read has no line.
 CONTENTS, MARKS = "contents.sha256", "seen.json"
@@ -74,9 +74,9 @@ def aligned(names: Sequence[str], contents: Sequence[tuple[str, str]]) -> list[s
 def read_marks(folder: Path) -> dict[str, str]:
     """Marks of the source files when they were last read; none where the file is unusable."""
     try:
-        files = json.loads((folder / MARKS).read_bytes())["files"]
+        files = read_json(folder / MARKS, MAX_LISTING_BYTES)["files"]
         return {str(name): str(mark) for name, mark in files.items()}
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return {}
 
 

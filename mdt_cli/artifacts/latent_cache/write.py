@@ -5,7 +5,6 @@ Shard k holds the readable ones of the items k*R .. k*R+R-1, so no shard depends
 process may write any of them.
 """
 
-import json
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -31,6 +30,7 @@ from mdt_cli.artifacts.latent_cache.sources import contents_facts, write_content
 from mdt_cli.artifacts.weights import save_tensors
 from mdt_cli.errors import MdtError
 from mdt_cli.files import TEMPORARY, atomic_path, sha256_of, write_json
+from mdt_cli.json_reader import MAX_LISTING_BYTES, read_json
 
 # What a record has of a shard and its entry in a manifest has not.
 OF_RECORDS = ("skipped", "contents", "marks")
@@ -251,7 +251,7 @@ def _record(folder: Path, index: int) -> Shard | None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        data = json.loads(path.read_text("utf-8"))
+        data = read_json(path, MAX_LISTING_BYTES)
     except ValueError as error:
         raise MdtError(
             f"{path} is damaged: {error}", "delete the cache and encode again"

@@ -22,6 +22,7 @@ from mdt_cli.artifacts.sample_folder.png import (
 from mdt_cli.errors import MdtError
 from mdt_cli.files import TEMPORARY, atomic_path, write_json
 from mdt_cli.images.npz import RowFile
+from mdt_cli.json_reader import read_json
 
 PARTS, SETTINGS = "parts", "settings.json"
 
@@ -113,7 +114,7 @@ class NpzFolder:
     def _compare(self, place: Path) -> None:
         """MdtError where the file records other settings."""
         try:
-            there = json.loads(place.read_text("utf-8"))
+            there = read_json(place)
         except ValueError as error:
             raise MdtError(f"{place} cannot be read", "choose another folder") from error
         same_settings(place, {key: there.get(key) for key in self._facts()}, self._facts())

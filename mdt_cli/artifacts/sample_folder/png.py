@@ -19,6 +19,7 @@ from PIL.PngImagePlugin import PngInfo
 from mdt_cli.config.base import flat
 from mdt_cli.errors import MdtError
 from mdt_cli.files import TEMPORARY, cannot_write, write_json
+from mdt_cli.json_reader import parse_json
 
 FORMAT = 1
 MANIFEST, GRID = "samples.json", "grid.png"
@@ -166,7 +167,7 @@ class PngFolder:
         try:
             with Image.open(io.BytesIO(data)) as image:
                 size, mode = image.size, image.mode
-                text = json.loads(image.info.get(TEXT, "null"))
+                text = parse_json(image.info.get(TEXT, "null"))
                 image.verify()
         except (*BROKEN, UnidentifiedImageError):
             return False

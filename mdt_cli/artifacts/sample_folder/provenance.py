@@ -1,6 +1,5 @@
 """What `samples.json` records of the images beside it: how they were made, and their classes."""
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -8,6 +7,7 @@ from typing import Any
 
 from mdt_cli.artifacts.sample_folder.png import MANIFEST
 from mdt_cli.errors import MdtError
+from mdt_cli.json_reader import read_json
 
 
 def provenance(folder: Path) -> dict[str, Any] | None:
@@ -16,7 +16,7 @@ def provenance(folder: Path) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     try:
-        facts = json.loads(file.read_text("utf-8"))
+        facts = read_json(file)
     except (OSError, ValueError) as error:
         raise MdtError(
             f"{file} is not readable JSON: {error}", "sample again, or remove it"

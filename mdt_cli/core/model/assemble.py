@@ -11,6 +11,7 @@ from mdt_cli.core.model.positions import (
     AttentionPositions,
     NoPositions,
     RelativeOffsets,
+    Rotary,
     sincos_table,
 )
 from mdt_cli.core.model.shape import TransformerShape
@@ -32,7 +33,8 @@ def assemble(
     # The order of what follows is the order of the random numbers: a seed stands for its weights.
     trunk, size = shape.trunk, shape.trunk.hidden_size
     conditioning = conditioning or conditioning_of(shape)
-    patches = PatchEmbedding(shape.latent_shape[0], shape.patch_size, size)
+    channels, bottleneck = shape.latent_shape[0], shape.patch_bottleneck
+    patches = PatchEmbedding(channels, shape.patch_size, size, bottleneck)
     embeddings = conditioning.embeddings()
     stack = _trunk(shape, conditioning, positions or positions_of(shape))
     decoder = _decoder(shape, conditioning) if shape.decoder.depth else None
@@ -41,8 +43,8 @@ def assemble(
         head = conditioning.head(shape.width, shape.patch_size**2 * shape.out_channels)
     else:
         head = classifier
-    channels = shape.out_channels
-    output_conv = nn.Conv2d(channels, channels, 3, padding=1) if shape.output_conv else None
+    out = shape.out_channels
+    output_conv = nn.Conv2d(out, out, 3, padding=1) if shape.output_conv else None
     network = Transformer(
         grid=shape.grid,
         patch_size=shape.patch_size,
@@ -58,6 +60,7 @@ def assemble(
     blocks = [block for stack in network.stacks().values() for block in stack]
     conditioning.initialise(blocks, heads)
     if trunk.positions == "random":
+        assert network.positions_ND is not None
         nn.init.trunc_normal_(network.positions_ND, std=0.02)
     embeddings.initialise()
     return network
@@ -69,18 +72,34 @@ def conditioning_of(shape: TransformerShape) -> Conditioning:
     learned = shape.trunk.positions == "random"
     match shape.condition:
         case "adaln":
-            return AdaLNZero(size, ratio, shape.num_classes, shape.zero_null)
+            return AdaLNZero(
+                size,
+                ratio,
+                shape.num_classes,
+                shape.zero_null,
+                shape.style,
+                shape.class_tokens,
+                shape.class_tokens_at,
+            )
         case "tokens":
-            return InContext(size, ratio, shape.num_classes, learned)
+            return InContext(size, ratio, shape.num_classes, learned, shape.style)
         case "none":
-            return ClassToken(size, ratio, learned)
+            return ClassToken(size, ratio, learned, shape.style)
         case _:
             assert_never(shape.condition)
 
 
 def positions_of(shape: TransformerShape) -> AttentionPositions:
     """What the attention of the trunk knows of positions."""
-    return RelativeOffsets(shape.grid) if shape.trunk.relative_bias else NoPositions()
+    trunk = shape.trunk
+    if trunk.relative_bias:
+        return RelativeOffsets(shape.grid)
+    return rotary_positions(shape, trunk.hidden_size // trunk.num_heads)
+
+
+def rotary_positions(shape: TransformerShape, head_size: int) -> AttentionPositions:
+    """What a stack with heads of this size knows of positions, relative bias aside."""
+    return Rotary(shape.grid, head_size) if shape.style.rope else NoPositions()
 
 
 def mirror_skips(depth: int) -> dict[int, int]:
@@ -95,19 +114,22 @@ def _trunk(
     shape: TransformerShape, conditioning: Conditioning, positions: AttentionPositions
 ) -> Trunk:
     trunk, size = shape.trunk, shape.trunk.hidden_size
-    table_ND = sincos_table(*shape.grid, size)
+    table_ND = None if trunk.positions == "none" else sincos_table(*shape.grid, size)
+    own_table_ND = sincos_table(*shape.grid, size) if trunk.decoder_depth else None
+    if table_ND is not None and trunk.positions != "fixed":
+        table_ND = nn.Parameter(table_ND)
     skips = mirror_skips(trunk.encoder_depth) if trunk.long_skips else {}
     fusing = {*skips, *(range(trunk.encoder_depth, trunk.depth) if trunk.input_skip else ())}
     blocks = [
-        conditioning.block(size, trunk.num_heads, positions.num_biases, i in fusing)
+        conditioning.block(size, trunk.num_heads, positions, i in fusing)
         for i in range(trunk.depth)
     ]
     return Trunk(
         blocks=blocks,
         modulation=conditioning.modulation(size, trunk.depth),
         positions=positions,
-        table_ND=table_ND if trunk.positions == "fixed" else nn.Parameter(table_ND),
-        decoder_table_ND=nn.Parameter(table_ND.clone()) if trunk.decoder_depth else None,
+        table_ND=table_ND,
+        decoder_table_ND=None if own_table_ND is None else nn.Parameter(own_table_ND),
         encoder_depth=trunk.encoder_depth,
         skips=skips,
         input_skip=trunk.input_skip,
@@ -117,15 +139,14 @@ def _trunk(
 def _decoder(
     shape: TransformerShape, conditioning: Conditioning
 ) -> tuple[Head | PlainHead, NarrowDecoder]:
-    decoder, positions = shape.decoder, NoPositions()
-    size = decoder.hidden_size
+    decoder, size = shape.decoder, shape.decoder.hidden_size
+    positions = rotary_positions(shape, size // decoder.num_heads)
     adapter = conditioning.head(shape.trunk.hidden_size, size)
     table_ND = sincos_table(*shape.grid, size)
     if decoder.subtract_positions:
         table_ND = -table_ND
     blocks = [
-        conditioning.block(size, decoder.num_heads, positions.num_biases, False)
-        for _ in range(decoder.depth)
+        conditioning.block(size, decoder.num_heads, positions, False) for _ in range(decoder.depth)
     ]
     modulation = conditioning.modulation(size, decoder.depth)
     return adapter, NarrowDecoder(table_ND, blocks, modulation, positions)

@@ -1,6 +1,6 @@
-"""Attention, MLP, the adaLN-Zero block (Peebles & Xie 2023) and the plain block of ViT.
+"""The adaLN-Zero block (Peebles & Xie 2023) and the plain block of ViT.
 
-Axes: B batch, N tokens of this pass, D channels, H heads, L blocks.
+Axes: B batch, N tokens of this pass, D channels, L blocks.
 """
 
 from typing import NamedTuple
@@ -9,12 +9,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mdt_cli.core.model.attention import Attention
+from mdt_cli.core.model.mlp import make_mlp
+from mdt_cli.core.model.positions import AttentionPositions
+from mdt_cli.core.model.shape import BlockStyle
+
 NORM_EPS = 1e-6
 
 
-def normalise(x_BND: Tensor) -> Tensor:
-    """LayerNorm over channels without affine parameters, eps 1e-6."""
-    return F.layer_norm(x_BND, x_BND.shape[-1:], eps=NORM_EPS)
+def unmodulated_norm(size: int, style: BlockStyle) -> nn.Module:
+    """The norm in front of a modulation, eps 1e-6.
+
+    LayerNorm without parameters (DiT), or RMSNorm with a learned scale (Zhang & Sennrich 2019),
+    as Yao et al. 2025 (2501.01423) and Li & He 2025 (2511.13720) modulate it.
+    """
+    if style.norm == "rms":
+        return nn.RMSNorm(size, eps=NORM_EPS)
+    return nn.LayerNorm(size, eps=NORM_EPS, elementwise_affine=False)
+
+
+def affine_norm(size: int, style: BlockStyle, eps: float) -> nn.Module:
+    """The norm where nothing modulates: LayerNorm with scale and shift, or RMSNorm with a scale."""
+    return nn.RMSNorm(size, eps=eps) if style.norm == "rms" else nn.LayerNorm(size, eps=eps)
 
 
 def modulate(x_BND: Tensor, shift_B1D: Tensor, scale_B1D: Tensor) -> Tensor:
@@ -46,55 +62,6 @@ class Modulation(nn.Module):
         ]
 
 
-class Attention(nn.Module):
-    """Multi-head self-attention with an optional relative position bias."""
-
-    def __init__(
-        self, hidden_size: int, num_heads: int, num_biases: int, qkv_bias: bool = True
-    ) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.qkv = nn.Linear(hidden_size, 3 * hidden_size, bias=qkv_bias)
-        self.proj = nn.Linear(hidden_size, hidden_size)
-        self.bias_table: nn.Parameter | None = None
-        if num_biases:
-            self.bias_table = nn.Parameter(torch.empty(num_biases, num_heads))
-            nn.init.trunc_normal_(self.bias_table, std=0.02)
-
-    def forward(self, x_BND: Tensor, offset_index: Tensor | None) -> Tensor:
-        """`offset_index` [N, N] or [B, N, N]: the row of the bias table for each query and key."""
-        batch, num_tokens, hidden_size = x_BND.shape
-        q, k, v = (
-            self.qkv(x_BND)
-            .view(batch, num_tokens, 3, self.num_heads, hidden_size // self.num_heads)
-            .permute(2, 0, 3, 1, 4)
-            .unbind(0)
-        )
-        bias = None
-        if self.bias_table is not None and offset_index is not None:
-            # Heads first, so that each head's plane is contiguous for the attention kernel.
-            # index_select, since the gradient of plain indexing adds up in any order on a CPU.
-            rows = self.bias_table.t().index_select(1, offset_index.flatten())
-            bias = rows.view(self.num_heads, *offset_index.shape).to(q.dtype)
-            bias = bias.unsqueeze(0) if offset_index.dim() == 2 else bias.transpose(0, 1)
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        return self.proj(mixed.transpose(1, 2).reshape(batch, num_tokens, hidden_size))
-
-
-class Mlp(nn.Module):
-    """Linear, GELU, Linear. `gelu`: "tanh" for the approximation, "none" for the exact one."""
-
-    def __init__(self, hidden_size: int, inner_size: int, gelu: str = "tanh") -> None:
-        super().__init__()
-        self.gelu = gelu
-        self.fc1 = nn.Linear(hidden_size, inner_size)
-        self.fc2 = nn.Linear(inner_size, hidden_size)
-
-    def forward(self, x_BND: Tensor) -> Tensor:
-        """[B, N, D] to the same shape."""
-        return self.fc2(F.gelu(self.fc1(x_BND), approximate=self.gelu))
-
-
 class BlockContext(NamedTuple):
     """What a block gets beside its tokens.
 
@@ -114,15 +81,26 @@ def run_block(block: nn.Module, x_BND: Tensor, context: BlockContext) -> Tensor:
 
 
 class Block(nn.Module):
-    """x += gate Attn(mod(LN x)); x += gate MLP(mod(LN x)); with `skip`, first fuse [x, skip]."""
+    """x += gate Attn(mod(norm x)); x += gate MLP(mod(norm x)); with `skip`, first fuse [x, skip].
+
+    `positions` are those that its attention will be given.
+    """
 
     def __init__(
-        self, hidden_size: int, num_heads: int, mlp_ratio: float, num_biases: int, skip: bool
+        self,
+        hidden_size: int,
+        num_heads: int,
+        mlp_ratio: float,
+        positions: AttentionPositions,
+        skip: bool,
+        style: BlockStyle,
     ) -> None:
         super().__init__()
         self.skip = nn.Linear(2 * hidden_size, hidden_size) if skip else None
-        self.attn = Attention(hidden_size, num_heads, num_biases)
-        self.mlp = Mlp(hidden_size, int(hidden_size * mlp_ratio))
+        self.norm1 = unmodulated_norm(hidden_size, style)
+        self.attn = Attention(hidden_size, num_heads, positions, style.qk_norm)
+        self.norm2 = unmodulated_norm(hidden_size, style)
+        self.mlp = make_mlp(hidden_size, int(hidden_size * mlp_ratio), style, gelu="tanh")
 
     def forward(self, x_BND: Tensor, context: BlockContext) -> Tensor:
         """[B, N, D] to the same shape; the context holds a modulation."""
@@ -130,15 +108,16 @@ class Block(nn.Module):
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = context.modulation
         if self.skip is not None and context.skip_BND is not None:
             x_BND = self.skip(torch.cat([x_BND, context.skip_BND], dim=-1))
-        mixed = self.attn(modulate(normalise(x_BND), shift_a, scale_a), context.positions)
+        mixed = self.attn(modulate(self.norm1(x_BND), shift_a, scale_a), context.positions)
         x_BND = torch.addcmul(x_BND, gate_a, mixed)
-        return torch.addcmul(x_BND, gate_m, self.mlp(modulate(normalise(x_BND), shift_m, scale_m)))
+        mixed = self.mlp(modulate(self.norm2(x_BND), shift_m, scale_m))
+        return torch.addcmul(x_BND, gate_m, mixed)
 
 
 class PlainBlock(nn.Module):
-    """x += Attn(LN x); x += MLP(LN x), affine norms and exact GELU (Dosovitskiy et al. 2021).
+    """x += Attn(norm x); x += MLP(norm x), affine norms and exact GELU (Dosovitskiy et al. 2021).
 
-    The condition is among the tokens.
+    The condition is among the tokens. `positions` are those that its attention will be given.
     """
 
     def __init__(
@@ -148,14 +127,16 @@ class PlainBlock(nn.Module):
         mlp_ratio: float,
         norm_eps: float,
         qkv_bias: bool,
+        positions: AttentionPositions,
         skip: bool,
+        style: BlockStyle,
     ) -> None:
         super().__init__()
         self.skip = nn.Linear(2 * hidden_size, hidden_size) if skip else None
-        self.norm1 = nn.LayerNorm(hidden_size, eps=norm_eps)
-        self.attn = Attention(hidden_size, num_heads, num_biases=0, qkv_bias=qkv_bias)
-        self.norm2 = nn.LayerNorm(hidden_size, eps=norm_eps)
-        self.mlp = Mlp(hidden_size, int(hidden_size * mlp_ratio), gelu="none")
+        self.norm1 = affine_norm(hidden_size, style, norm_eps)
+        self.attn = Attention(hidden_size, num_heads, positions, style.qk_norm, qkv_bias)
+        self.norm2 = affine_norm(hidden_size, style, norm_eps)
+        self.mlp = make_mlp(hidden_size, int(hidden_size * mlp_ratio), style, gelu="none")
 
     def forward(self, x_BND: Tensor, context: BlockContext) -> Tensor:
         """[B, N, D] to the same shape; the context's modulation is not read."""

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from torch import nn
 
 from mdt_cli.core.model.blocks import Block, Modulation, PlainBlock, init_linears
-from mdt_cli.core.model.embeddings import ExtraTokens, LabelEmbedding, TimeEmbedding
+from mdt_cli.core.model.embeddings import ClassTokens, ExtraTokens, LabelEmbedding, TimeEmbedding
 from mdt_cli.core.model.heads import Head, PlainHead
+from mdt_cli.core.model.positions import AttentionPositions
+from mdt_cli.core.model.shape import CLASSIC, BlockStyle
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,7 +23,7 @@ class Embeddings:
 
     time: TimeEmbedding | None = None
     label: LabelEmbedding | None = None
-    extras: ExtraTokens | None = None
+    extras: ExtraTokens | ClassTokens | None = None
 
     def initialise(self) -> None:
         """DiT's initial weights of the vector, from torch's RNG; tokens start with theirs."""
@@ -41,8 +43,10 @@ class Conditioning(ABC):
         """New embeddings of time and class."""
 
     @abstractmethod
-    def block(self, size: int, num_heads: int, num_biases: int, skip: bool) -> Block | PlainBlock:
-        """A new block. `num_biases`: rows of its relative bias table; `skip`: it fuses a skip."""
+    def block(
+        self, size: int, num_heads: int, positions: AttentionPositions, skip: bool
+    ) -> Block | PlainBlock:
+        """A new block whose attention gets these positions; `skip`: it fuses a skip."""
 
     @abstractmethod
     def modulation(self, size: int, depth: int) -> Modulation | None:
@@ -65,21 +69,26 @@ class AdaLNZero(Conditioning):
     mlp_ratio: float
     num_classes: int
     zero_null: bool
+    style: BlockStyle = CLASSIC
+    class_tokens: int = 0
+    class_tokens_at: int = 0
 
     def embeddings(self) -> Embeddings:
-        time, label = TimeEmbedding(self.hidden_size), None
+        time, label, extras = TimeEmbedding(self.hidden_size), None, None
         if self.num_classes:
             label = LabelEmbedding(self.num_classes, self.hidden_size, self.zero_null)
-        return Embeddings(time=time, label=label)
+        if self.class_tokens and label is not None:
+            extras = ClassTokens(self.hidden_size, self.class_tokens, self.class_tokens_at)
+        return Embeddings(time=time, label=label, extras=extras)
 
-    def block(self, size: int, num_heads: int, num_biases: int, skip: bool) -> Block:
-        return Block(size, num_heads, self.mlp_ratio, num_biases, skip)
+    def block(self, size: int, num_heads: int, positions: AttentionPositions, skip: bool) -> Block:
+        return Block(size, num_heads, self.mlp_ratio, positions, skip, self.style)
 
     def modulation(self, size: int, depth: int) -> Modulation:
         return Modulation(self.hidden_size, size, depth, num_chunks=6)
 
     def head(self, size: int, out_size: int) -> Head:
-        return Head(size, out_size, self.hidden_size)
+        return Head(size, out_size, self.hidden_size, self.style)
 
     def initialise(self, stacks: Iterable[nn.Module], heads: Iterable[nn.Module]) -> None:
         for stack in stacks:
@@ -94,20 +103,24 @@ class InContext(Conditioning):
     mlp_ratio: float
     num_classes: int
     learned_positions: bool
+    style: BlockStyle = CLASSIC
     norm_eps: float = 1e-5
 
     def embeddings(self) -> Embeddings:
         extras = ExtraTokens(self.hidden_size, self.num_classes, True, self.learned_positions)
         return Embeddings(extras=extras)
 
-    def block(self, size: int, num_heads: int, num_biases: int, skip: bool) -> PlainBlock:
-        return PlainBlock(size, num_heads, self.mlp_ratio, self.norm_eps, False, skip)
+    def block(
+        self, size: int, num_heads: int, positions: AttentionPositions, skip: bool
+    ) -> PlainBlock:
+        ratio, eps = self.mlp_ratio, self.norm_eps
+        return PlainBlock(size, num_heads, ratio, eps, False, positions, skip, self.style)
 
     def modulation(self, size: int, depth: int) -> None:
         return None
 
     def head(self, size: int, out_size: int) -> PlainHead:
-        return PlainHead(size, out_size, self.norm_eps)
+        return PlainHead(size, out_size, self.norm_eps, self.style)
 
     def initialise(self, stacks: Iterable[nn.Module], heads: Iterable[nn.Module]) -> None:
         for part in (*stacks, *heads):
@@ -121,19 +134,23 @@ class ClassToken(Conditioning):
     hidden_size: int
     mlp_ratio: float
     learned_positions: bool
+    style: BlockStyle = CLASSIC
     norm_eps: float = 1e-6
 
     def embeddings(self) -> Embeddings:
         return Embeddings(extras=ExtraTokens(self.hidden_size, 0, False, self.learned_positions))
 
-    def block(self, size: int, num_heads: int, num_biases: int, skip: bool) -> PlainBlock:
-        return PlainBlock(size, num_heads, self.mlp_ratio, self.norm_eps, True, skip)
+    def block(
+        self, size: int, num_heads: int, positions: AttentionPositions, skip: bool
+    ) -> PlainBlock:
+        ratio, eps = self.mlp_ratio, self.norm_eps
+        return PlainBlock(size, num_heads, ratio, eps, True, positions, skip, self.style)
 
     def modulation(self, size: int, depth: int) -> None:
         return None
 
     def head(self, size: int, out_size: int) -> PlainHead:
-        return PlainHead(size, out_size, self.norm_eps)
+        return PlainHead(size, out_size, self.norm_eps, self.style)
 
     def initialise(self, stacks: Iterable[nn.Module], heads: Iterable[nn.Module]) -> None:
         for part in (*stacks, *heads):

@@ -90,3 +90,22 @@ class ExtraTokens(nn.Module):
         if self.positions_ED is not None:
             extras = extras + self.positions_ED
         return torch.cat([extras, x_BND], dim=1)
+
+
+class ClassTokens(nn.Module):
+    """`count` copies of the class vector in front of the patches, each plus a learned vector.
+
+    In-context conditioning beside the modulation (Li & He 2025, 2511.13720). The copies join the
+    sequence before block `at_block`.
+    """
+
+    def __init__(self, hidden_size: int, count: int, at_block: int) -> None:
+        super().__init__()
+        self.count, self.at_block = count, at_block
+        self.positions_ED = nn.Parameter(torch.empty(count, hidden_size))
+        nn.init.normal_(self.positions_ED, std=0.02)
+
+    def forward(self, label_BD: Tensor, x_BND: Tensor) -> Tensor:
+        """[B, E+N, D]: the copies, then the tokens of `x_BND`."""
+        extras = label_BD.unsqueeze(1) + self.positions_ED
+        return torch.cat([extras.to(x_BND.dtype), x_BND], dim=1)

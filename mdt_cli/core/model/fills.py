@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from mdt_cli.core.masking.tokens import TokenSubset
 from mdt_cli.core.model.blocks import Block, BlockContext, Modulation, run_block
 from mdt_cli.core.model.heads import PatchEmbedding
+from mdt_cli.core.model.positions import AttentionPositions
+from mdt_cli.core.model.shape import BlockStyle
 
 
 class Fill(nn.Module, ABC):
@@ -112,18 +114,30 @@ class PatchesFill(Fill):
 class Interpolator(nn.Module):
     """MDT's side-interpolater (Gao et al. 2023): one block guesses the dropped tokens.
 
-    Kept tokens pass unchanged; the block sees them and the mask tokens, positions included.
+    Kept and extra tokens pass unchanged; the block sees them and the mask tokens, positions
+    included.
     """
 
-    def __init__(self, hidden_size: int, num_heads: int, mlp_ratio: float, num_biases: int) -> None:
+    def __init__(
+        self,
+        hidden_size: int,
+        num_heads: int,
+        mlp_ratio: float,
+        positions: AttentionPositions,
+        style: BlockStyle,
+    ) -> None:
         super().__init__()
-        self.block = Block(hidden_size, num_heads, mlp_ratio, num_biases, skip=False)
+        self.block = Block(hidden_size, num_heads, mlp_ratio, positions, False, style)
         self.modulation = Modulation(hidden_size, hidden_size, depth=1, num_chunks=6)
 
     def forward(
         self, x_BND: Tensor, c_BD: Tensor, positions: Tensor | None, subset: TokenSubset
     ) -> Tensor:
-        """[B, N, D] to the same shape; `positions` are those of the stack that it stands in."""
+        """[B, E+N, D] to the same shape; `positions` are those of the stack that it stands in."""
         context = BlockContext(self.modulation(c_BD)[0], positions)
         guess_BND = run_block(self.block, x_BND, context)
-        return torch.where(subset.dropped_BN.unsqueeze(-1), guess_BND, x_BND)
+        guessed_BN = subset.dropped_BN
+        num_extras = x_BND.shape[1] - subset.num_tokens
+        if num_extras:
+            guessed_BN = torch.cat([guessed_BN.new_zeros(len(x_BND), num_extras), guessed_BN], 1)
+        return torch.where(guessed_BN.unsqueeze(-1), guess_BND, x_BND)

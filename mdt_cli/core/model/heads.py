@@ -5,30 +5,45 @@ Axes: B batch, C channels, H W latent size, N tokens, D hidden size, V output va
 
 from torch import Tensor, nn
 
-from mdt_cli.core.model.blocks import Modulation, modulate, normalise
+from mdt_cli.core.model.blocks import Modulation, affine_norm, modulate, unmodulated_norm
+from mdt_cli.core.model.shape import BlockStyle
 
 
 class PatchEmbedding(nn.Module):
-    """Linear map of each p x p patch; tokens in row-major order."""
+    """Linear map of each p x p patch; tokens in row-major order.
 
-    def __init__(self, channels: int, patch_size: int, hidden_size: int) -> None:
+    `bottleneck`: patches pass through so many channels, without a bias, and a second linear map
+    widens them (Li & He 2025, 2511.13720); 0: one map.
+    """
+
+    def __init__(
+        self, channels: int, patch_size: int, hidden_size: int, bottleneck: int = 0
+    ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, hidden_size, patch_size, stride=patch_size)
-        nn.init.xavier_uniform_(self.conv.weight.view(hidden_size, -1))
-        bias = self.conv.bias
+        self.width, first = hidden_size, bottleneck or hidden_size
+        self.conv = nn.Conv2d(channels, first, patch_size, stride=patch_size, bias=not bottleneck)
+        self.widen = nn.Linear(bottleneck, hidden_size) if bottleneck else None
+        nn.init.xavier_uniform_(self.conv.weight.view(first, -1))
+        if self.widen is not None:
+            nn.init.xavier_uniform_(self.widen.weight)
+        bias = self.conv.bias if self.widen is None else self.widen.bias
         assert bias is not None
         nn.init.zeros_(bias)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """[B, C, H, W] to [B, N, D]; the patch size divides H and W."""
-        return self.conv(x_BCHW).flatten(2).transpose(1, 2)
+        x_BND = self.conv(x_BCHW).flatten(2).transpose(1, 2)
+        return x_BND if self.widen is None else self.widen(x_BND)
 
 
 class Head(nn.Module):
     """Modulated norm and a zero-initialised Linear: to patches, or to the width of a decoder."""
 
-    def __init__(self, hidden_size: int, out_size: int, condition_size: int) -> None:
+    def __init__(
+        self, hidden_size: int, out_size: int, condition_size: int, style: BlockStyle
+    ) -> None:
         super().__init__()
+        self.norm = unmodulated_norm(hidden_size, style)
         self.modulation = Modulation(condition_size, hidden_size, depth=1, num_chunks=2)
         self.linear = nn.Linear(hidden_size, out_size)
         nn.init.zeros_(self.linear.weight)
@@ -37,15 +52,15 @@ class Head(nn.Module):
     def forward(self, x_BND: Tensor, c_BD: Tensor) -> Tensor:
         """[B, N, V]"""
         shift, scale = self.modulation(c_BD)[0]
-        return self.linear(modulate(normalise(x_BND), shift, scale))
+        return self.linear(modulate(self.norm(x_BND), shift, scale))
 
 
 class PlainHead(nn.Module):
     """Affine norm and a Linear, for networks whose condition is among the tokens."""
 
-    def __init__(self, hidden_size: int, out_size: int, norm_eps: float) -> None:
+    def __init__(self, hidden_size: int, out_size: int, norm_eps: float, style: BlockStyle) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(hidden_size, eps=norm_eps)
+        self.norm = affine_norm(hidden_size, style, norm_eps)
         self.linear = nn.Linear(hidden_size, out_size)
 
     def forward(self, x_BND: Tensor, c_BD: None = None) -> Tensor:

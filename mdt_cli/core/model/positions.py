@@ -1,6 +1,7 @@
 """Positions: sin-cos tables that are added to tokens, and offsets that attention reads.
 
-Axes: B batch, E extra tokens, N all tokens, K kept tokens, D hidden size.
+Axes: B batch, E extra tokens, N all tokens, K kept tokens, D hidden size, C channels of
+a head.
 """
 
 from abc import ABC, abstractmethod
@@ -60,6 +61,8 @@ class AttentionPositions(nn.Module, ABC):
 
     # Rows of the bias table of each block; 0: there is no table.
     num_biases: int = 0
+    # Queries and keys are rotated.
+    rotary: bool = False
 
     @abstractmethod
     def for_pass(self, subset: TokenSubset | None, num_extras: int) -> Tensor | None:
@@ -95,3 +98,43 @@ class RelativeOffsets(AttentionPositions):
             return self.offset_index_NN
         kept = subset.kept_BK
         return self.offset_index_NN[kept.unsqueeze(2), kept.unsqueeze(1)]
+
+
+class Rotary(AttentionPositions):
+    """2-D rotary positions (Su et al. 2021; axial as in Heo et al. 2024, with base 10000).
+
+    The first half of a head's channels turns by the row, the second by the column, in pairs of
+    neighbours. The head size is a multiple of 4. Extra tokens in front are not turned.
+    """
+
+    rotary = True
+    turns_N2C: Tensor
+
+    def __init__(self, grid: tuple[int, int], head_size: int) -> None:
+        super().__init__()
+        self.register_buffer("turns_N2C", rotary_turns(*grid, head_size), persistent=False)
+
+    def for_pass(self, subset: TokenSubset | None, num_extras: int) -> Tensor:
+        """float32 [E+N, 2, C], or [B, E+K, 2, C] of the kept tokens; see `rotary_turns`."""
+        turns = self.turns_N2C if subset is None else self.turns_N2C[subset.kept_BK]
+        if not num_extras:
+            return turns
+        still = turns.new_zeros(*turns.shape[:-3], num_extras, *turns.shape[-2:])
+        still[..., 0, :] = 1
+        return torch.cat([still, turns], dim=-3)
+
+
+def rotary_turns(height: int, width: int, head_size: int) -> Tensor:
+    """float32 [height * width, 2, head_size]: factors of each channel and of its neighbour.
+
+    A pair (a, b) becomes (a cos - b sin, b cos + a sin): cosines, then sines with their signs. Pair
+    i of each half turns by position / 10000^(4 i / head_size), computed in float64.
+    """
+    pairs = head_size // 4
+    frequency = 10000.0 ** -(torch.arange(pairs, dtype=torch.float64) / pairs)
+    row = torch.arange(height, dtype=torch.float64).repeat_interleave(width)
+    column = torch.arange(width, dtype=torch.float64).repeat(height)
+    angle = torch.cat([row[:, None] * frequency, column[:, None] * frequency], dim=1)
+    cos, sin = angle.cos(), angle.sin()
+    own, other = torch.stack([cos, cos], dim=-1), torch.stack([-sin, sin], dim=-1)
+    return torch.stack([own.flatten(1), other.flatten(1)], dim=1).float()

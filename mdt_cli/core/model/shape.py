@@ -1,11 +1,28 @@
 """The shape of a transformer: all that has to be known to build it, training aside."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Self
 
 Conditioned = Literal["adaln", "tokens", "none"]
-PositionTable = Literal["fixed", "learned", "random"]
+PositionTable = Literal["fixed", "learned", "random", "none"]
+
+
+@dataclass(frozen=True)
+class BlockStyle:
+    """What every block of a network is made of, its narrow decoder and interpolater included.
+
+    rope: queries and keys are rotated by the position of their token.
+    """
+
+    norm: Literal["layer", "rms"] = "layer"
+    mlp: Literal["gelu", "swiglu"] = "gelu"
+    qk_norm: bool = False
+    rope: bool = False
+
+
+# The blocks of DiT, and of ViT where nothing modulates.
+CLASSIC = BlockStyle()
 
 
 @dataclass(frozen=True)
@@ -51,7 +68,9 @@ class TransformerShape:
     """`latent_shape` is (channels, height, width); `num_classes` 0: there are no classes.
 
     condition: how time and class enter (see conditioning.py). zero_null: the label "no class" is
-    zeros. output_conv: a 3x3 convolution on the output (U-ViT).
+    zeros. output_conv: a 3x3 convolution on the output (U-ViT). patch_bottleneck: channels between
+    the two linear maps of the patch embedding, 0 for one map. class_tokens: copies of the class
+    vector that join the tokens before block `class_tokens_at`.
     """
 
     latent_shape: tuple[int, int, int]
@@ -63,6 +82,10 @@ class TransformerShape:
     output_conv: bool
     trunk: TrunkShape
     decoder: DecoderShape
+    style: BlockStyle = CLASSIC
+    patch_bottleneck: int = 0
+    class_tokens: int = 0
+    class_tokens_at: int = 0
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -99,11 +122,20 @@ class TransformerShape:
             "narrow_heads": decoder.num_heads,
             "narrow_subtract": decoder.subtract_positions,
             "output_conv": self.output_conv,
+            **asdict(self.style),
+            "patch_bottleneck": self.patch_bottleneck,
+            "class_tokens": self.class_tokens,
+            "class_tokens_at": self.class_tokens_at,
         }
 
     @classmethod
     def from_flat(cls, flat: Mapping[str, Any]) -> Self:
-        """The shape that `flat` wrote; other keys are ignored. KeyError where one is missing."""
+        """The shape that `flat` wrote; other keys are ignored. KeyError where one is missing.
+
+        What version 0.1 did not write has its default.
+        """
+        style = {f.name: flat.get(f.name, f.default) for f in fields(BlockStyle)}
+        later = ("patch_bottleneck", "class_tokens", "class_tokens_at")
         channels, height, width = flat["latent_shape"]
         return cls(
             latent_shape=(channels, height, width),
@@ -130,4 +162,6 @@ class TransformerShape:
                 num_heads=flat["narrow_heads"],
                 subtract_positions=flat["narrow_subtract"],
             ),
+            style=BlockStyle(**style),
+            **{name: flat.get(name, 0) for name in later},
         )

@@ -14,6 +14,7 @@ from mdt_cli.core.masking.tokens import TokenSubset
 from mdt_cli.core.model.blocks import BlockContext, Modulation, run_block
 from mdt_cli.core.model.conditioning import Embeddings
 from mdt_cli.core.model.decoder import NarrowDecoder, PatchDecoder
+from mdt_cli.core.model.embeddings import ClassTokens
 from mdt_cli.core.model.fills import Fill, Interpolator, PatchesFill
 from mdt_cli.core.model.heads import Head, PatchEmbedding, PlainHead, PoolHead, unpatchify
 from mdt_cli.core.model.positions import AttentionPositions, with_positions
@@ -25,14 +26,14 @@ class Trunk:
     """The blocks and what belongs to them; those from `encoder_depth` on are the decoder's.
 
     `table_ND` is added to the patches, `decoder_table_ND` again before the decoder; parameters
-    are trained, plain tensors are fixed. `skips`: block -> the block whose output it fuses.
-    `input_skip`: each decoder block fuses the embedded input.
+    are trained, plain tensors are fixed, None adds nothing. `skips`: block -> the block whose
+    output it fuses. `input_skip`: each decoder block fuses the embedded input.
     """
 
     blocks: Sequence[nn.Module]
     modulation: Modulation | None
     positions: AttentionPositions
-    table_ND: Tensor
+    table_ND: Tensor | None
     decoder_table_ND: nn.Parameter | None
     encoder_depth: int
     skips: dict[int, int]
@@ -61,7 +62,7 @@ class Transformer(nn.Module):
     The caller draws the subset of a pass; without one every block sees every token.
     """
 
-    positions_ND: Tensor
+    positions_ND: Tensor | None
 
     def __init__(
         self,
@@ -183,7 +184,9 @@ class Transformer(nn.Module):
         elsewhere_BCHW: Tensor | None,
     ) -> tuple[Tensor, int]:
         """The tokens behind the last block, and how many of them, in front, are extra."""
-        x, num_extras = self.patches(x_BCHW) + self.positions_ND, 0
+        x, num_extras = self.patches(x_BCHW), 0
+        if self.positions_ND is not None:
+            x = x + self.positions_ND
         if self.extras is not None and self.extras.at_block == 0:
             x, num_extras = self._with_extras(x, t_B, y_B)
         input_BND = x
@@ -213,6 +216,9 @@ class Transformer(nn.Module):
 
     def _with_extras(self, x_BND: Tensor, t_B: Tensor, y_B: Tensor | None) -> tuple[Tensor, int]:
         assert self.extras is not None
+        if isinstance(self.extras, ClassTokens):
+            assert self.label is not None
+            return self.extras(self.label(y_B), x_BND), self.extras.count
         return self.extras(t_B, y_B, x_BND), self.extras.count
 
     def patch_decoder(self) -> PatchDecoder:

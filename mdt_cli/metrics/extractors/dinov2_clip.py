@@ -4,7 +4,6 @@ Axes: B images, H W pixels, D features. Pixels are 0..255.
 """
 
 import importlib.util
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mdt_cli.errors import MdtError
+from mdt_cli.json_reader import read_json
 from mdt_cli.metrics.extractors import resize as rules
 from mdt_cli.metrics.extractors.extractor import Extractor
 from mdt_cli.metrics.extractors.weights import folder_digest, network_folder
@@ -154,7 +154,7 @@ def _broken(folder: Path, error: Exception) -> MdtError:
 
 def _config(folder: Path) -> dict[str, Any]:
     try:
-        config = json.loads((folder / "config.json").read_text("utf-8"))
+        config = read_json(folder / "config.json")
     except (OSError, ValueError) as error:
         raise _broken(folder, error) from error
     if not isinstance(config, dict):

@@ -18,7 +18,7 @@ from mdt_cli.core.model.fills import (
 )
 from mdt_cli.core.model.heads import PoolHead
 from mdt_cli.core.model.route import Route
-from mdt_cli.core.model.shape import DecoderShape, TransformerShape, TrunkShape
+from mdt_cli.core.model.shape import BlockStyle, DecoderShape, TransformerShape, TrunkShape
 from mdt_cli.core.model.transformer import Masked, Transformer
 from mdt_cli.errors import MdtError
 from mdt_cli.services.build.masking import build_selector
@@ -55,6 +55,11 @@ def build_network(
         out_channels=channels * build_loss(config.objective).out_multiplier,
         num_classes=num_classes if config.data.conditional else 0,
     )
+    if model.class_tokens and not shape.num_classes:
+        raise MdtError(
+            f"model.class_tokens {model.class_tokens} needs classes, and this run has none",
+            "set model.class_tokens=0, or train on a cache with classes and data.conditional=true",
+        )
     masked = _build_masked(config, shape) if masking.is_masked else None
     network = assemble(shape, masked, _build_classifier(config, num_classes))
     if isinstance(config.objective, ClassificationConfig) and config.objective.encoder == "frozen":
@@ -94,6 +99,10 @@ def shape_of(
             num_heads=narrow.num_heads,
             subtract_positions=narrow.subtract_positions,
         ),
+        style=BlockStyle(model.norm, model.mlp, model.qk_norm, model.rope),
+        patch_bottleneck=model.patch_bottleneck,
+        class_tokens=model.class_tokens,
+        class_tokens_at=model.class_tokens_at,
     )
 
 
@@ -102,8 +111,9 @@ def _build_masked(config: RunConfig, shape: TransformerShape) -> Masked:
     fill = _build_fill(config.masking, shape)
     interpolator = None
     if config.masking.fill == "interpolator":
-        trunk, biases = shape.trunk, positions_of(shape).num_biases
-        interpolator = Interpolator(trunk.hidden_size, trunk.num_heads, trunk.mlp_ratio, biases)
+        trunk, positions = shape.trunk, positions_of(shape)
+        size, heads, ratio = trunk.hidden_size, trunk.num_heads, trunk.mlp_ratio
+        interpolator = Interpolator(size, heads, ratio, positions, shape.style)
     return Masked(Route(*config.route), fill, interpolator)
 
 

@@ -1,6 +1,6 @@
 """The first stage: images of any layout to a latent cache."""
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,7 @@ from mdt_cli.core.codecs.codec import Codec, open_codec
 from mdt_cli.errors import MdtError
 from mdt_cli.images.decode import CROP
 from mdt_cli.images.image_set import ImageSet, limited, without_classes
+from mdt_cli.images.reading import NEWEST, Order, Reading, known_order
 from mdt_cli.images.sized import check_crop
 from mdt_cli.images.workers import Decoded, Decoders, stored_sizes
 from mdt_cli.services.encode.convert import convert, of_features
@@ -45,12 +46,13 @@ def encode_latents(request: EncodeRequest) -> Generator[Event, None, None]:
         yield from verify_images(request.cache, request.images, partial(_all_images, request))
         yield from finished_cache(request.cache, unchanged=True)
         return
-    contents = records_contents(begun(request.cache))
+    before = begun(request.cache)
+    order, contents = _order(before), records_contents(before)
     features = find_features(request.images)
     if features is not None:
         yield from convert(request, features, contents)
         return
-    source = limited(_open(request), request.limit)
+    source = limited(_open(request, order), request.limit)
     if len(source.classes) == 1:
         raise MdtError(
             f"{request.images} has one class only ({source.classes[0]}): "
@@ -77,6 +79,7 @@ def encode_latents(request: EncodeRequest) -> Generator[Event, None, None]:
         shard_rows=request.shard_size,
         crop=CROP,
         contents=contents,
+        order=order,
     )
     total = estimate(plan)
     yield Note(f"the cache will take about {total / 2**20:.1f} MiB in {request.cache}")
@@ -169,12 +172,20 @@ def _all_images(request: EncodeRequest) -> Origin:
     if features is not None:
         return of_features(request.images, features, range(features.rows))
     workers = own_cores() if request.workers is None else request.workers
-    return of_images(open_images(request.images), workers)
+    return of_images(open_images(request.images, Reading(only=request.only)), workers)
 
 
-def _open(request: EncodeRequest) -> ImageSet:
+def _order(before: Mapping[str, Any] | None) -> Order:
+    """The rule by which the cache was begun; a new one is made by the newest."""
+    if before is None:
+        return NEWEST
+    source = before.get("source")
+    return known_order(source.get("order") if isinstance(source, dict) else None)
+
+
+def _open(request: EncodeRequest, order: Order) -> ImageSet:
     """The images with their classes. MdtError where the classes contradict each other."""
-    images = open_images(request.images)
+    images = open_images(request.images, Reading(order, request.only))
     # Samples are encoded without their classes: caches of earlier versions are resumed.
     if request.unconditional or images.provenance is not None:
         return without_classes(images)

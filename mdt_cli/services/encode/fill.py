@@ -1,6 +1,5 @@
 """Filling a cache folder: intact shards stay, processes share the rest, the manifest comes last."""
 
-import json
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -35,6 +34,7 @@ from mdt_cli.artifacts.latent_cache.write import (
 )
 from mdt_cli.errors import MdtError, Stopped
 from mdt_cli.files import write_json
+from mdt_cli.json_reader import MAX_LISTING_BYTES, read_json_object
 from mdt_cli.services.encode.content_record import ContentRecord
 from mdt_cli.services.encode.origin import Origin, difference
 from mdt_cli.services.events import CacheDone, CacheShareDone, Event, Note, Progress, Warned
@@ -183,7 +183,7 @@ def _difference(folder: Path, origin: Origin, before: dict[str, Any]) -> str:
 def finished_cache(folder: Path, unchanged: bool) -> Iterator[Event]:
     """What a finished cache holds; the last event is CacheDone."""
     facts = open_cache(folder).facts
-    manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
+    manifest = read_json_object(folder / MANIFEST, limit=MAX_LISTING_BYTES)
     skipped = tuple((entry["name"], entry["reason"]) for entry in manifest["skipped"])
     without = [n for n, k in zip(facts.class_names, facts.class_counts, strict=True) if not k]
     if without:

@@ -21,5 +21,7 @@ class EncodeRequest:
     unconditional: bool = False
     shard_size: int | None = None
     device: str | None = None
+    # Patterns of the paths that are read; none means all images.
+    only: tuple[str, ...] = ()
     # Only compare a finished cache with its checksums, and `images` with the recorded contents.
     verify: bool = False

@@ -1,6 +1,5 @@
 """What is refused, or warned of, before the first image is decoded."""
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from mdt_cli.errors import MdtError
 from mdt_cli.files import check_writable
 from mdt_cli.images.npz import keys
 from mdt_cli.images.sized import SizedSet
+from mdt_cli.json_reader import read_json
 from mdt_cli.metrics.extractors.build import Extractor
 from mdt_cli.metrics.features import PUBLISHED
 from mdt_cli.metrics.frechet import ENOUGH_PER_DIMENSION, fewest_for_limit
@@ -284,7 +284,7 @@ def check_same_kind(file: Path, extractor: str, resize: str) -> None:
 
 def _is_report(file: Path) -> bool:
     try:
-        held = json.loads(file.read_text("utf-8"))
+        held = read_json(file)
     except (OSError, ValueError):
         return False
     return isinstance(held, dict) and bool({"metrics", "comparison"} & held.keys())

@@ -21,6 +21,7 @@ from mdt_cli.core.sampling.to_uint8 import to_uint8
 from mdt_cli.errors import MdtError
 from mdt_cli.files import write_json
 from mdt_cli.images.decode import Pixels
+from mdt_cli.images.reading import EVERYTHING, Reading
 from mdt_cli.images.sized import SizedSet, sized
 from mdt_cli.metrics.extractors.build import RESIZE_RULES, build_extractor
 from mdt_cli.metrics.extractors.extractor import Extractor, extract_batch
@@ -55,6 +56,7 @@ class ReconstructionRequest:
     out: Path | None = None
     batch_size: int | None = None
     device: str | None = None
+    reading: Reading = EVERYTHING
 
 
 def reconstruct(request: ReconstructionRequest) -> Iterator[Event]:
@@ -62,7 +64,7 @@ def reconstruct(request: ReconstructionRequest) -> Iterator[Event]:
     target = request.out or Path(f"{request.images.name.partition('.')[0]}.reconstruction.json")
     page = page_of(target)
     device = pick_device(request.device)
-    images = _squares(request.images, request.size)
+    images = _squares(request.images, request.size, request.reading)
     count, side = images.count, images.size[0]
     pixels = (images.decode(name, raw) for name, raw in images.read())
     if count < 2:
@@ -138,9 +140,9 @@ class _Sums:
         self.shown += list(zip(real_BHWC[:room], made_BHWC[:room], strict=True))
 
 
-def _squares(path: Path, size: int | None) -> SizedSet:
+def _squares(path: Path, size: int | None, reading: Reading) -> SizedSet:
     """The images, all of one square size."""
-    images = sized(open_images(path), size)
+    images = sized(open_images(path, reading), size)
     height, width = images.size
     if height != width:
         raise MdtError(

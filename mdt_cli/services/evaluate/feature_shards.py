@@ -23,6 +23,7 @@ from mdt_cli.artifacts.weights import read_tensors, save_tensors
 from mdt_cli.errors import Stopped
 from mdt_cli.files import atomic_path, cannot_write, sha256_of, write_json
 from mdt_cli.images.sized import SizedSet
+from mdt_cli.json_reader import read_json
 from mdt_cli.metrics.extract import Extracted, ImageBatch, collect, feature_batches
 from mdt_cli.metrics.extractors.extractor import Extractor
 from mdt_cli.services.events import Event, Note, Progress, Warned
@@ -243,7 +244,7 @@ class Shards:
     def _is_finished(folder: Path, index: int, span: range) -> bool:
         """Whether a shard is intact, by its checksum; one that is not is extracted again."""
         try:
-            record = json.loads(_record(folder, index).read_bytes())
+            record = read_json(_record(folder, index))
             intact = record["sha256"] == sha256_of(_shard(folder, index))
         except (OSError, ValueError, KeyError, TypeError):
             return False

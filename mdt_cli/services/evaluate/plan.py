@@ -101,8 +101,8 @@ def make_plan(request: EvaluateRequest) -> Generator[Event, None, Plan]:
             f"--out {report} is the name of the folder for features", "name a file, as report.json"
         )
     paths = (request.samples, *request.others)
-    sets = tuple(sized(open_images(path), request.size) for path in paths)
-    reference = open_reference(request.reference, request.size)
+    sets = tuple(sized(open_images(path, request.samples_reading), request.size) for path in paths)
+    reference = open_reference(request.reference, request.size, request.reading)
     name = yield from choose_extractor(request, reference)
     resize = choose_resize(request, name, reference)
     metrics = yield from choose_metrics(request, reference, name)

@@ -20,6 +20,7 @@ from mdt_cli.config.evaluation import (
 )
 from mdt_cli.errors import MdtError
 from mdt_cli.images.npz import keys
+from mdt_cli.images.reading import EVERYTHING, Reading
 from mdt_cli.images.sized import SizedSet, sized
 from mdt_cli.metrics.extractors.weights import cached_inception
 from mdt_cli.metrics.statistics import (
@@ -51,6 +52,8 @@ class EvaluateRequest:
     size: int | None = None  # crop every image to a square of this side
     # Further sets to score against the same reference, side by side with `samples`.
     others: tuple[Path, ...] = ()
+    reading: Reading = EVERYTHING  # of the reference
+    samples_reading: Reading = EVERYTHING
 
 
 @dataclass(frozen=True)
@@ -93,10 +96,15 @@ def page_of(report: Path) -> Path:
     return report.with_suffix(PAGE)
 
 
-def open_reference(path: Path, crop: int | None = None) -> Reference:
+def open_reference(path: Path, crop: int | None = None, reading: Reading = EVERYTHING) -> Reference:
     """Images, stored statistics, or both; `crop` is the side of `--size`, for images alone."""
     if not has_statistics(path):
-        return Reference(path, sized(open_images(path), crop), None)
+        return Reference(path, sized(open_images(path, reading), crop), None)
+    if reading.only:
+        raise MdtError(
+            f"{reading.only_option} names files, and {path} holds statistics",
+            f"leave out {reading.only_option}",
+        )
     images = sized(open_images(path)) if "arr_0" in keys(path) else None
     if images is not None and crop is not None and images.size != (crop, crop):
         raise MdtError(

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mdt_cli.config.model import ModelConfig
 from mdt_cli.core.codecs.codec import Codec
 from mdt_cli.core.model.heads import Head
 from mdt_cli.core.model.transformer import Transformer
@@ -49,8 +50,13 @@ def _misfits(trained: LoadedModel) -> Iterator[str]:
         yield "its variance is not learned"
     elif chain.first_time:
         yield "its times start at 1"
-    if trained.network.extras is not None:
+    if model.condition != "adaln":
         yield f"its condition is {model.condition}, not adaln"
+    parts = ("norm", "mlp", "qk_norm", "rope", "patch_bottleneck", "class_tokens")
+    for name in parts:
+        value, default = getattr(model, name), ModelConfig.model_fields[name].default
+        if value != default:
+            yield f"its {name} is {value}, not {default}"
     if model.null_label != "learned":
         yield "its null class is zeros"
     if model.narrow_decoder.depth:
@@ -58,7 +64,7 @@ def _misfits(trained: LoadedModel) -> Iterator[str]:
     if model.output_conv:
         yield "it has a convolution after its head"
     if model.positions != "fixed":
-        yield "its positions are learned"
+        yield f"its positions are {model.positions}, not fixed"
     if model.relative_bias:
         yield "it has a relative position bias"
     if model.decoder_depth:

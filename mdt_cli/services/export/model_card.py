@@ -11,6 +11,7 @@ from mdt_cli.artifacts.run_folder import CONFIG
 from mdt_cli.config.load import load_config
 from mdt_cli.config.write import to_toml
 from mdt_cli.errors import MdtError
+from mdt_cli.json_reader import read_json
 from mdt_cli.services.model import LoadedModel
 
 UNKNOWN_LICENSE = "unknown"
@@ -184,7 +185,7 @@ def read_report(path: Path) -> Mapping[str, Any]:
     if path.is_dir():
         path = path / REPORT
     try:
-        report = json.loads(path.read_text("utf-8"))
+        report = read_json(path)
     except (OSError, ValueError) as error:
         raise MdtError(f"the report {path} cannot be read: {error}") from error
     if isinstance(report, dict) and "comparison" in report:

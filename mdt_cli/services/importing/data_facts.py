@@ -1,6 +1,5 @@
 """What official weights do not store about their data: codec and class names, for the header."""
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ import torch
 
 from mdt_cli.core.codecs.codec import open_codec
 from mdt_cli.errors import MdtError
+from mdt_cli.json_reader import parse_json
 
 PIXELS = "pixels"
 # The autoencoders of the published systems are one encoder with two decoders; their facts are
@@ -105,7 +105,7 @@ def _lines(text: str) -> list[str]:
 
 def _from_json(path: Path, text: str) -> list[str]:
     try:
-        held = json.loads(text)
+        held = parse_json(text)
     except ValueError as error:
         raise MdtError(f"--classes {path} is not valid JSON: {error}") from error
     if isinstance(held, Mapping) and all(str(key).isdigit() for key in held):

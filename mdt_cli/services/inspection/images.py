@@ -1,6 +1,5 @@
 """What images are, one or many; only their headers are read."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,8 @@ from PIL import UnidentifiedImageError
 from mdt_cli.artifacts.open_images import open_images
 from mdt_cli.errors import MdtError
 from mdt_cli.images.decode import MAX_PIXELS, Raw, UnreadableError, stored_size, unlimited_header
+from mdt_cli.images.reading import Reading
+from mdt_cli.json_reader import parse_json
 from mdt_cli.services.inspection.inspected import Inspected, unknown
 
 PNG_TEXT = "mdt"
@@ -16,10 +17,10 @@ PNG_TEXT = "mdt"
 IMAGES_READ = 200
 
 
-def images(path: Path) -> Inspected:
+def images(path: Path, reading: Reading) -> Inspected:
     """Layout, classes and sizes of a set of images. Raises MdtError where there are none."""
     try:
-        source = open_images(path)
+        source = open_images(path, reading)
         if source.fault is not None:
             raise source.fault
     except MdtError as error:
@@ -67,6 +68,6 @@ def image_file(path: Path) -> Inspected:
     if made is None:
         return Inspected(path, "image", facts)
     try:
-        return Inspected(path, "sample", facts | {"made by": json.loads(made)})
+        return Inspected(path, "sample", facts | {"made by": parse_json(made)})
     except ValueError:
         return Inspected(path, "image", facts)

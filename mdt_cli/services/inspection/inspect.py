@@ -1,6 +1,5 @@
 """What any artifact is, from its own files. Loads torch only where tensors are read."""
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,26 +7,36 @@ from typing import Any
 from mdt_cli.artifacts.latent_cache.format import FORMAT
 from mdt_cli.artifacts.program import ABOUT, ONNX
 from mdt_cli.errors import MdtError
-from mdt_cli.services.inspection.inspected import Inspected, read_object, unknown
+from mdt_cli.images.reading import EVERYTHING, Reading
+from mdt_cli.json_reader import read_json_object
+from mdt_cli.services.inspection.inspected import Inspected, unknown
+from mdt_cli.toml_reader import read_toml
 
 
-def inspect(path: Path) -> Inspected:
-    """What `path` is and holds. Raises MdtError where it is missing, damaged or not recognised."""
-    if path.is_dir():
-        return _folder(path)
-    if path.is_file():
-        return _file(path)
-    raise MdtError(f"no such file or folder: {path}")
+def inspect(path: Path, reading: Reading = EVERYTHING) -> Inspected:
+    """What `path` is and holds; `reading` is for a set of images.
+
+    Raises MdtError where it is missing, damaged or not recognised.
+    """
+    if not path.exists():
+        raise MdtError(f"no such file or folder: {path}")
+    found = _folder(path, reading) if path.is_dir() else _file(path, reading)
+    if reading.only and found.kind != "images":
+        raise MdtError(
+            f"{reading.only_option} is for a set of images, and {path} is a {found.kind}",
+            f"leave out {reading.only_option}",
+        )
+    return found
 
 
-def _folder(path: Path) -> Inspected:
+def _folder(path: Path, reading: Reading) -> Inspected:
     if (path / "model_index.json").is_file():
         return _exported(path)
     manifest = path / "manifest.json"
-    if manifest.is_file() and (found := read_object(manifest)).get("format") == FORMAT:
+    if manifest.is_file() and (found := read_json_object(manifest)).get("format") == FORMAT:
         return _cache(path, found)
     if (path / "plan.json").is_file():
-        return _begun_cache(path, read_object(path / "plan.json"))
+        return _begun_cache(path, read_json_object(path / "plan.json"))
     if (path / "state.json").is_file():
         from mdt_cli.services.inspection.weights import checkpoint
 
@@ -45,15 +54,15 @@ def _folder(path: Path) -> Inspected:
 
         return onnx_program(path)
     if (path / "samples.json").is_file():
-        return _samples(path, read_object(path / "samples.json"))
-    if (path / "config.json").is_file() and "_class_name" in read_object(path / "config.json"):
+        return _samples(path, read_json_object(path / "samples.json"))
+    if (path / "config.json").is_file() and "_class_name" in read_json_object(path / "config.json"):
         return _component(path)
     from mdt_cli.services.inspection.images import images
 
-    return images(path)
+    return images(path, reading)
 
 
-def _file(path: Path) -> Inspected:
+def _file(path: Path, reading: Reading) -> Inspected:
     match path.suffix.lower():
         case ".safetensors":
             from mdt_cli.services.inspection.weights import weights
@@ -64,7 +73,7 @@ def _file(path: Path) -> Inspected:
 
             return torch_program(path)
         case ".onnx" if (path.parent / ABOUT).is_file() and path.name == ONNX:
-            return _folder(path.parent)
+            return _folder(path.parent, reading)
         case ".npz":
             return _npz(path)
         case ".json":
@@ -74,7 +83,7 @@ def _file(path: Path) -> Inspected:
         case ".zip" | ".tar" | ".parquet":
             from mdt_cli.services.inspection.images import images
 
-            return images(path)
+            return images(path, reading)
         case _:
             from mdt_cli.services.inspection.images import image_file
 
@@ -131,7 +140,7 @@ def _samples(path: Path, samples: Mapping[str, Any]) -> Inspected:
     images = sum(1 for _ in path.glob("[0-9]*.png"))
     facts = {**samples, "png files": images, "npz files": [p.name for p in path.glob("*.npz")]}
     if (path / "report.json").is_file():
-        facts["scores"] = _scores(read_object(path / "report.json"))
+        facts["scores"] = _scores(read_json_object(path / "report.json"))
     return Inspected(path, "sample folder", facts)
 
 
@@ -140,7 +149,7 @@ def _scores(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _exported(path: Path) -> Inspected:
-    index = read_object(path / "model_index.json")
+    index = read_json_object(path / "model_index.json")
     parts = {
         name: f"{entry[0]}.{entry[1]}"
         for name, entry in index.items()
@@ -158,12 +167,12 @@ def _exported(path: Path) -> Inspected:
 
 
 def _component(path: Path) -> Inspected:
-    config = read_object(path / "config.json")
+    config = read_json_object(path / "config.json")
     return Inspected(path, f"diffusers component, {config['_class_name']}", config)
 
 
 def _json(path: Path) -> Inspected:
-    found = read_object(path)
+    found = read_json_object(path)
     if {"metrics", "comparability"} <= found.keys():
         facts = {
             "scores": _scores(found),
@@ -188,16 +197,15 @@ def _json(path: Path) -> Inspected:
         ABOUT,
     ):
         if path.name == name:
-            return _folder(path.parent)
+            return _folder(path.parent, EVERYTHING)
     raise unknown(path)
 
 
 def _toml(path: Path) -> Inspected:
-    text = path.read_text("utf-8", errors="replace")
     try:
-        tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise MdtError(f"{path} is not valid TOML: {error}") from error
+        tables, text = read_toml(path)
+    except ValueError as error:
+        raise MdtError(f"{path} cannot be read: {error}") from error
     return Inspected(path, "configuration", tables, text)
 
 
@@ -221,5 +229,5 @@ def _npz(path: Path) -> Inspected:
     beside = path.parent / "samples.json"
     facts = {"arrays": arrays}
     if kind == "sample array" and beside.is_file():
-        facts["samples.json"] = read_object(beside)
+        facts["samples.json"] = read_json_object(beside)
     return Inspected(path, kind, facts)

@@ -1,6 +1,5 @@
-"""What `mdt inspect` answers, and how its parts read JSON."""
+"""What `mdt inspect` answers."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,17 +16,6 @@ class Inspected:
     kind: str
     facts: Mapping[str, Any] = field(default_factory=dict)
     config: str | None = None
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """A JSON object. MdtError where the file holds none."""
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise MdtError(f"{path} cannot be read: {error}") from error
-    if not isinstance(found, dict):
-        raise MdtError(f"{path} holds no JSON object")
-    return found
 
 
 def unknown(path: Path) -> MdtError:

@@ -1,6 +1,5 @@
 """What a program of `mdt export` records: a `.pt2` file, or a folder with `model.onnx`."""
 
-import json
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +9,8 @@ from mdt_cli.artifacts.program import ABOUT
 from mdt_cli.config.load import load_config
 from mdt_cli.config.write import to_toml
 from mdt_cli.errors import MdtError
-from mdt_cli.services.inspection.inspected import Inspected, read_object
+from mdt_cli.json_reader import parse_json, read_json_object
+from mdt_cli.services.inspection.inspected import Inspected
 
 
 def torch_program(path: Path) -> Inspected:
@@ -18,7 +18,7 @@ def torch_program(path: Path) -> Inspected:
     try:
         with zipfile.ZipFile(path) as archive:
             named = [name for name in archive.namelist() if name.endswith(f"extra/{ABOUT}")]
-            about = json.loads(archive.read(named[0])) if named else None
+            about = parse_json(archive.read(named[0])) if named else None
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise MdtError(f"{path} is not a complete torch.export program: {error}") from error
     return _program(path, "torch.export program", about, path.stat().st_size)
@@ -27,7 +27,7 @@ def torch_program(path: Path) -> Inspected:
 def onnx_program(folder: Path) -> Inspected:
     """An ONNX model with `mdt.json` beside it."""
     size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
-    return _program(folder, "ONNX program", read_object(folder / ABOUT), size)
+    return _program(folder, "ONNX program", read_json_object(folder / ABOUT), size)
 
 
 def _program(path: Path, kind: str, about: Mapping[str, Any] | None, size: int) -> Inspected:

@@ -1,6 +1,5 @@
 """What runs, checkpoints and weights files hold; tensors are read one at a time."""
 
-import json
 import math
 from collections import Counter
 from collections.abc import Iterator
@@ -10,14 +9,15 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from mdt_cli.artifacts.checkpoint import WEIGHTS, checkpoints, read_state
-from mdt_cli.artifacts.run_folder import CONFIG, LOG, METRICS
+from mdt_cli.artifacts.run_folder import LOG, METRICS, config_text
 from mdt_cli.artifacts.training_log import accuracy, learning
 from mdt_cli.artifacts.weights import read_header
 from mdt_cli.config.load import load_config
 from mdt_cli.config.write import to_toml
 from mdt_cli.errors import MdtError
 from mdt_cli.files import sha256_of
-from mdt_cli.services.inspection.inspected import Inspected, read_object
+from mdt_cli.json_reader import JsonLines, read_json_object
+from mdt_cli.services.inspection.inspected import Inspected
 from mdt_cli.services.model import IMPORTED, TRAINING_ONLY
 
 
@@ -86,7 +86,7 @@ def checkpoint(path: Path) -> Inspected:
 
 def imported(path: Path) -> Inspected:
     """A folder of `mdt import`: the weights, where they are from and what was checked."""
-    report = read_object(path / IMPORTED)
+    report = read_json_object(path / IMPORTED)
     keys = ("family", "source", "seen", "assumed", "round_trip", "forward")
     inner = weights(path / WEIGHTS)
     facts = {key: report.get(key) for key in keys} | {"weights": dict(inner.facts)}
@@ -97,7 +97,7 @@ def imported(path: Path) -> Inspected:
 
 def run_folder(path: Path) -> Inspected:
     """A run folder: how far it is, and what lies in it."""
-    text = (path / CONFIG).read_text("utf-8")
+    text = config_text(path)
     first = text.partition("\n")[0]
     damaged: dict[str, str] = {}
     newest: dict[str, Any] | None = None
@@ -136,11 +136,7 @@ def _last(path: Path) -> dict[str, Any] | None:
 def _records_backwards(path: Path) -> Iterator[dict[str, Any]]:
     if not path.is_file():
         return
-    for line in reversed(path.read_text("utf-8").splitlines()):
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue  # the last line of a killed run may be cut short
+    for record in reversed(list(JsonLines(path))):
         # JSON has no NaN; what Python wrote as such must not leave here.
         yield {
             key: None if isinstance(value, float) and not math.isfinite(value) else value

@@ -13,6 +13,8 @@ from mdt_cli.core.sampling.seeds import LARGEST_SEED
 from mdt_cli.errors import MdtError
 
 MOST_SEEDS = 10_000_000
+SHOWN_CLASSES = 8
+NUMBER = re.compile(r"-?[0-9]+")
 SEEDS_HINT = 'seeds look like "0-63", "1,5,9" or "0-9,20"'
 
 
@@ -56,7 +58,7 @@ def parse_classes(text: str, names: Sequence[str]) -> list[int]:
         )
     if text.strip() == "all" and "all" not in names:
         return list(range(len(names)))
-    if text in names and not text.isdigit():
+    if text in names and not re.fullmatch("[0-9]+", text):
         return [names.index(text)]
     found: list[int] = []
     for part in text.split(","):
@@ -64,12 +66,33 @@ def parse_classes(text: str, names: Sequence[str]) -> list[int]:
     return found
 
 
+def taken_as(text: str, names: Sequence[str]) -> str | None:
+    """What the numbers of `text`, which `parse_classes` accepts, were taken for.
+
+    None where no class is named by a number that is not its index.
+    """
+    numbered = [(index, name) for index, name in enumerate(names) if NUMBER.fullmatch(name)]
+    if all(name == str(index) for index, name in numbered) or text in names:
+        return None
+    said = []
+    for part in (word.strip() for word in text.split(",")):
+        if NUMBER.fullmatch(part) and part in names and int(part) >= len(names):
+            said.append(f"{part} is a name")
+        elif re.fullmatch(r"[0-9]+(\s*-\s*[0-9]+)?", part):
+            classes = _one_class(part, names)
+            shown = ", ".join(names[index] for index in classes[:SHOWN_CLASSES])
+            more = ", ..." if len(classes) > SHOWN_CLASSES else ""
+            is_are = "are indices, named" if "-" in part else "is the index of"
+            said.append(f"{part} {is_are} {shown}{more}")
+    return f"--classes {text}: {'; '.join(said)} (=NAME asks for a name)" if said else None
+
+
 def _one_class(word: str, names: Sequence[str]) -> list[int]:
     if word.startswith("=") and word[1:] in names:
         return [names.index(word[1:])]
-    if word.startswith("#") and word[1:].isdigit():
+    if word.startswith("#") and re.fullmatch("[0-9]+", word[1:]):
         return [_index(int(word[1:]), names)]
-    if word.isdigit() and (word not in names or int(word) < len(names)):
+    if re.fullmatch("[0-9]+", word) and (word not in names or int(word) < len(names)):
         if word in names and names.index(word) != int(word):
             raise MdtError(
                 f"--classes: {word} is an index and also the name of class {names.index(word)}",
@@ -78,7 +101,7 @@ def _one_class(word: str, names: Sequence[str]) -> list[int]:
         return [_index(int(word), names)]
     if word in names:
         return [names.index(word)]
-    ends = re.fullmatch(r"(\d+)\s*-\s*(\d+)", word)
+    ends = re.fullmatch(r"([0-9]+)\s*-\s*([0-9]+)", word)
     if ends is not None and int(ends[1]) <= int(ends[2]):
         _index(int(ends[2]), names)
         return list(range(int(ends[1]), int(ends[2]) + 1))

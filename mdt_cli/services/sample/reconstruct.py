@@ -22,6 +22,7 @@ from mdt_cli.images.archives import FolderReader
 from mdt_cli.images.decode import UnreadableError, read_image
 from mdt_cli.images.files import is_image
 from mdt_cli.images.image_set import Found, ImageSet, make_set, without_classes
+from mdt_cli.images.reading import Reading
 from mdt_cli.services.build.masking import build_selector
 from mdt_cli.services.events import Event, Note, SamplesDone
 from mdt_cli.services.model import LoadedModel, load_trained
@@ -56,6 +57,7 @@ class ReconstructRequest:
     ema: str | None = None
     codec: str | None = None
     device: str | None = None
+    only: tuple[str, ...] = ()  # patterns of the paths that are read; none means all images
 
 
 def reconstruct(request: ReconstructRequest) -> Iterator[Event]:
@@ -78,7 +80,7 @@ def reconstruct(request: ReconstructRequest) -> Iterator[Event]:
             f"{request.weights} cannot restore images: {why}",
             "reconstruction needs a masked run with objective.kind reconstruction (-p lmd)",
         )
-    images = _open(request.images, trained)
+    images = _open(request.images, trained, Reading(only=request.only))
     seeds = asked or _spread(len(images))
     if len(seeds) < len(images) and asked is None:
         yield Note(f"{len(seeds)} of {len(images)} images, evenly spread; --seeds chooses others")
@@ -224,7 +226,7 @@ class _CacheRows:
         return self._cache.read(torch.tensor(indices)).mean, None
 
 
-def _open(path: Path, trained: LoadedModel) -> _Images:
+def _open(path: Path, trained: LoadedModel, reading: Reading) -> _Images:
     if (path / MANIFEST).is_file() or (path / PLAN).is_file():
         cache = open_cache(path)
         check_same_data(trained.facts, cache, trained.path, classes=False)
@@ -233,7 +235,7 @@ def _open(path: Path, trained: LoadedModel) -> _Images:
     if path.is_file() and is_image(path.name):
         one = Found(path.name, path.name, str(path.stat().st_size))
         return _Pictures(make_set(path, "file", FolderReader(path.parent), [one], None, {}), size)
-    return _Pictures(without_classes(open_images(path)), size)
+    return _Pictures(without_classes(open_images(path, reading)), size)
 
 
 def _job(

@@ -27,7 +27,7 @@ from mdt_cli.services.events import Event, Note, SamplesDone, Warned
 from mdt_cli.services.model import LoadedModel, load_trained
 from mdt_cli.services.runtime import Autocast, computed, own_device
 from mdt_cli.services.sample.batches import generate_share
-from mdt_cli.services.sample.options import parse_classes, parse_seeds, with_choices
+from mdt_cli.services.sample.options import parse_classes, parse_seeds, taken_as, with_choices
 from mdt_cli.services.work import Share
 
 FORMATS = ("png", "npz")
@@ -77,6 +77,9 @@ def sample(request: SampleRequest) -> Iterator[Event]:
     job = _job(request, trained, sampling, seeds, codec_facts(codec))
     folder = PngFolder(request.out, job) if request.format == "png" else NpzFolder(request.out, job)
     folder.check()
+    said = request.classes and taken_as(request.classes, _class_names(trained))
+    if said:
+        yield Warned(said)
 
     started = time.monotonic()
     share = Share.from_environment()
@@ -183,10 +186,7 @@ def _job(
     seeds: list[int],
     codec: Mapping[str, Any],
 ) -> Job:
-    num_classes = trained.num_classes
-    names = [str(name) for name in trained.facts.get("class_names") or []][:num_classes]
-    if len(names) != num_classes:
-        names = [str(index) for index in range(num_classes)]
+    num_classes, names = trained.num_classes, _class_names(trained)
     classes = None if request.classes is None else parse_classes(request.classes, names)
     if classes is not None:
         labels: list[int] | None = [classes[seed % len(classes)] for seed in seeds]
@@ -205,6 +205,13 @@ def _job(
         "precision": sampling.precision,
     }
     return Job(settings, seeds, labels, names, request.batch_size, int(trained.facts["image_size"]))
+
+
+def _class_names(trained: LoadedModel) -> list[str]:
+    names = [str(name) for name in trained.facts.get("class_names") or []][: trained.num_classes]
+    if len(names) == trained.num_classes:
+        return names
+    return [str(index) for index in range(trained.num_classes)]
 
 
 def _sampler_facts(sampling: SamplingConfig, diffusion: Diffusion) -> dict[str, Any]:

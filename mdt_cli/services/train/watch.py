@@ -1,12 +1,12 @@
 """Which looks a run takes between its steps, and when: validation, previews, online metrics."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 
 import torch
 
 from mdt_cli.artifacts import run_folder
 from mdt_cli.errors import MdtError
+from mdt_cli.json_reader import JsonLines
 from mdt_cli.services.events import Event, Note, ScoresDone, Validated, Warned
 from mdt_cli.services.runtime import Stop
 from mdt_cli.services.train.look import Look
@@ -61,9 +61,8 @@ class Watch:
         missing = False
         if self._placement.is_first:
             file, config = look.folder / run_folder.METRICS, look.data.config
-            lines = file.read_text("utf-8").splitlines() if file.is_file() else []
-            records = [json.loads(line) for line in lines]
-            known = {key for record in records if record["step"] == look.step for key in record}
+            records = list(JsonLines(file)) if file.is_file() else []
+            known = {k for record in records if record.get("step") == look.step for k in record}
             has = {key.partition("/")[0] for key in known}
             held_out = config.validation.every if len(look.data.split.held_out) else 0
             scores = config.evaluation.every if self._score is not None else 0

@@ -72,8 +72,8 @@ class TurningBlock(Block):
 
 @dataclass(frozen=True)
 class Turning(AdaLNZero):
-    def block(self, size: int, num_heads: int, num_biases: int, skip: bool) -> Block:
-        return TurningBlock(size, num_heads, self.mlp_ratio, num_biases, skip)
+    def block(self, size: int, num_heads: int, positions: AttentionPositions, skip: bool) -> Block:
+        return TurningBlock(size, num_heads, self.mlp_ratio, positions, skip, self.style)
 
 
 @torch.no_grad()
@@ -113,7 +113,7 @@ class WithLateTokens(AdaLNZero):
 @torch.no_grad()
 def test_extra_tokens_may_enter_at_any_block_of_modulated_ones(at_block: int) -> None:
     masked = Masked(Route(1, 3), MaskTokenFill(32))
-    conditioning = WithLateTokens(32, 4, CLASSES, False, at_block)
+    conditioning = WithLateTokens(32, 4, CLASSES, False, at_block=at_block)
     shape = shape_like("model.depth=4", "model.decoder_depth=1")
     network = awake(assemble(shape, masked, conditioning=conditioning))
     lengths: list[int] = []
@@ -137,7 +137,7 @@ def test_extra_tokens_may_enter_at_any_block_of_modulated_ones(at_block: int) ->
 def test_extra_tokens_cannot_cross_a_skip() -> None:
     shape = shape_like("model.depth=4", "model.long_skips=true")
     with pytest.raises(ValueError, match="cannot cross a skip"):
-        assemble(shape, conditioning=WithLateTokens(32, 4, CLASSES, False, 1))
+        assemble(shape, conditioning=WithLateTokens(32, 4, CLASSES, False, at_block=1))
 
 
 class Fuse(nn.Module):

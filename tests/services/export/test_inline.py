@@ -40,7 +40,7 @@ def test_a_bundle_stands_alone(name: str, tmp_path: Path) -> None:
 def test_a_bundle_keeps_code_and_comments() -> None:
     text = bundle(ENTRIES["transformer"], "Title.")
     assert "# Heads first, so that each head's plane is contiguous" in text
-    assert '"""LayerNorm over channels without affine parameters' in text
+    assert '"""The norm in front of a modulation' in text
     names = [n.name for n in ast.parse(text).body if isinstance(n, ast.ClassDef)]
     assert names.index("Block") < names.index("Transformer") < names.index("MdtTransformer2DModel")
     assert Transformer.__name__ in names

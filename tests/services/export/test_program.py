@@ -14,7 +14,7 @@ from mdt_cli.services.events import ExportDone
 from mdt_cli.services.export import program as export_program
 from mdt_cli.services.export.export import ExportRequest, export
 from mdt_cli.services.model import load_trained
-from tests.services.small_networks import DIGITS, EDM, MDTV2, weights_file
+from tests.services.small_networks import DIGITS, EDM, MDTV2, MODERN, weights_file
 
 UNCONDITIONAL = (DIGITS[0], (*DIGITS[1], "data.conditional=false"))
 
@@ -25,7 +25,9 @@ def run(source: Path, out: Path, format: str) -> ExportDone:
     return done
 
 
-@pytest.mark.parametrize("recipe", [MDTV2, UNCONDITIONAL], ids=["mdtv2", "no classes"])
+@pytest.mark.parametrize(
+    "recipe", [MDTV2, UNCONDITIONAL, MODERN], ids=["mdtv2", "no classes", "modern"]
+)
 def test_a_torch_program_needs_no_mdt(recipe: Any, tmp_path: Path) -> None:
     source = weights_file(tmp_path / "w.safetensors", recipe)
     assert run(source, tmp_path / "model.pt2", "torch-export").parity <= 1e-6
@@ -50,7 +52,9 @@ def test_a_torch_program_needs_no_mdt(recipe: Any, tmp_path: Path) -> None:
     assert json.loads(about)["call"] == called
 
 
-@pytest.mark.parametrize("recipe", [EDM, UNCONDITIONAL], ids=["edm", "no classes"])
+@pytest.mark.parametrize(
+    "recipe", [EDM, UNCONDITIONAL, MODERN], ids=["edm", "no classes", "modern"]
+)
 def test_onnx(recipe: Any, tmp_path: Path) -> None:
     pytest.importorskip("onnx")
     pytest.importorskip("onnxscript")
@@ -59,7 +63,7 @@ def test_onnx(recipe: Any, tmp_path: Path) -> None:
     assert done.parity <= 1e-5
     assert done.files == ("mdt.json", "model.onnx")
     about = json.loads((tmp_path / "model" / "mdt.json").read_text())
-    expected = "log(sigma)" if recipe is EDM else "1000 t"
+    expected = {EDM: "log(sigma)", MODERN: "first_time"}.get(recipe, "1000 t")
     assert expected in about["inputs"]["t"]
 
 

@@ -7,7 +7,7 @@ from mdt_cli.config.sampling import (
     SamplingConfig,
 )
 from mdt_cli.errors import MdtError
-from mdt_cli.services.sample.options import parse_classes, parse_seeds, with_choices
+from mdt_cli.services.sample.options import parse_classes, parse_seeds, taken_as, with_choices
 
 NAMES = ["ant", "bee", "cat, house", "dog"]
 
@@ -136,3 +136,32 @@ def test_scale_1_is_no_guidance():
 def test_bad_choices_are_told(choices, message):
     with pytest.raises(MdtError, match=message):
         with_choices(SamplingConfig(), *choices)
+
+
+OLD_TWELVE = sorted(str(k) for k in range(12))
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "said"),
+    [
+        ("0-3", OLD_TWELVE, "0-3 are indices, named 0, 1, 10, 11"),
+        ("0-3", [str(k) for k in range(12)], None),
+        ("1-3", [str(k) for k in range(1, 13)], "1-3 are indices, named 2, 3, 4"),
+        ("12,#0", [str(k) for k in range(1, 13)], "12 is a name"),
+        ("0", [str(k) for k in range(1, 13)], "0 is the index of 1"),
+        ("0,1", ["2019", "2020"], "0 is the index of 2019; 1 is the index of 2020"),
+        ("=2", ["2", "x"], None),
+        ("0-1", ["ant", "bee"], None),
+        ("1", ["-1", "0", "x"], "1 is the index of 0"),
+        ("all", OLD_TWELVE, None),
+    ],
+)
+def test_what_numbers_were_taken_for_is_said(text, names, said):
+    parse_classes(text, names)
+    found = taken_as(text, names)
+    assert (found is None) if said is None else said in found
+
+
+def test_digits_of_other_scripts_are_no_indices():
+    with pytest.raises(MdtError, match="no class"):
+        parse_classes("²", ["a", "b", "c"])

@@ -12,6 +12,7 @@ from torch import Tensor
 from mdt_cli.core.model.adapters.mae import mae_layout
 from mdt_cli.core.model.adapters.tensor_map import Slot, TensorMap, linear
 from mdt_cli.core.model.adapters.uvit import UVIT, TokenNames, token_layout
+from mdt_cli.core.model.embeddings import ExtraTokens
 from mdt_cli.core.model.transformer import Transformer
 
 # MaskDiT wraps its network in a preconditioner.
@@ -24,7 +25,7 @@ def official_layout(network: Transformer, names: TokenNames = UVIT) -> dict[str,
     Index buffers, which can be derived, are left out. Positions are included, also fixed ones.
     `names` distinguishes U-ViT from MaskDM; the DiT family does not read it.
     """
-    if network.extras is not None:
+    if isinstance(network.extras, ExtraTokens):
         is_autoencoder = network.extras.class_token is not None
         return dict(mae_layout(network) if is_autoencoder else token_layout(network, names))
     prefix = MASKDIT_PREFIX if network.narrow is not None else ""
@@ -32,7 +33,7 @@ def official_layout(network: Transformer, names: TokenNames = UVIT) -> dict[str,
 
 
 def _layout(network: Transformer) -> Iterator[tuple[str, TensorMap]]:
-    width = network.positions_ND.shape[1]
+    width = network.patches.width
     yield from linear("x_embedder.proj", "patches.conv")
     yield "pos_embed", TensorMap((Slot("positions_ND"),), batched=True)
     if network.decoder_positions_ND is not None:

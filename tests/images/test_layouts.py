@@ -1,0 +1,198 @@
+"""What is no training image or class is not taken for one: an error lists it and names the way."""
+
+import io
+import json
+import re
+import shlex
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from mdt_cli.artifacts.open_images import open_images
+from mdt_cli.errors import MdtError
+from mdt_cli.images.image_set import ImageSet
+from mdt_cli.images.reading import Reading
+from tests.pictures import png, write_folder, write_zip
+
+
+def files(*names: str) -> dict[str, bytes]:
+    return {name: png(k) if not name.endswith(".cls") else b"1" for k, name in enumerate(names)}
+
+
+def write_tar(path: Path, members: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name, data in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return path
+
+
+def refused(path: Path, message: str) -> ImageSet:
+    """Opening is an error with this message; its hint works, and gives the set."""
+    with pytest.raises(MdtError, match=message) as caught:
+        open_images(path)
+    hint = caught.value.hint
+    if hint is None or "--only" not in hint:
+        raise AssertionError(hint)
+    given = re.search(r"\(or give ([^)]+)\)", hint)
+    if given:
+        assert len(open_images(Path(given[1])))
+    assert len(open_images(path, Reading(only=("*",))))
+    words = re.search(r"--only [^;(]*", hint)
+    assert words is not None
+    only = tuple(word for word in shlex.split(words[0]) if word != "--only")
+    return open_images(path, Reading(only=only))
+
+
+SPLITS = {
+    "capitals": ("Training", "Testing"),
+    "short": ("Train", "Val"),
+    "shouting": ("TRAIN", "TEST"),
+    "intel": ("seg_train", "seg_test"),
+    "coco": ("train2017", "val2017"),
+    "kaggle": ("training_set", "test_set"),
+    "stl": ("train", "test", "unlabeled"),
+    "camel": ("TrainSet", "ValidSet"),
+    "cyclegan": ("trainA", "testA"),
+    "wrapped": ("ILSVRC/Data/CLS-LOC/train", "ILSVRC/Data/CLS-LOC/val"),
+}
+
+
+@pytest.mark.parametrize("container", ["folder", "zip", "tar"])
+@pytest.mark.parametrize("case", SPLITS)
+def test_splits_by_any_name(tmp_path: Path, case: str, container: str) -> None:
+    names = [f"{split}/{c}/{k}.png" for split in SPLITS[case] for c in "ab" for k in range(2)]
+    held = files(*names)
+    path = {
+        "folder": lambda: write_folder(tmp_path / "in", held),
+        "zip": lambda: write_zip(tmp_path / "in.zip", held),
+        "tar": lambda: write_tar(tmp_path / "in.tar", held),
+    }[container]()
+    images = refused(path, "holds splits")
+    assert (len(images), images.classes) == (4, ("a", "b"))
+
+
+def test_splits_in_every_class_and_a_flat_test_set(tmp_path: Path) -> None:
+    inside = [f"{c}/{split}/{k}.png" for c in "ab" for split in ("train", "test") for k in range(2)]
+    images = refused(write_folder(tmp_path / "mvtec", files(*inside)), "holds splits")
+    assert (len(images), images.classes) == (4, ("a", "b"))
+    flat = files("train/a/0.png", "train/b/1.png", "test/2.png", "test/3.png")
+    images = refused(write_folder(tmp_path / "flat", flat), "holds splits")
+    assert images.classes == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    "names", [("train", "bus"), ("valid", "invalid"), ("a", "b"), ("Val", "x")]
+)
+def test_classes_that_are_no_splits(tmp_path: Path, names: tuple[str, str]) -> None:
+    path = write_folder(tmp_path, files(*(f"{name}/0.png" for name in names)))
+    assert open_images(path).classes == tuple(sorted(names))
+
+
+def test_the_tree_of_ilsvrc_is_a_wrapper(tmp_path: Path) -> None:
+    held = files(*(f"ILSVRC/Data/CLS-LOC/train/n0{k}/n0{k}_1.JPEG" for k in range(3)))
+    held["ILSVRC/Annotations/CLS-LOC/train/n00/n00_1.xml"] = b"<a/>"
+    images = open_images(write_folder(tmp_path, held))
+    assert images.classes == ("n00", "n01", "n02")
+    assert "everything lies in ILSVRC/Data/CLS-LOC/train/" in images.notes[0]
+
+
+SAMPLES = {
+    "segmentation": ("0.jpg", "0.seg.png", "0.cls", "1.jpg", "1.seg.png", "1.cls"),
+    "no labels": ("0.jpg", "0.seg.png", "1.jpg", "1.seg.png"),
+    "same suffix": ("0.png", "0.depth.png", "1.png", "1.depth.png"),
+    "in folders": ("a/0.input.jpg", "a/0.target.jpg", "b/0.input.jpg", "b/0.target.jpg"),
+}
+
+
+@pytest.mark.parametrize("case", SAMPLES)
+def test_a_sample_of_a_tar_with_several_images(tmp_path: Path, case: str) -> None:
+    path = write_tar(tmp_path / "in.tar", files(*SAMPLES[case]))
+    assert len(refused(path, "have several images each")) == 2
+
+
+def test_names_with_dots_in_a_tar_are_names(tmp_path: Path) -> None:
+    names = [f"a/img.{k:03d}.png" for k in range(9)]
+    assert len(open_images(write_tar(tmp_path / "a.tar", files(*names)))) == 9
+    labelled = files(*names) | {f"a/img.{k:03d}.cls": b"1" for k in range(9)}
+    with pytest.raises(MdtError, match="one sample of a WebDataset"):
+        open_images(write_tar(tmp_path / "b.tar", labelled))
+
+
+COMPANIONS = {
+    "masks beside": ("a/1.jpg", "a/1_mask.png", "a/2.jpg"),
+    "thumbnails beside": ("1.jpg", "1-thumb.jpg"),
+    "copies": ("a/1.jpg", "a/1.png", "a/2.jpg", "a/2.png"),
+    "two folders": ("images/1.png", "images/2.png", "masks/1.png", "masks/2.png"),
+    "in each": ("a/image/1.png", "a/mask/1.png", "b/image/2.png", "b/mask/2.png"),
+    "thumbnails": ("a/1.png", "a/thumbnails/1.png", "b/2.png"),
+}
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize("case", COMPANIONS)
+def test_masks_thumbnails_and_copies(tmp_path: Path, case: str, zipped: bool) -> None:
+    held = files(*COMPANIONS[case])
+    path = write_zip(tmp_path / "in.zip", held) if zipped else write_folder(tmp_path / "in", held)
+    images = refused(path, "lies beside|several images each|no images of the set")
+    assert not any(re.search("mask|thumb", name) for name in images.names)
+
+
+def test_what_servers_and_windows_keep_is_no_image(tmp_path: Path) -> None:
+    held = files("a/1.png", "b/2.png", "@eaDir/1.png", "a/@eaDir/1.png/T.jpg", "$RECYCLE.BIN/x.png")
+    images = open_images(write_folder(tmp_path, held | files("__MACOSX/a/1.png")))
+    assert (images.names, images.classes) == (["a/1.png", "b/2.png"], ("a", "b"))
+
+
+def write_parquet(path: Path, count: int) -> None:
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    features = {"label": {"_type": "ClassLabel", "names": ["cat", "dog"]}}
+    rows = [{"bytes": png(k), "path": ""} for k in range(count)]
+    table = pa.table({"image": rows, "label": [k % 2 for k in range(count)]})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    info = {"huggingface": json.dumps({"info": {"features": features}})}
+    pq.write_table(table.replace_schema_metadata(info), path)
+
+
+TABLES = {
+    "sizes": ("64/train-00000-of-00001", "128/train-00000-of-00001"),
+    "converted": ("cropped/train/0000", "full/train/0000", "full/test/0000"),
+    "beside": ("train-00000-of-00001", "small/train-00000-of-00001"),
+    "no training": ("test-00000-of-00001", "validation-00000-of-00001"),
+}
+
+
+@pytest.mark.parametrize("case", TABLES)
+def test_parquet_configurations_do_not_merge(tmp_path: Path, case: str) -> None:
+    for count, name in enumerate(TABLES[case], 2):
+        write_parquet(tmp_path / f"{name}.parquet", count)
+    images = refused(tmp_path, "several (configurations|splits)")
+    assert len({name.rpartition("/")[0] for name in images.names}) == 1
+
+
+def test_one_parquet_configuration_in_its_folder(tmp_path: Path) -> None:
+    for count, name in enumerate(("default/train/0000", "default/train/0001", "default/test/0"), 2):
+        write_parquet(tmp_path / f"{name}.parquet", count)
+    images = open_images(tmp_path)
+    assert len(images) == 5
+    assert "train is taken" in images.notes[0]
+    assert len(open_images(tmp_path, Reading(only=("default/test/*",)))) == 4
+    with pytest.raises(MdtError, match="names none of the 3 parquet files"):
+        open_images(tmp_path, Reading(only=("val*",)))
+
+
+def test_patterns_that_name_nothing_or_meet_rows(tmp_path: Path) -> None:
+    path = write_folder(tmp_path / "in", files("a/1.png", "b/2.png"))
+    with pytest.raises(MdtError, match=r"names none of the 2 images") as caught:
+        open_images(path, Reading(only=("c/*",)))
+    assert caught.value.hint == "the first is a/1.png"
+    assert open_images(path, Reading(only=("!a",))).names == ["b/2.png"]
+    import numpy as np
+
+    np.savez(tmp_path / "a.npz", arr_0=np.zeros((2, 4, 4, 3), np.uint8))
+    with pytest.raises(MdtError, match="holds rows"):
+        open_images(tmp_path / "a.npz", Reading(only=("*",)))
