@@ -10,9 +10,10 @@ from typing import Any
 
 from mdt_cli.errors import MdtError
 from mdt_cli.images.archives import Reader
-from mdt_cli.images.decode import Raw, UnreadableError
+from mdt_cli.images.decode import Raw
 from mdt_cli.images.files import SUFFIXES, as_text, is_hidden, is_image, suffix
 from mdt_cli.images.labels import Classes
+from mdt_cli.images.open_image import UnreadableError
 from mdt_cli.images.reading import Reading
 
 # What file servers and Windows keep beside images.

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from mdt_cli.errors import MdtError
-from mdt_cli.images.decode import Pixels, Raw, UnreadableError, read_image_header, read_pixels
+from mdt_cli.images.decode import Pixels, Raw, read_image_header, read_pixels
 from mdt_cli.images.image_set import ImageSet
+from mdt_cli.images.open_image import UnreadableError
 
 
 @dataclass(frozen=True)

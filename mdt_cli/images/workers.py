@@ -18,7 +18,8 @@ import numpy as np
 from mdt_cli.errors import MdtError
 from mdt_cli.images.archives import Reader
 from mdt_cli.images.contents import content_digest
-from mdt_cli.images.decode import Pixels, Raw, UnreadableError, read_image, stored_size
+from mdt_cli.images.decode import Pixels, Raw, read_image, stored_size
+from mdt_cli.images.open_image import UnreadableError
 
 # The most pixel bytes and images of one task: enough that its transfer costs nothing beside
 # decoding, little enough that workers never wait for each other.
@@ -93,7 +94,7 @@ def stored_sizes(reader: Reader, locations: Sequence[Any]) -> list[tuple[int, in
     sizes = []
     for location in locations:
         # A broken image is reported when it is decoded.
-        with suppress(Exception):
+        with suppress(UnreadableError, OSError):
             sizes.append(stored_size(reader.read(location)))
     reader.close()
     return sizes

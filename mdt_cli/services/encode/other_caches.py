@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mdt_cli.errors import MdtError
+from mdt_cli.untrusted import read_foreign
 
 LIGHTNING_SHARDS = "latents_rank*_shard*.safetensors"
 LIGHTNING_STATS = "latents_stats.pt"
@@ -163,15 +164,16 @@ def _lightning_statistics(path: Path, features: CacheRows) -> tuple[list[float],
     """Mean and std per channel: LightningDiT's own file, or counted over all rows."""
     stats, channels = path / LIGHTNING_STATS, features.shape[0]
     if stats.is_file():
-        try:
-            stored = torch.load(stats, weights_only=True, map_location="cpu")
-            mean, std = (stored[key].double().flatten().tolist() for key in ("mean", "std"))
-        except Exception as error:
+        stored = read_foreign(stats)
+        found = [stored.get(key) for key in ("mean", "std")] if isinstance(stored, dict) else []
+        tensors = [value for value in found if isinstance(value, Tensor) and value.dim() < 5]
+        if len(tensors) != 2:
             raise MdtError(
-                f"{stats} cannot be read: {error}",
-                "expected a dict of the tensors mean and std; without the file they are counted",
-            ) from error
-        if len(mean) != channels or len(std) != channels or min(std) <= 0:
+                f"{stats} cannot be read: it is no dict of the tensors mean and std",
+                "remove the file: without it they are counted",
+            )
+        mean, std = (tensor.double().flatten().tolist() for tensor in tensors)
+        if len(mean) != channels or len(std) != channels or not min(std) > 0:
             raise MdtError(f"{stats} is not for latents of {channels} channels", "remove the file")
         return mean, std
     count = features.rows * features.shape[1] * features.shape[2]
