@@ -23,5 +23,5 @@ class EncodeRequest:
     device: str | None = None
     # Patterns of the paths that are read; none means all images.
     only: tuple[str, ...] = ()
-    # Only compare the checksums of a finished cache; `images` is not read.
+    # Only compare a finished cache with its checksums, and `images` with the recorded contents.
     verify: bool = False
