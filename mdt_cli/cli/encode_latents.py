@@ -78,7 +78,7 @@ def encode_latents(
     ] = None,
     verify: Annotated[
         bool,
-        typer.Option("--verify", help="Only check the checksums of a finished cache."),
+        typer.Option("--verify", help="Only check a finished cache and its images, every byte."),
     ] = False,
     device: Device = None,
     json: Json = False,

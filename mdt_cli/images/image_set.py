@@ -50,8 +50,16 @@ class ImageSet:
     @property
     def digest(self) -> str:
         """SHA-256 of names, stamps and labels: another digest means another set."""
+        return self._digest(self.stamps)
+
+    @property
+    def listing_digest(self) -> str:
+        """SHA-256 of names and labels alone, for those who compare the contents."""
+        return self._digest([""] * len(self))
+
+    def _digest(self, stamps: Sequence[str]) -> str:
         state = hashlib.sha256(json.dumps(self.classes).encode())
-        for name, stamp, label in zip(self.names, self.stamps, self.labels, strict=True):
+        for name, stamp, label in zip(self.names, stamps, self.labels, strict=True):
             state.update(f"{name}\0{stamp}\0{label}\n".encode("utf-8", "surrogateescape"))
         return state.hexdigest()
 

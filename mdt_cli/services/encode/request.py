@@ -25,5 +25,5 @@ class EncodeRequest:
     device: str | None = None
     # What is read of the images; the rule of order is the cache's.
     reading: Reading = EVERYTHING
-    # Only compare the checksums of a finished cache; `images` is not read.
+    # Only compare a finished cache with its checksums, and `images` with the recorded contents.
     verify: bool = False
