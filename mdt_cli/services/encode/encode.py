@@ -17,13 +17,14 @@ from mdt_cli.images.image_set import ImageSet, limited, without_classes
 from mdt_cli.images.reading import NEWEST, Order, Reading, known_order
 from mdt_cli.images.sized import check_crop
 from mdt_cli.images.workers import Decoded, Decoders, stored_sizes
+from mdt_cli.locks import writing_folder
 from mdt_cli.services.encode.convert import convert
 from mdt_cli.services.encode.fill import Filling, printable, stored, unreadable_error, verify
 from mdt_cli.services.encode.other_caches import find_features
 from mdt_cli.services.encode.request import EncodeRequest
 from mdt_cli.services.events import Event, Note, Warned
 from mdt_cli.services.runtime import own_cores, own_device
-from mdt_cli.services.work import Share
+from mdt_cli.services.work import Share, as_only_writer
 
 DEFAULT_SIZE = 256
 LOOKED_AT = 8
@@ -36,6 +37,11 @@ def encode_latents(request: EncodeRequest) -> Generator[Event, None, None]:
     if request.verify:
         yield from verify(request.cache)
         return
+    lock = writing_folder(request.cache, sweep=share.of == 1)
+    yield from as_only_writer(lock, share, _fill(request, share))
+
+
+def _fill(request: EncodeRequest, share: Share) -> Iterator[Event]:
     order = _order(begun(request.cache))
     features = find_features(request.images)
     if features is not None:
