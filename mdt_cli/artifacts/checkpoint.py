@@ -1,5 +1,6 @@
 """A checkpoint folder (weights, EMA weights, optimizer, state) and the rotation of folders."""
 
+import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,3 +136,22 @@ def prune(folders: Sequence[Path], keep_last: int, keep_every: int) -> list[Path
         for folder in folders[keep_last:]
         if not (keep_every and step_of(folder) % keep_every == 0)
     ]
+
+
+def is_saved(folder: Path, step: int) -> bool:
+    """Whether this is an intact checkpoint of that step."""
+    try:
+        return read_state(folder).step == step
+    except MdtError:
+        return False
+
+
+def rotate(run: Path, keep_last: int, keep_every: int) -> None:
+    """Remove the checkpoints that `prune` lets go.
+
+    Renamed first, so that a kill half-way leaves no checkpoint that seems intact.
+    """
+    for folder in prune(checkpoints(run), keep_last, keep_every):
+        doomed = folder.with_name(f".tmp-old-{folder.name}")
+        folder.rename(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)

@@ -184,9 +184,9 @@ def _check_same(path: Path, loaded: Loaded) -> list[str]:
     return [f"{key}: {old[key]} -> {new[key]}" for key in asked]
 
 
-def set_aside(checkpoint: Path) -> Path:
-    """Give a damaged checkpoint a name that is no checkpoint's, and return it."""
-    names = (f"damaged-{checkpoint.name}" + (f"-{k}" if k else "") for k in count())
+def set_aside(checkpoint: Path, why: str) -> Path:
+    """Give a checkpoint that is `why` (damaged, diverged) a name that is none; the new path."""
+    names = (f"{why}-{checkpoint.name}" + (f"-{k}" if k else "") for k in count())
     aside = next(path for name in names if not (path := checkpoint.with_name(name)).exists())
     try:
         checkpoint.rename(aside)

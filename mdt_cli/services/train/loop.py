@@ -13,6 +13,7 @@ from mdt_cli.core.objectives.training_step import View, sum_terms, term_losses
 from mdt_cli.services.events import Event, Note, StepDone, TrainingDone
 from mdt_cli.services.runtime import Stop
 from mdt_cli.services.train.batches import MicroBatch, TrainData
+from mdt_cli.services.train.divergence import not_saved
 from mdt_cli.services.train.placement import Placement
 from mdt_cli.services.train.state import TrainState
 from mdt_cli.services.train.step_log import StepLog
@@ -33,14 +34,15 @@ def run_loop(
             reported = train_step(state, data, placement, micro_batches)
         yield StepDone(state.step, steps, log.add(state, reported))
         if not stop.everywhere(placement.processes):
-            if state.step % config.checkpoint.every == 0 or state.step == steps:
-                yield from state.save()
+            yield from state.save_when_due()
             yield from watch.after_step(state.look(), stop)
         if stop.heard:
             yield from state.save()
-            stop.raise_if_asked(
-                f"Saved step {state.step} of {steps}; rerun the same command to resume."
-            )
+            said = f"Saved step {state.step} of {steps}"
+            if state.in_bad_streak:
+                why = not_saved(state.folder, state.step, int(state.bad_steps))
+                said = f"Step {state.step} of {steps}: {why}"
+            stop.raise_if_asked(f"{said}; rerun the same command to resume.")
     if first >= steps:
         yield Note(f"nothing to do: the run is at step {first} of {steps}")
     yield TrainingDone(

@@ -3,6 +3,7 @@
 Both check and build everything first; a start that is refused leaves no trace.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -32,6 +33,7 @@ from mdt_cli.services.runtime import (
 )
 from mdt_cli.services.train.batches import train_data
 from mdt_cli.services.train.initial_weights import InitialWeights, load_initial
+from mdt_cli.services.train.launcher import check_launcher
 from mdt_cli.services.train.loop import run_loop
 from mdt_cli.services.train.placement import Placement, check_shares, place
 from mdt_cli.services.train.state import TrainState
@@ -108,9 +110,10 @@ def starting_config(
 
 def train(request: TrainRequest) -> Iterator[Event]:
     """Start or resume a run; ends with TrainingDone. MdtError before the first step if possible."""
+    device = pick_device(request.device)
+    check_launcher(request.loaded.config.training, device.type, os.environ)
     check_precision(request.loaded.config.training.precision, request.device)
     cache = open_cache(request.cache, verify=True)
-    device = pick_device(request.device)
     loaded = run_folder.with_determinism(request.run, request.loaded, device.type, request.fresh)
     request, config = replace(request, loaded=loaded), loaded.config
     make_deterministic(config.training.deterministic is True)

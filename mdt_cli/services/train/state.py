@@ -1,6 +1,5 @@
 """What a checkpoint holds: network, optimizer, EMA weights and counters."""
 
-import shutil
 import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -17,9 +16,10 @@ from mdt_cli.artifacts.checkpoint import (
     checkpoints,
     ema_file,
     flatten_optimizer,
-    prune,
+    is_saved,
     read_state,
     restore_optimizer,
+    rotate,
     write_checkpoint,
 )
 from mdt_cli.artifacts.weights import Header, read_header, read_tensors
@@ -34,6 +34,7 @@ from mdt_cli.services.build.optimizer import build_optimizer
 from mdt_cli.services.events import CheckpointSaved, Event, Note, Warned
 from mdt_cli.services.model import put_weights
 from mdt_cli.services.train.batches import TrainData
+from mdt_cli.services.train.divergence import diverged, ruined_end
 from mdt_cli.services.train.look import Look
 from mdt_cli.services.train.placement import Placement, compile_blocks
 
@@ -55,7 +56,9 @@ class TrainState:
         self.step = self.images = 0
         self.bad_steps = torch.zeros((), device=placement.device)
         self.run_id = f"{stream(time.time_ns()).initial_seed():08x}"
-        self._damaged: list[Path] = []
+        self._passed: list[tuple[Path, str]] = []
+        # A checkpoint that a streak put off; one of `_saved_at` that waits for a good step.
+        self._due, self._unproven, self._saved_at = False, False, 0
         self.network = network.to(placement.device)
         if data.config.training.compile:
             compile_blocks(network.blocks, len(token_counts(data.config, network.grid)))
@@ -103,13 +106,8 @@ class TrainState:
         if self.placement.device.type != "cpu" and self.step % limit:
             return
         if self.bad_steps >= limit:
-            raise MdtError(
-                f"the gradient was not finite in {int(self.bad_steps)} steps in a row, the last "
-                f"of them step {self.step}",
-                "rerun the command with a lower --set optimizer.lr=..., --set "
-                "training.clip_norm=1 or --set training.precision=bf16: it resumes from the "
-                "newest checkpoint",
-            )
+            first, scaled = self.placement.is_first, self.placement.scaler is not None
+            raise diverged(self.folder, self.step, int(self.bad_steps), first, scaled)
 
     def update_averages(self) -> None:
         """Blend the parameters of the step just counted into all EMA weights."""
@@ -129,10 +127,49 @@ class TrainState:
         averages = {name: average.tensors for name, average in self.averages.items()}
         return Look(self.network, averages, self.data, self.step, self.folder)
 
+    def save_when_due(self) -> Iterator[Event]:
+        """Save every checkpoint.every steps and at the end; MdtError where the end is ruined."""
+        config = self.data.config
+        last = self.step >= config.training.steps
+        self._due |= last or self.step % config.checkpoint.every == 0
+        if not (self._due or self._unproven):
+            return
+        if self.in_bad_streak:
+            if last:
+                raise ruined_end(self.folder, self.step, int(self.bad_steps))
+            return
+        if self._unproven and self.step > self._saved_at:
+            self._prune()
+        if self._due:
+            yield from self.save()
+        if last:
+            self._prune()
+
+    @property
+    def in_bad_streak(self) -> bool:
+        """Whether the last step had no finite gradient: its weights may be ruined.
+
+        The loss scaler of fp16 looks for its scale by such steps; the last one of a run may be one.
+        """
+        last = self.step >= self.data.config.training.steps
+        return bool(self.bad_steps > 0) and not (last and self.placement.scaler is not None)
+
+    def _prune(self) -> None:
+        self._unproven = False
+        if self.placement.is_first:
+            keep = self.data.config.checkpoint
+            rotate(self.folder, keep.keep_last, keep.keep_every)
+
     def save(self) -> Iterator[Event]:
-        """Write the checkpoint of this step and remove those that rotation lets go."""
+        """Write the checkpoint of this step, but never within a streak of bad steps.
+
+        Rotation waits for a good step from these weights: until then the one before them stays.
+        """
         folder = self.folder / "checkpoints" / f"step-{self.step:07d}"
-        if not self.placement.is_first or _is_saved(folder, self.step):
+        if self.in_bad_streak:
+            return
+        self._due, self._unproven, self._saved_at = False, True, self.step
+        if not self.placement.is_first or is_saved(folder, self.step):
             return
         config, scaler = self.data.config, self.placement.scaler
         write_checkpoint(
@@ -158,9 +195,6 @@ class TrainState:
                 self.run_id,
             ),
         )
-        keep = config.checkpoint
-        for old in prune(checkpoints(self.folder), keep.keep_last, keep.keep_every):
-            _remove(old)
         yield CheckpointSaved(self.step, folder)
 
     def resume(self) -> Generator[Event, None, bool]:
@@ -168,12 +202,22 @@ class TrainState:
 
         Writes nothing. MdtError where there are checkpoints and none of them can be resumed.
         """
-        for folder in (found := checkpoints(self.folder)):
+        found = checkpoints(self.folder)
+        for folder in found:
             try:
                 saved = read_state(folder)
             except DamagedError as error:
-                self._damaged.append(folder)
+                self._passed.append((folder, "damaged"))
                 yield Warned(error.message)
+                continue
+            # Earlier versions saved within a streak as well. fp16 has such steps as a matter of
+            # course, and its scaler is saved.
+            if saved.bad_steps and saved.scaler is None and folder != found[-1]:
+                self._passed.append((folder, "diverged"))
+                yield Warned(
+                    f"{folder.name} was saved after {saved.bad_steps} steps without a finite "
+                    "gradient"
+                )
                 continue
             header = read_header(folder / WEIGHTS)
             if header.data["digest"] != self.data.cache.facts.digest:
@@ -194,10 +238,10 @@ class TrainState:
 
     def tidy(self) -> Iterator[Event]:
         """Leave in the folder what belongs to the run up to its present step."""
-        for folder in self._damaged:
-            aside = run_folder.set_aside(folder)
+        for folder, why in self._passed:
+            aside = run_folder.set_aside(folder, why)
             yield Warned(
-                f"{folder.name} is damaged and was renamed to {aside}; the run resumes from an "
+                f"{folder.name} is {why} and was renamed to {aside}; the run resumes from an "
                 "earlier step"
             )
         for name in (run_folder.LOG, run_folder.METRICS):
@@ -215,22 +259,8 @@ class TrainState:
         if self.placement.scaler is not None and saved.scaler is not None:
             self.placement.scaler.load_state_dict(dict(saved.scaler))
         self.step, self.images = saved.step, saved.images
-        self.bad_steps.fill_(saved.bad_steps)
+        self.bad_steps.fill_(saved.bad_steps if saved.scaler is not None else 0)
         self.run_id = saved.run_id
 
     def _teacher_tensors(self) -> dict[str, Tensor]:
         return {} if self.teacher is None else self.teacher.tensors
-
-
-def _is_saved(folder: Path, step: int) -> bool:
-    try:
-        return read_state(folder).step == step
-    except MdtError:
-        return False
-
-
-def _remove(folder: Path) -> None:
-    """Rename first, so that a kill half-way leaves no checkpoint that seems intact."""
-    doomed = folder.with_name(f".tmp-old-{folder.name}")
-    folder.rename(doomed)
-    shutil.rmtree(doomed, ignore_errors=True)
