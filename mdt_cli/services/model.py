@@ -34,6 +34,8 @@ from mdt_cli.services.build.objective import build_loss
 IMPORTED = "import.json"
 # Parameters of these parts serve masked passes alone.
 TRAINING_ONLY = ("fill.", "interpolator.")
+# Those of the early head serve its loss and internal guidance.
+EARLY_HEAD = "early_head."
 
 
 @dataclass(frozen=True)

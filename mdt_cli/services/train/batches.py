@@ -163,7 +163,7 @@ def train_data(config: RunConfig, cache: LatentCache, grid: tuple[int, int]) -> 
         cache,
         split_rows(cache.facts.count, config.data.held_out, config.training.seed),
         build_loss(config.objective),
-        tuple(build_views(config.masking)),
+        tuple(build_views(config)),
         build_mask_ratio(config.masking),
         ViewSource(
             build_selector(config.masking, grid),
