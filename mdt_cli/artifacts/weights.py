@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mdt_cli.artifacts.foreign_weights import how_to_import
 from mdt_cli.errors import MdtError
 from mdt_cli.json_reader import parse_json
 
@@ -85,7 +86,10 @@ def read_header(path: Path) -> Header:
     except (SafetensorError, OSError) as error:
         raise MdtError(f"{path} is not a complete safetensors file: {error}") from error
     if "mdt.config" not in metadata:
-        raise MdtError(f"{path} was not written by mdt: it has no configuration in its header")
+        raise MdtError(
+            f"{path} was not written by mdt: it has no configuration in its header",
+            how_to_import(path),
+        )
     if metadata.get("mdt.format") != str(FORMAT):
         raise MdtError(
             f"{path} has weights format {metadata.get('mdt.format')}; this mdt reads {FORMAT}",

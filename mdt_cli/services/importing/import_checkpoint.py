@@ -1,6 +1,5 @@
 """Convert official weights: read without running code, checked, written with a full header."""
 
-import difflib
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -36,6 +35,7 @@ from mdt_cli.services.importing.families import FAMILIES, Family, check_family
 from mdt_cli.services.importing.shapes import Asked, Assumed, Seen, Shapes, Value
 from mdt_cli.services.model import IMPORTED, load_trained
 from mdt_cli.services.work import Share, as_only_writer
+from mdt_cli.text import nearest
 from mdt_cli.untrusted import read_foreign
 
 STAGE = "import"
@@ -108,8 +108,8 @@ def _add_null_row(tensors: dict[str, Tensor]) -> Iterator[Event]:
 
 def _family(name: str) -> Family:
     if name not in FAMILIES:
-        near = difflib.get_close_matches(name, FAMILIES, n=1)
-        meant = f"; did you mean {near[0]}?" if near else ""
+        near = nearest(name, FAMILIES)
+        meant = f"; did you mean {near}?" if near else ""
         raise MdtError(f"--family: no {name}{meant}", f"there are {', '.join(FAMILIES)}")
     return FAMILIES[name]
 
