@@ -7,24 +7,22 @@ from pathlib import Path
 
 from mdt_cli.errors import MdtError
 
-ENDINGS = (".pt", ".pth", ".ckpt", ".bin")
+ENDINGS = (".pt", ".pth", ".ckpt")
 # How torch.save begins a file: a zip, or in old versions a pickle.
 _ZIP, _PICKLE = b"PK\x03\x04", pickle.PROTO + b"\x02"
 
 
 def is_torch_file(path: Path) -> bool:
-    """Whether this is a file of torch.save, by its name or its first bytes."""
-    if not path.is_file():
-        return False
-    if path.suffix.lower() in ENDINGS:
-        return True
+    """Whether this is a file of torch.save, whole or cut short, by its content."""
     try:
         with path.open("rb") as file:
             start = file.read(len(_ZIP))
         if start.startswith(_PICKLE):
             return True
-        if start != _ZIP or not zipfile.is_zipfile(path):
+        if start != _ZIP:
             return False
+        if not zipfile.is_zipfile(path):
+            return path.suffix.lower() in ENDINGS
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith("/data.pkl") for name in archive.namelist())
     except (OSError, zipfile.BadZipFile):

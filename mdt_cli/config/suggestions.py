@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -193,7 +193,8 @@ def _inside(key: str, written: str) -> list[str]:
     """Assignments inside a table for a value that was given for the whole of it."""
     found = tables(annotation_of(key))
     chosen = variants(annotation_of(key))
-    near = nearest_value(written, [kind_of(table) for table in chosen])
+    kinds = [kind_of(table) for table in chosen] or list(get_args(annotation_of(f"{key}.kind")))
+    near = nearest_value(written, kinds)
     if near:
         return [f"{key}.kind={near}"]
     if not chosen and key not in FIRST_KEY:
