@@ -26,11 +26,14 @@ from mdt_cli.artifacts.latent_cache.format import (
     VERSION,
     Plan,
 )
+from mdt_cli.artifacts.latent_cache.schema import ManifestFields, PlanFields, ShardRecord
 from mdt_cli.artifacts.weights import save_tensors
 from mdt_cli.errors import MdtError
 from mdt_cli.files import TEMPORARY, atomic_path, sha256_of, write_json
 from mdt_cli.json_reader import MAX_LISTING_BYTES, read_json
+from mdt_cli.schema import check_schema
 
+START_AGAIN = "delete the cache and encode again"
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
@@ -131,9 +134,15 @@ def begun(folder: Path) -> dict[str, Any] | None:
     """
     for name in (MANIFEST, PLAN):
         try:
-            return _read(folder / name)
+            data = _read(folder / name)
+            # Another version is refused by name where its plan is compared.
+            if data.get("version") == VERSION:
+                check_schema(ManifestFields if name == MANIFEST else PlanFields, data)
+            return data
         except FileNotFoundError:
             continue
+        except ValueError as error:
+            raise MdtError(f"{folder / name} is damaged: {error}", START_AGAIN) from error
     if folder.exists() and not folder.is_dir():
         raise MdtError(f"{folder} is a file, not a folder for a cache", "choose another path")
     if folder.is_dir() and any(not e.name.startswith(TEMPORARY) for e in folder.iterdir()):
@@ -211,18 +220,20 @@ def _record_path(folder: Path, index: int) -> Path:
 
 def _record(folder: Path, index: int) -> Shard | None:
     try:
-        return Shard(**_read(_record_path(folder, index)))
-    except (FileNotFoundError, TypeError):
+        record = _read(_record_path(folder, index))
+        check_schema(ShardRecord, record)
+        return Shard(**record)
+    except (FileNotFoundError, TypeError, ValueError):
         pass
     try:
-        manifest = _read(folder / MANIFEST)
+        manifest = check_schema(ManifestFields, _read(folder / MANIFEST))
         skipped = [
             {"name": entry["name"], "reason": entry["reason"]}
             for entry in manifest["skipped"]
             if entry["shard"] == index
         ]
         return Shard(**manifest["shards"][index], skipped=skipped)
-    except (FileNotFoundError, LookupError, TypeError):
+    except (FileNotFoundError, LookupError, TypeError, ValueError):
         return None
 
 
@@ -230,13 +241,11 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         data = read_json(path, MAX_LISTING_BYTES)
     except ValueError as error:
-        raise MdtError(
-            f"{path} is damaged: {error}", "delete the cache and encode again"
-        ) from error
+        raise MdtError(f"{path} is damaged: {error}", START_AGAIN) from error
     except NotADirectoryError as error:
         raise FileNotFoundError(path) from error
     if not isinstance(data, dict):
-        raise MdtError(f"{path} is damaged: not an object", "delete the cache and encode again")
+        raise MdtError(f"{path} is damaged: not an object", START_AGAIN)
     return data
 
 

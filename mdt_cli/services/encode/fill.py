@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from mdt_cli.artifacts.latent_cache.format import (
-    MANIFEST,
     PLAN,
     refuse_little_space,
     refuse_other_plan,
     versions,
 )
+from mdt_cli.artifacts.latent_cache.manifest import read_manifest
 from mdt_cli.artifacts.latent_cache.read import open_cache
 from mdt_cli.artifacts.latent_cache.write import (
     DTYPES,
@@ -32,7 +32,6 @@ from mdt_cli.artifacts.latent_cache.write import (
 )
 from mdt_cli.errors import MdtError, Stopped
 from mdt_cli.files import write_json
-from mdt_cli.json_reader import MAX_LISTING_BYTES, read_json_object
 from mdt_cli.services.events import CacheDone, CacheShareDone, Event, Note, Progress, Warned
 from mdt_cli.services.work import SECONDS_BETWEEN_POLLS, Share, poll
 
@@ -162,7 +161,7 @@ def verify(folder: Path) -> Iterator[Event]:
 
 def _finish(folder: Path, unchanged: bool) -> Iterator[Event]:
     facts = open_cache(folder).facts
-    manifest = read_json_object(folder / MANIFEST, limit=MAX_LISTING_BYTES)
+    manifest, _ = read_manifest(folder)
     skipped = tuple((entry["name"], entry["reason"]) for entry in manifest["skipped"])
     without = [n for n, k in zip(facts.class_names, facts.class_counts, strict=True) if not k]
     if without:

@@ -2,15 +2,19 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mdt_cli.artifacts.latent_cache.format import FORMAT
+from mdt_cli.artifacts.latent_cache.schema import ManifestFields, PlanFields
 from mdt_cli.artifacts.program import ABOUT, ONNX
 from mdt_cli.errors import MdtError
 from mdt_cli.images.reading import EVERYTHING, Reading
 from mdt_cli.json_reader import read_json_object
+from mdt_cli.schema import check_schema
 from mdt_cli.services.inspection.inspected import Inspected, unknown
 from mdt_cli.toml_reader import read_toml
+
+Fields = TypeVar("Fields")
 
 
 def inspect(path: Path, reading: Reading = EVERYTHING) -> Inspected:
@@ -90,7 +94,15 @@ def _file(path: Path, reading: Reading) -> Inspected:
             return image_file(path)
 
 
-def _cache(path: Path, manifest: Mapping[str, Any]) -> Inspected:
+def _checked(shape: type[Fields], path: Path, value: object) -> Fields:
+    try:
+        return check_schema(shape, value)
+    except ValueError as error:
+        raise MdtError(f"{path} is damaged: {error}") from error
+
+
+def _cache(path: Path, found: object) -> Inspected:
+    manifest = _checked(ManifestFields, path / "manifest.json", found)
     damaged = [
         entry["file"]
         for entry in manifest["shards"]
@@ -121,7 +133,8 @@ def _has_size(path: Path, size: int) -> bool:
     return path.is_file() and path.stat().st_size == size
 
 
-def _begun_cache(path: Path, plan: Mapping[str, Any]) -> Inspected:
+def _begun_cache(path: Path, found: object) -> Inspected:
+    plan = _checked(PlanFields, path / "plan.json", found)
     items, rows = plan["source"]["items"], plan["shard_rows"]
     return Inspected(
         path,
