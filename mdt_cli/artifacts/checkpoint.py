@@ -14,6 +14,7 @@ from mdt_cli.errors import MdtError
 from mdt_cli.files import atomic_path, sha256_of, write_json
 from mdt_cli.json_reader import read_json
 from mdt_cli.schema import Beside, Hex, Whole, check_schema
+from mdt_cli.text import shortened
 
 WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
 
@@ -93,7 +94,7 @@ def read_state(folder: Path, unread: Collection[str] = ()) -> CheckpointState:
         state = read_json(path)
         if isinstance(state, dict) and state.get("format", FORMAT) != FORMAT:
             raise MdtError(
-                f"{path} has format {state['format']}; this mdt reads {FORMAT}",
+                f"{path} has format {shortened(str(state['format']))}; this mdt reads {FORMAT}",
                 "use the mdt version that wrote it",
             )
         check_schema(StateFields, state)

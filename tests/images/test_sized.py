@@ -13,7 +13,8 @@ from PIL import Image
 from mdt_cli.artifacts.open_images import open_images
 from mdt_cli.errors import MdtError
 from mdt_cli.images.containers import open_container
-from mdt_cli.images.sized import SizedSet, pixel_digest, sized
+from mdt_cli.images.contents import pixel_digest
+from mdt_cli.images.sized import SizedSet, sized
 from tests.pictures import array, encoded, png, write_folder, write_zip
 from tests.services.training_kit import make_cache
 

@@ -65,6 +65,8 @@ class ShardRecord(ShardFields):
     """The record of one finished shard, as its own file has it."""
 
     skipped: list[SkippedFields]
+    contents: NotRequired[list[Hex]]
+    marks: NotRequired[dict[str, str]]
 
 
 class SkippedInShard(SkippedFields):
@@ -93,3 +95,4 @@ class ManifestFields(PlanFields):
     skipped: list[SkippedInShard]
     shards: list[Annotated[ShardFields, AfterValidator(_with_file)]]
     versions: dict[str, str]
+    contents: NotRequired[dict[str, str]]

@@ -8,7 +8,7 @@ process may write any of them.
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,14 @@ from torch import Tensor
 from mdt_cli.artifacts.latent_cache.format import (
     FORMAT,
     MANIFEST,
-    MEAN,
     PIXELS,
     PLAN,
-    STD,
     VERSION,
     Plan,
 )
 from mdt_cli.artifacts.latent_cache.schema import ManifestFields, PlanFields, ShardRecord
+from mdt_cli.artifacts.latent_cache.sources import contents_facts, write_contents
+from mdt_cli.artifacts.latent_cache.sums import channel_sums
 from mdt_cli.artifacts.weights import save_tensors
 from mdt_cli.errors import MdtError
 from mdt_cli.files import TEMPORARY, atomic_path, sha256_of, write_json
@@ -34,6 +34,8 @@ from mdt_cli.json_reader import MAX_LISTING_BYTES, read_json
 from mdt_cli.schema import check_schema
 
 START_AGAIN = "delete the cache and encode again"
+# What a record has of a shard and its entry in a manifest has not.
+OF_RECORDS = ("skipped", "contents", "marks")
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
@@ -53,17 +55,28 @@ class Shard:
     modes: dict[str, int]
     enlarged: int
     skipped: list[dict[str, str]]
+    # Of each item of the shard, "" where nothing could be read; version 0.1 recorded none. A
+    # manifest has them in a file of their own.
+    contents: list[str] = field(default_factory=list)
+    # Size and times of the source files, from before they were read.
+    marks: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Content:
-    """Rows of a shard that is to be written: `tensors` share their first axis with `labels`."""
+    """Rows of a shard that is to be written: `tensors` share their first axis with `labels`.
+
+    `contents` are the SHA-256 of all items of the shard, the skipped ones too; `marks` those of
+    their files, from before they were read.
+    """
 
     tensors: dict[str, Tensor]
     labels: Tensor
     modes: dict[str, int]
     enlarged: int
     skipped: list[dict[str, str]]
+    contents: list[str] = field(default_factory=list)
+    marks: dict[str, str] = field(default_factory=dict)
 
 
 def spans(plan: Plan) -> list[range]:
@@ -86,7 +99,7 @@ def write_shard(folder: Path, index: int, content: Content) -> Shard:
             )
             digest, size = sha256_of(temporary), temporary.stat().st_size
     numbers, counts = torch.unique(content.labels, return_counts=True)
-    sums, squares = _moments(content.tensors)
+    sums, squares = channel_sums(content.tensors)
     shard = Shard(
         index=index,
         file=name,
@@ -99,6 +112,8 @@ def write_shard(folder: Path, index: int, content: Content) -> Shard:
         modes=dict(sorted(content.modes.items())),
         enlarged=content.enlarged,
         skipped=content.skipped,
+        contents=content.contents,
+        marks=content.marks,
     )
     write_json(_record_path(folder, index), asdict(shard))
     return shard
@@ -158,11 +173,15 @@ def write_manifest(
     shards: Iterable[Shard],
     classes: tuple[str, ...] | None,
     versions: Mapping[str, str],
+    contents: bytes | None = None,
 ) -> None:
     """Write the manifest, then drop the plan and the records, which it now holds.
 
-    `classes` None: as many as the labels need, named by number.
+    `classes` None: as many as the labels need, named by number. `contents` is the text of the file
+    of contents, None for a cache that records none.
     """
+    if contents is not None:
+        write_contents(folder, contents)
     shards = sorted(shards, key=lambda shard: shard.index)
     counts: dict[int, int] = {}
     modes: dict[str, int] = {}
@@ -185,9 +204,10 @@ def write_manifest(
         "enlarged": sum(shard.enlarged for shard in shards),
         "skipped": [{**entry, "shard": shard.index} for shard in shards for entry in shard.skipped],
         "shards": [
-            {key: value for key, value in asdict(shard).items() if key != "skipped"}
+            {key: value for key, value in asdict(shard).items() if key not in OF_RECORDS}
             for shard in shards
         ],
+        **({} if contents is None else {"contents": contents_facts(contents)}),
         "versions": dict(versions),
     }
     write_json(folder / MANIFEST, manifest)
@@ -201,8 +221,10 @@ def abandon(folder: Path) -> None:
         folder.rmdir()
 
 
-def are_those_of(manifest: Plan, shards: Iterable[Shard]) -> bool:
+def are_those_of(manifest: Plan, shards: Iterable[Shard], contents: bytes | None) -> bool:
     """Whether a manifest, or a plan that has none of them yet, lists files of the same bytes."""
+    if manifest.get("contents") != (None if contents is None else contents_facts(contents)):
+        return False
     listed = [(entry["file"], entry["sha256"]) for entry in manifest.get("shards", ())]
     found = sorted(shards, key=lambda shard: shard.index)
     return listed == [(shard.file, shard.sha256) for shard in found]
@@ -247,26 +269,6 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise MdtError(f"{path} is damaged: not an object", START_AGAIN)
     return data
-
-
-def _moments(tensors: Mapping[str, Tensor]) -> tuple[list[float], list[float]]:
-    """Sums over rows and positions per channel: of the latents, and of mean squared + variance.
-
-    In numpy, which adds in the same order whatever the number of threads; exact for pixels.
-    """
-    if PIXELS in tensors:
-        pixels = tensors[PIXELS].numpy()
-        # A square fits into 16 bits, and the sum of a shard's into 64.
-        squared = np.multiply(pixels, pixels, dtype=np.uint16)
-        return (
-            pixels.sum(axis=(0, 2, 3), dtype=np.int64).astype(float).tolist(),
-            squared.sum(axis=(0, 2, 3), dtype=np.int64).astype(float).tolist(),
-        )
-    mean = tensors[MEAN].double().numpy()
-    squares = np.square(mean)
-    if STD in tensors:
-        squares += np.square(tensors[STD].double().numpy())
-    return mean.sum(axis=(0, 2, 3)).tolist(), squares.sum(axis=(0, 2, 3)).tolist()
 
 
 def _statistics(shards: list[Shard], plan: Plan) -> tuple[list[float], list[float]]:

@@ -55,6 +55,31 @@ class CacheRows:
             mirrored = None if mirrored is None else (mirrored - shift) * scale
         return latents, mirrored, labels, names
 
+    @property
+    def listing_digest(self) -> str:
+        """SHA-256 of the names of the rows, for those who compare the contents."""
+        return sha256(
+            "\n".join(self.names_of(range(self.rows))).encode("utf-8", "surrogateescape")
+        ).hexdigest()
+
+    def names_of(self, rows: Sequence[int]) -> list[str]:
+        """Names of the rows: the file, and the row in it where it holds several."""
+        if not self.starts:
+            return [self.files[row].name for row in rows]
+        wanted = np.asarray(rows)
+        file_of = np.searchsorted(self.starts, wanted, side="right") - 1
+        return [
+            f"{self.files[f].name} row {r - self.starts[f]}"
+            for f, r in zip(file_of.tolist(), wanted.tolist(), strict=True)
+        ]
+
+    def files_of(self, rows: Sequence[int]) -> set[Path]:
+        """The files in which the rows and their labels lie."""
+        if not self.starts:
+            return {held[row] for row in rows for held in (self.files, self.label_files)}
+        file_of = np.searchsorted(self.starts, np.asarray(rows), side="right") - 1
+        return {self.files[file] for file in np.unique(file_of).tolist()}
+
 
 def find_features(path: Path) -> CacheRows | None:
     """What features `path` holds; None if it holds none."""
@@ -175,7 +200,7 @@ def _read_npy(features: CacheRows, rows: Sequence[int]) -> tuple[Tensor, None, T
             )
         latents[slot] = torch.from_numpy(value.reshape(features.shape).astype(np.float32))
         labels[slot] = int(label.reshape(()))
-    return latents, None, labels, [features.files[row].name for row in rows]
+    return latents, None, labels, features.names_of(rows)
 
 
 def _read_lightning(
@@ -194,11 +219,7 @@ def _read_lightning(
             labels[slots] = shard.get_tensor("labels").flatten()[inner].long()
             if mirrored is not None:
                 mirrored[slots] = shard.get_tensor("latents_flip")[inner].float()
-    names = [
-        f"{features.files[f].name} row {r - features.starts[f]}"
-        for f, r in zip(file_of.tolist(), wanted.tolist(), strict=True)
-    ]
-    return latents, mirrored, labels, names
+    return latents, mirrored, labels, features.names_of(rows)
 
 
 def _opened(path: Path) -> Any:
