@@ -89,9 +89,9 @@ def read_header(path: Path) -> Header:
         raise MdtError(f"{path} is not a complete safetensors file: {error}") from error
     if "mdt.config" not in metadata:
         raise MdtError(f"{path} was not written by mdt: it has no configuration in its header")
-    if metadata.get("mdt.format") != str(FORMAT):
+    if (number := metadata.get("mdt.format")) != str(FORMAT):
         raise MdtError(
-            f"{path} has weights format {shortened(str(metadata.get('mdt.format')))}; this mdt reads {FORMAT}",
+            f"{path} has weights format {shortened(str(number))}; this mdt reads {FORMAT}",
             "use the mdt version that wrote it",
         )
     try:
