@@ -25,7 +25,7 @@ class VerdictFields(TypedDict):
 class SetFields(TypedDict):
     """A set of images."""
 
-    path: str
+    path: NotRequired[str]
 
 
 class ExtractorFields(TypedDict):
