@@ -39,8 +39,8 @@ def from_parquet(paths: Sequence[Path], root: Path, path: Path, reading: Reading
     for number, file in enumerate(paths):
         try:
             with pyarrow.parquet.ParquetFile(file) as table:
-                schema, features = table.schema_arrow, _features(table.schema_arrow)
-                columns = _columns(schema, features, file)
+                schema, features = table.schema_arrow, stored_features(table.schema_arrow)
+                columns = image_and_label_columns(schema, features, file)
                 if number and columns[0] != image:
                     raise MdtError(
                         f"{file} keeps its images in {columns[0]}, the others in {image}",
@@ -77,7 +77,7 @@ def _rows(metadata: Any, number: int, path: Path, root: Path) -> list[Found]:
     return rows
 
 
-def _features(schema: Any) -> dict[str, dict[str, Any]]:
+def stored_features(schema: Any) -> dict[str, dict[str, Any]]:
     """What the `datasets` library wrote about the columns, {} where it wrote nothing."""
     try:
         stored = parse_json((schema.metadata or {}).get(b"huggingface", b"{}"))
@@ -87,7 +87,7 @@ def _features(schema: Any) -> dict[str, dict[str, Any]]:
     return {k: v for k, v in features.items() if isinstance(v, dict)}
 
 
-def _columns(
+def image_and_label_columns(
     schema: Any, features: dict[str, dict[str, Any]], path: Path
 ) -> tuple[str, str | None]:
     """(image column, label column or None)."""
