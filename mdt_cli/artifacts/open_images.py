@@ -17,7 +17,10 @@ from mdt_cli.images.reading import EVERYTHING, AmbiguousSetError, Reading
 
 CHECKPOINT = ("state.json", "weights.safetensors")
 # Kinds of sets whose images have no paths.
-WITHOUT_NAMES = ("npz", "latent cache")
+WITHOUT_NAMES = ("npz", "npy", "latent cache")
+TABLES = ("parquet", "arrow")
+# Rows in files that --only may choose from.
+ROWS = ("idx", "cifar")
 WEIGHTS = (".safetensors", ".ckpt", ".pt", ".pth")
 
 
@@ -30,10 +33,24 @@ def open_images(path: Path, reading: Reading = EVERYTHING) -> ImageSet:
     images = _open(path, reading)
     if isinstance(images.fault, AmbiguousSetError):
         raise images.fault
-    if reading.only and (images.kind in WITHOUT_NAMES or images.provenance is not None):
+    fixed = images.kind in WITHOUT_NAMES or images.provenance is not None
+    if fixed and reading.options:
         raise MdtError(
-            f"{reading.only_option} names files, and {path} ({images.kind}) holds rows",
-            f"leave out {reading.only_option}",
+            f"{' and '.join(reading.options)} cannot be used for {path} ({images.kind}), whose "
+            "images and classes are fixed",
+            f"leave out {' and '.join(reading.options)}",
+        )
+    named = [option for option in reading.options if option.startswith("--label")]
+    if images.kind in TABLES and named and named != ["--label-column"]:
+        raise MdtError(
+            f"{named[0]} needs names of files, and {path} holds rows of {images.kind} files",
+            "name the column of classes with --label-column",
+        )
+    others = [option for option in reading.options if option != reading.only_option]
+    if images.kind in ROWS and others:
+        raise MdtError(
+            f"{others[0]} cannot be used for {path} ({images.kind}): its classes are in its files",
+            f"leave out {others[0]}",
         )
     return images
 

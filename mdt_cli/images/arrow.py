@@ -11,7 +11,12 @@ from mdt_cli.images.archives import MAX_BYTES
 from mdt_cli.images.image_set import Found, ImageSet, make_set
 from mdt_cli.images.layout import split_of
 from mdt_cli.images.open_image import UnreadableError
-from mdt_cli.images.parquet import image_and_label_columns, stored_features
+from mdt_cli.images.parquet import (
+    chosen_image_column,
+    chosen_label_column,
+    image_columns,
+    stored_features,
+)
 from mdt_cli.images.reading import AmbiguousSetError, Reading
 from mdt_cli.json_reader import read_json_object
 
@@ -66,16 +71,22 @@ def from_saved(path: Path, reading: Reading) -> ImageSet:
     found: list[Found] = []
     values: list[object] = []
     names: Sequence[str] | None = None
-    image = ""
+    image, fault = "", None
     for number, file in enumerate(files):
         table = _table(file)
         features = stored_features(table.schema)
-        columns = image_and_label_columns(table.schema, features, file)
-        if number and columns[0] != image:
-            raise MdtError(f"{file} keeps its images in {columns[0]}, the others in {image}")
-        image, label = columns
+        columns = image_columns(table.schema, features, file)
+        column = chosen_image_column(columns, file, reading)
+        if number and column != image:
+            raise MdtError(f"{file} keeps its images in {column}, the others in {image}")
+        image = column
         size = file.stat().st_size
         found += [Found(f"{file.name}[{k}]", (number, k), str(size)) for k in range(len(table))]
+        try:
+            label = chosen_label_column(table.schema, features, columns, file, reading)
+        except MdtError as error:
+            fault = fault or error
+            continue
         if label is not None:
             values += table.column(label).to_pylist()
             names = features.get(label, {}).get("names") or names
@@ -83,12 +94,14 @@ def from_saved(path: Path, reading: Reading) -> ImageSet:
         raise MdtError(f"{folder} holds no images: its arrow files have no rows")
 
     def classes() -> labels.Classes:
+        if fault is not None:
+            raise fault
         if len(values) != len(found):
             raise MdtError(f"only some of the files of {folder} have labels", "give one data set")
         return labels.from_values(values, names, str(folder), reading)
 
     reader = ArrowReader(tuple(files), image)
-    return make_set(path, "arrow", reader, found, classes if values else None, {}, notes)
+    return make_set(path, "arrow", reader, found, classes if values or fault else None, {}, notes)
 
 
 def _one_split(path: Path, reading: Reading) -> tuple[Path, tuple[str, ...]]:

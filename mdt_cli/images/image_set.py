@@ -98,10 +98,13 @@ def make_set(
     images: Sequence[Found],
     find_classes: Callable[[], Classes] | None,
     ignored: Mapping[str, int],
-    notes: tuple[str, ...] = (),
+    notes: Sequence[str] = (),
     size: tuple[int, int] | None = None,
 ) -> ImageSet:
-    """The set of `images`; an MdtError of `find_classes` becomes the set's `fault`."""
+    """The set of `images`; an MdtError of `find_classes` becomes the set's `fault`.
+
+    `notes` may grow while classes are found.
+    """
     classes: Classes = [0] * len(images), ()
     fault = None
     if find_classes is not None:
@@ -119,7 +122,7 @@ def make_set(
         labels=classes[0],
         classes=classes[1],
         ignored=dict(ignored),
-        notes=notes,
+        notes=tuple(notes),
         fault=fault,
         size=size,
     )

@@ -17,7 +17,6 @@ def from_row_files(files: Sequence[Path], path: Path, reading: Reading) -> Image
     None where there are none of these; AmbiguousSetError where there are several sets.
     """
     arrays = [file for file in files if file.suffix.lower() in (".npz", ".npy")]
-    arrays = [file for file in arrays if reading.wants(file.name)]
     sets = [
         *_by_folder([file for file in files if is_idx(file)]),
         *_by_folder([file for file in files if is_batch(file)]),

@@ -12,6 +12,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
+from mdt_cli.artifacts.open_images import open_images
 from mdt_cli.errors import MdtError
 from mdt_cli.images.containers import open_container
 from mdt_cli.images.image_set import ImageSet
@@ -331,3 +332,10 @@ def test_several_sets_in_a_folder_are_ambiguous(tmp_path: Path) -> None:
     with pytest.raises(MdtError, match="several sets of images") as caught:
         open_container(tmp_path)
     assert len(open_container(Path(str(caught.value.hint).split(": ")[1]))) == 6
+
+
+def test_options_that_rows_cannot_follow_are_refused(tmp_path: Path) -> None:
+    reading = Reading(label_column="coarse")
+    with pytest.raises(MdtError, match="--label-column cannot be used"):
+        open_images(write_mnist(tmp_path / "MNIST"), reading)
+    assert len(open_images(tmp_path / "MNIST", Reading(only=("t10k*",)))) == 2

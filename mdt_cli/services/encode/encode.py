@@ -1,6 +1,7 @@
 """The first stage: images of any layout to a latent cache."""
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,9 +16,10 @@ from mdt_cli.core.codecs.codec import Codec, open_codec
 from mdt_cli.errors import MdtError
 from mdt_cli.images.decode import CROP
 from mdt_cli.images.image_set import ImageSet, limited, without_classes
-from mdt_cli.images.reading import NEWEST, Order, Reading, known_order
+from mdt_cli.images.reading import NEWEST, Order, known_order
 from mdt_cli.images.sized import check_crop
 from mdt_cli.images.workers import Decoded, Decoders, stored_sizes
+from mdt_cli.locks import writing_folder
 from mdt_cli.services.encode.convert import convert, of_features
 from mdt_cli.services.encode.fill import (
     Filling,
@@ -32,7 +34,7 @@ from mdt_cli.services.encode.request import EncodeRequest
 from mdt_cli.services.encode.verify import verify_images
 from mdt_cli.services.events import Event, Note, Warned
 from mdt_cli.services.runtime import own_cores, own_device
-from mdt_cli.services.work import Share
+from mdt_cli.services.work import Share, as_only_writer
 
 DEFAULT_SIZE = 256
 LOOKED_AT = 8
@@ -46,10 +48,21 @@ def encode_latents(request: EncodeRequest) -> Generator[Event, None, None]:
         yield from verify_images(request.cache, request.images, partial(_all_images, request))
         yield from finished_cache(request.cache, unchanged=True)
         return
+    lock = writing_folder(request.cache, sweep=share.of == 1)
+    yield from as_only_writer(lock, share, _fill(request, share))
+
+
+def _fill(request: EncodeRequest, share: Share) -> Iterator[Event]:
     before = begun(request.cache)
     order, contents = _order(before), records_contents(before)
     features = find_features(request.images)
     if features is not None:
+        if request.reading.options:
+            raise MdtError(
+                f"{' and '.join(request.reading.options)} cannot be used for {request.images}, "
+                f"which holds features ({features.kind})",
+                f"leave out {' and '.join(request.reading.options)}",
+            )
         yield from convert(request, features, contents)
         return
     source = limited(_open(request, order), request.limit)
@@ -172,7 +185,8 @@ def _all_images(request: EncodeRequest) -> Origin:
     if features is not None:
         return of_features(request.images, features, range(features.rows))
     workers = own_cores() if request.workers is None else request.workers
-    return of_images(open_images(request.images, Reading(only=request.only)), workers)
+    reading = replace(request.reading, order=_order(begun(request.cache)))
+    return of_images(open_images(request.images, reading), workers)
 
 
 def _order(before: Mapping[str, Any] | None) -> Order:
@@ -185,7 +199,7 @@ def _order(before: Mapping[str, Any] | None) -> Order:
 
 def _open(request: EncodeRequest, order: Order) -> ImageSet:
     """The images with their classes. MdtError where the classes contradict each other."""
-    images = open_images(request.images, Reading(order, request.only))
+    images = open_images(request.images, replace(request.reading, order=order))
     # Samples are encoded without their classes: caches of earlier versions are resumed.
     if request.unconditional or images.provenance is not None:
         return without_classes(images)
@@ -195,6 +209,13 @@ def _open(request: EncodeRequest, order: Order) -> ImageSet:
 
 
 def _check(request: EncodeRequest) -> None:
+    labels = [option for option in request.reading.options if option.startswith("--label")]
+    if request.unconditional and labels:
+        raise MdtError(
+            f"{' and '.join(labels)} cannot be combined with --unconditional, which ignores all "
+            "labels",
+            "leave one of them out",
+        )
     for name, value, least in (
         ("--size", request.size, 1),
         ("--workers", request.workers, 0),
