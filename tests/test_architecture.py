@@ -220,8 +220,9 @@ OWN_JSON = {
     [
         (("json.load", "json.loads"), {"json_reader.py", *OWN_JSON}),
         (("tomllib.load", "tomllib.loads"), {"toml_reader.py"}),
+        (("Image.open",), {"images/open_image.py"}),
     ],
-    ids=["json", "toml"],
+    ids=["json", "toml", "images"],
 )
 def test_each_format_has_one_reader(calls: tuple[str, ...], allowed: set[str]) -> None:
     found = {
@@ -231,3 +232,16 @@ def test_each_format_has_one_reader(calls: tuple[str, ...], allowed: set[str]) -
         if isinstance(node, ast.Call) and ast.unparse(node.func) in calls
     }
     assert found == allowed
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_catches_whatever_comes(path: Path) -> None:
+    """A tracker of another program may raise what it likes; it stands alone."""
+    found = [
+        node.lineno
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.ExceptHandler)
+        and (node.type is None or ast.unparse(node.type) in ("Exception", "BaseException"))
+        and not any(isinstance(inner, ast.Raise) and inner.exc is None for inner in node.body)
+    ]
+    assert bool(found) == (path.name == "trackers.py"), found

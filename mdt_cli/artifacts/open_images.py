@@ -30,10 +30,18 @@ def open_images(path: Path, reading: Reading = EVERYTHING) -> ImageSet:
     images = _open(path, reading)
     if isinstance(images.fault, AmbiguousSetError):
         raise images.fault
-    if reading.only and (images.kind in WITHOUT_NAMES or images.provenance is not None):
+    fixed = images.kind in WITHOUT_NAMES or images.provenance is not None
+    if fixed and reading.options:
         raise MdtError(
-            f"{reading.only_option} names files, and {path} ({images.kind}) holds rows",
-            f"leave out {reading.only_option}",
+            f"{' and '.join(reading.options)} cannot be used for {path} ({images.kind}), whose "
+            "images and classes are fixed",
+            f"leave out {' and '.join(reading.options)}",
+        )
+    named = [option for option in reading.options if option.startswith("--label")]
+    if images.kind == "parquet" and named and named != ["--label-column"]:
+        raise MdtError(
+            f"{named[0]} needs names of files, and {path} holds rows of parquet files",
+            "name the column of classes with --label-column",
         )
     return images
 

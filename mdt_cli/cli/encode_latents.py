@@ -6,7 +6,16 @@ from typing import Annotated
 
 import typer
 
-from mdt_cli.cli.options import Device, Json, Only
+from mdt_cli.cli.options import (
+    Device,
+    FileColumn,
+    Json,
+    LabelBefore,
+    LabelBeforeLast,
+    LabelColumn,
+    Labels,
+    Only,
+)
 from mdt_cli.cli.output import emit, emit_json, human_bytes, talk, warn
 from mdt_cli.cli.progress import Bar, shown_events
 
@@ -58,13 +67,18 @@ def encode_latents(
         bool, typer.Option("--unconditional", help="Ignore all class labels.")
     ] = False,
     only: Only = None,
+    labels: Labels = None,
+    file_column: FileColumn = None,
+    label_column: LabelColumn = None,
+    label_before: LabelBefore = None,
+    label_before_last: LabelBeforeLast = None,
     shard_size: Annotated[
         int | None,
         typer.Option(help="Rows per file.", show_default="up to 2048, at most 128 MiB"),
     ] = None,
     verify: Annotated[
         bool,
-        typer.Option("--verify", help="Only check the checksums of a finished cache."),
+        typer.Option("--verify", help="Only check a finished cache and its images, every byte."),
     ] = False,
     device: Device = None,
     json: Json = False,
@@ -76,6 +90,7 @@ def encode_latents(
     from mdt_cli.services.encode.encode import encode_latents as service
     from mdt_cli.services.encode.request import EncodeRequest
     from mdt_cli.services.events import CacheDone
+    from mdt_cli.services.reading import reading_of
 
     request = EncodeRequest(
         images=images,
@@ -92,7 +107,9 @@ def encode_latents(
         shard_size=shard_size,
         device=device,
         verify=verify,
-        only=tuple(only or ()),
+        reading=reading_of(
+            only, labels, file_column, label_column, label_before, label_before_last
+        ),
     )
     done = None
     with Bar("encoding", "images") as bar, closing(service(request)) as events:

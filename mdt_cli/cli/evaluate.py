@@ -6,7 +6,16 @@ from typing import Annotated, Any
 
 import typer
 
-from mdt_cli.cli.options import Device, Json, Only
+from mdt_cli.cli.options import (
+    Device,
+    FileColumn,
+    Json,
+    LabelBefore,
+    LabelBeforeLast,
+    LabelColumn,
+    Labels,
+    Only,
+)
 from mdt_cli.cli.output import emit, emit_json, table, talk
 from mdt_cli.cli.progress import Bar, shown_events
 from mdt_cli.config.evaluation import (
@@ -93,6 +102,11 @@ def evaluate(
         ),
     ] = None,
     only: Only = None,
+    labels: Labels = None,
+    file_column: FileColumn = None,
+    label_column: LabelColumn = None,
+    label_before: LabelBefore = None,
+    label_before_last: LabelBeforeLast = None,
     samples_only: Annotated[
         list[str] | None,
         typer.Option(
@@ -126,6 +140,10 @@ def evaluate(
         ("--save-reference", save_reference),
         ("--memory", memory),
         ("--samples-only", samples_only),
+        ("--labels", labels),
+        ("--label-column", label_column),
+        ("--label-before", label_before),
+        ("--label-before-last", label_before_last),
     ):
         if reconstruction and given is not None:
             raise MdtError(
@@ -136,6 +154,7 @@ def evaluate(
     *samples, reference = paths
     from mdt_cli.services.reading import SAMPLES_ONLY, reading_of
 
+    reading = reading_of(only, labels, file_column, label_column, label_before, label_before_last)
     if reconstruction:
         from mdt_cli.services.evaluate.codec_quality import ReconstructionRequest, reconstruct
 
@@ -149,7 +168,7 @@ def evaluate(
             out=out,
             batch_size=batch_size,
             device=device,
-            reading=reading_of(only),
+            reading=reading,
         )
         _show_events(reconstruct(what), "reconstructing", as_json)
         return
@@ -170,8 +189,8 @@ def evaluate(
         device=device,
         memory=memory,
         size=size,
-        reading=reading_of(only),
-        samples_reading=reading_of(samples_only, SAMPLES_ONLY),
+        reading=reading,
+        samples_reading=reading_of(samples_only, only_option=SAMPLES_ONLY),
     )
     _show_events(run(request), "extracting", as_json)
 

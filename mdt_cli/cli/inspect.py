@@ -6,7 +6,15 @@ from typing import Annotated, Any
 
 import typer
 
-from mdt_cli.cli.options import Json, Only
+from mdt_cli.cli.options import (
+    FileColumn,
+    Json,
+    LabelBefore,
+    LabelBeforeLast,
+    LabelColumn,
+    Labels,
+    Only,
+)
 from mdt_cli.cli.output import emit, emit_json, human_bytes, table
 from mdt_cli.errors import MdtError
 
@@ -23,6 +31,11 @@ def inspect(
     ],
     json: Json = False,
     only: Only = None,
+    labels: Labels = None,
+    file_column: FileColumn = None,
+    label_column: LabelColumn = None,
+    label_before: LabelBefore = None,
+    label_before_last: LabelBeforeLast = None,
     as_config: Annotated[
         bool, typer.Option("--as-config", help="Print the resolved configuration as TOML.")
     ] = False,
@@ -34,7 +47,9 @@ def inspect(
     from mdt_cli.services.inspection.inspect import inspect as service
     from mdt_cli.services.reading import reading_of
 
-    found = service(path, reading_of(only))
+    found = service(
+        path, reading_of(only, labels, file_column, label_column, label_before, label_before_last)
+    )
     if as_config:
         if found.config is None:
             raise MdtError(

@@ -1,5 +1,6 @@
 """Options that several commands share."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -38,6 +39,49 @@ Only = Annotated[
         metavar="PATTERN",
         help="Read only images whose path in the set matches, as 'train/*' or '*.jpg' do; "
         "'!PATTERN' leaves out. Repeatable.",
+        show_default=False,
+    ),
+]
+Labels = Annotated[
+    Path | None,
+    typer.Option(
+        "--labels",
+        metavar="FILE",
+        help="A list of files and classes: CSV, TSV, JSON, JSON lines, columns of text.",
+        show_default=False,
+    ),
+]
+FileColumn = Annotated[
+    str | None,
+    typer.Option(
+        "--file-column",
+        help="The column of file names, by name or number; in parquet that of the images.",
+        show_default="found by its content",
+    ),
+]
+LabelColumn = Annotated[
+    str | None,
+    typer.Option(
+        "--label-column",
+        help="The column, JSON key or file ending that holds the class.",
+        show_default="label, class, cls, ...",
+    ),
+]
+LabelBefore = Annotated[
+    str | None,
+    typer.Option(
+        "--label-before",
+        metavar="SEPARATOR",
+        help="The class is the part of a file name before the first SEPARATOR.",
+        show_default=False,
+    ),
+]
+LabelBeforeLast = Annotated[
+    str | None,
+    typer.Option(
+        "--label-before-last",
+        metavar="SEPARATOR",
+        help="The class is the part of a file name before the last SEPARATOR.",
         show_default=False,
     ),
 ]

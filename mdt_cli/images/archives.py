@@ -1,12 +1,14 @@
 """Random access into folders, archives and parquet files, for worker processes too."""
 
+import stat
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from mdt_cli.images.decode import Raw, UnreadableError
+from mdt_cli.images.decode import Raw
+from mdt_cli.images.open_image import UnreadableError
 
 STORED, DEFLATED = 0, 8
 # An image file larger than this, once unpacked, is taken for a decompression bomb.
@@ -38,7 +40,10 @@ class FolderReader:
     def read(self, location: str) -> Path:
         """The path: a header can then be read without the rest of the file."""
         path = self.root / location
-        if path.stat().st_size > MAX_BYTES:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise UnreadableError("it is a pipe, a device or a folder, not a file")
+        if status.st_size > MAX_BYTES:
             raise UnreadableError(f"larger than {MAX_BYTES} bytes")
         return path
 

@@ -3,25 +3,27 @@
 import os
 import zipfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from mdt_cli.errors import MdtError
 from mdt_cli.images import labels
 from mdt_cli.images.archives import DEFLATED, STORED, ArchiveReader, Extent, FolderReader
 from mdt_cli.images.files import as_text, is_hidden, is_packed_tar, walk
+from mdt_cli.images.find_classes import find_classes
 from mdt_cli.images.image_set import Found, ImageSet, chosen, kept, make_set, no_images
-from mdt_cli.images.layout import classes_from_folders
+from mdt_cli.images.layout import Folders
+from mdt_cli.images.listed import EDM_LABELS, Listing, sidecars
 from mdt_cli.images.npz import from_npz
 from mdt_cli.images.parquet import from_parquet
 from mdt_cli.images.pickles import refused_pickle
-from mdt_cli.images.reading import EVERYTHING, Reading
+from mdt_cli.images.reading import EVERYTHING, AmbiguousSetError, Reading
+from mdt_cli.images.tables import MAX_TABLE_BYTES
 from mdt_cli.images.tar import from_tars
-from mdt_cli.json_reader import parse_json
+from mdt_cli.text import read_limited
 
-EDM_LABELS = "dataset.json"
 # Where a stopped evaluation keeps its features; it may lie among class folders.
 WORK = ".work"
 
@@ -78,6 +80,11 @@ def open_folder(
         samples = [item for item in everything if wanted(item.name)]
         ignored["not a sample"] += len(everything) - len(samples)
         everything = samples
+    if wanted is None:
+        _check_one_kind(path, reading, everything, tars, tables)
+    named = [item for item in (*tars, *tables) if reading.wants(item.relative_to(path).as_posix())]
+    if reading.only and named and not any(reading.wants(item.name) for item in everything):
+        everything = []
     images = chosen(everything, reading, path, ignored)
     if not images and tars:
         return from_tars(tars, path, path, reading)
@@ -87,15 +94,48 @@ def open_folder(
         if any(name.name.startswith("img-mean-std-") for name in names):
             raise _edm_latents(path)
         raise no_images(path, ignored)
-    reader, listing = FolderReader(path), path / EDM_LABELS
-    if listing.is_file():
-        find = partial(_edm_labels, listing.read_bytes(), images, path)
-        return make_set(path, "edm2-folder", reader, images, find, ignored)
-    find, inner, notes = classes_from_folders([item.name for item in images], path, reading)
-    empty = _empty_folders(path / images[0].name.removesuffix(inner[0]), inner)
+    folders = Folders.of([item.name for item in images], path, reading)
+    notes = folders.notes
+    empty = _empty_folders(path / folders.wrapper, folders.inner)
     if empty:
         notes += (f"folders without images, left out of the classes: {', '.join(empty[:10])}",)
-    return make_set(path, "folder", reader, images, find, ignored, notes)
+    listing = Listing(
+        path, found, images, lambda item: read_limited(path / item.name, MAX_TABLE_BYTES)
+    )
+    find = partial(_find, listing, reading, folders, notes)
+    kind = "edm2-folder" if (path / EDM_LABELS).is_file() else "folder"
+    return make_set(path, kind, FolderReader(path), images, find, ignored, listing.notes)
+
+
+def _find(
+    listing: Listing, reading: Reading, folders: Folders, notes: Sequence[str]
+) -> labels.Classes:
+    return find_classes(listing, reading, folders, notes, partial(sidecars, listing, reading))
+
+
+def _check_one_kind(
+    path: Path,
+    reading: Reading,
+    images: Sequence[Found],
+    tars: Sequence[Path],
+    tables: Sequence[Path],
+) -> None:
+    """AmbiguousSetError for a folder of images and archives; the user's patterns decide."""
+    if reading.only or reading.by_first_rules:
+        return
+    data = [table for table in tables if table.name != "metadata.parquet"]
+    kinds = {
+        f"images such as {as_text(images[0].name)}" if images else "": images,
+        f"tars such as {tars[0].name}" if tars else "": tars,
+        f"parquet files such as {data[0].name}" if data else "": data,
+    }
+    held = [f"{len(items)} {kind}" for kind, items in kinds.items() if kind]
+    if len(held) > 1:
+        ending = "tar" if tars else "parquet"
+        raise AmbiguousSetError(
+            f"{path} holds {' and '.join(held)}",
+            f"choose which are read: {reading.only_option} '*.{ending}', or patterns of the images",
+        )
 
 
 def _empty_folders(folder: Path, inner: list[str]) -> list[str]:
@@ -115,7 +155,6 @@ def _from_zip(path: Path, reading: Reading) -> ImageSet:
     try:
         with zipfile.ZipFile(path) as archive:
             members = [member for member in archive.infolist() if not member.is_dir()]
-            listing = archive.read(EDM_LABELS) if EDM_LABELS in archive.namelist() else None
     except (zipfile.BadZipFile, OSError) as error:
         raise MdtError(f"cannot read {path}: {error}", "copy or download it again") from error
     for member in members:
@@ -128,21 +167,29 @@ def _from_zip(path: Path, reading: Reading) -> ImageSet:
                 "unpack it and give the folder",
             )
     ignored: Counter[str] = Counter()
-    images = chosen(list(kept(map(_zip_member, members), ignored)), reading, path, ignored)
+    found = [_zip_member(member) for member in members]
+    images = chosen(list(kept(found, ignored)), reading, path, ignored)
     if not images:
         if any("img-mean-std-" in member.filename for member in members):
             raise _edm_latents(path)
         raise no_images(path, ignored)
+    folders = Folders.of([item.name for item in images], path, reading)
+    listing = Listing(path, found, images, partial(_zip_bytes, path))
+    find = partial(_find, listing, reading, folders, folders.notes)
     reader = ArchiveReader((path,))
-    if listing is not None:
+    if any(item.name == EDM_LABELS for item in found):
         ignored[".json"] -= 1
-        find = partial(_edm_labels, listing, images, path)
-        return make_set(path, "edm2-zip", reader, images, find, +ignored)
-    find, inner, notes = classes_from_folders([item.name for item in images], path, reading)
+        return make_set(path, "edm2-zip", reader, images, find, +ignored, listing.notes)
     images = [
-        Found(name, item.location, item.stamp) for item, name in zip(images, inner, strict=True)
+        Found(name, item.location, item.stamp)
+        for item, name in zip(images, folders.inner, strict=True)
     ]
-    return make_set(path, "zip", reader, images, find, ignored, notes)
+    return make_set(path, "zip", reader, images, find, ignored, listing.notes)
+
+
+def _zip_bytes(path: Path, item: Found) -> bytes:
+    with closing(ArchiveReader((path,))) as reader:
+        return reader.read(item.location)
 
 
 def _zip_member(member: zipfile.ZipInfo) -> Found:
@@ -163,16 +210,3 @@ def _edm_latents(path: Path) -> MdtError:
         f"{path} holds EDM2 latents (img-mean-std-*.npy), not images",
         "encode the images they were made from",
     )
-
-
-def _edm_labels(listing: bytes, images: list[Found], path: Path) -> labels.Classes:
-    where = f"{path}/{EDM_LABELS}"
-    try:
-        rows: Any = parse_json(listing).get("labels")
-        by_name = {str(name): label for name, label in rows} if rows else {}
-    except (ValueError, TypeError, AttributeError) as error:
-        raise MdtError(
-            f"{where} is not what EDM2 writes: {error}",
-            'expected {"labels": [["00000/img00000000.png", 0], ...]} or {"labels": null}',
-        ) from error
-    return labels.from_values([by_name.get(item.name) for item in images], None, where)

@@ -1,16 +1,16 @@
 """From any image to upright 8-bit RGB, the same for training and for scoring on every machine."""
 
 import re
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, ImageOps
+
+from mdt_cli.images.open_image import UnreadableError, content, open_image, readable, refuse_bomb
 
 Pixels = npt.NDArray[np.uint8]
 # An image as its container holds it: encoded, the path of a file, or pixels [H,W,3].
@@ -18,20 +18,16 @@ Raw = Path | bytes | Pixels
 
 # What `read_image` does, for manifests and reports.
 CROP = "upright (EXIF), alpha over white, halved by box, bicubic, centre square"
-# More than this, before or after resizing, is taken for a decompression bomb (Pillow's own limit).
-MAX_PIXELS = 89_478_485
 # What transparent pixels are laid over.
 BACKGROUND = "white"
+# Pixels that are converted at a time, where a conversion needs a multiple of their memory.
+STRIP_PIXELS = 4 << 20
 # Values of the EXIF orientation that exchange width and height.
 SIDEWAYS = (5, 6, 7, 8)
 # Formats that lose detail, AVIF but for rare exceptions.
 LOSSY = ("JPEG", "MPO", "AVIF")
 # What a PNG calls the blocks that may hold an orientation; they may lie behind its pixels.
 PNG_EXIF = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
-
-
-class UnreadableError(Exception):
-    """An image that cannot be used, with the reason as its text."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +52,8 @@ def read_image(raw: Raw, size: int) -> DecodedImage:
     if isinstance(raw, np.ndarray):
         mode, enlarged, pixels = "RGB", min(raw.shape[:2]) < size, crop_pixels(raw, size)
         return DecodedImage(np.ascontiguousarray(pixels.transpose(2, 0, 1)), mode, enlarged)
-    with _reasons(), warnings.catch_warnings():
-        # Pillow warns of large images, odd EXIF and the like; MAX_PIXELS below decides.
-        warnings.simplefilter("ignore")
-        with _opened(_content(raw)) as image:
-            mode, upright = image.mode, as_rgb(image)
+    with readable():
+        mode, upright = _decoded(content(raw))
         enlarged = min(upright.size) < size
         pixels = np.asarray(centre_crop(upright, size))
     return DecodedImage(np.ascontiguousarray(pixels.transpose(2, 0, 1)), mode, enlarged)
@@ -70,9 +63,8 @@ def read_pixels(raw: Raw, size: int | None = None) -> Pixels:
     """uint8 [H,W,3] as `read_image` has them; cropped only where a size is given."""
     if isinstance(raw, np.ndarray):
         return raw if size is None else crop_pixels(raw, size)
-    with _reasons():
-        with _opened(raw) as image:
-            upright = as_rgb(image)
+    with readable():
+        _, upright = _decoded(raw)
         return np.asarray(upright if size is None else centre_crop(upright, size))
 
 
@@ -85,35 +77,30 @@ def read_image_header(raw: Raw) -> ImageHeader:
     """Size and compression, without decoding. Raises UnreadableError."""
     if isinstance(raw, np.ndarray):
         return ImageHeader((raw.shape[0], raw.shape[1]), lossy=False)
-    with _reasons(), _opened(raw) as image:
+    with open_image(raw) as image:
         lossy = image.format in LOSSY or image.info.get("compression") in ("jpeg", "tiff_jpeg")
         if image.format == "WEBP":
-            found = re.search(rb"VP8[ L]", _content(raw)[12:])
+            found = re.search(rb"VP8[ L]", content(raw)[12:])
             lossy = found is not None and found[0] == b"VP8 "
         return ImageHeader(_upright_size(image, raw), lossy)
 
 
 def stored_size(raw: Raw) -> tuple[int, int]:
-    """(width, height) as stored, of an image of any size; raises what Pillow raises."""
+    """(width, height) as stored, of an image of any size. Raises UnreadableError."""
     if isinstance(raw, np.ndarray):
         return raw.shape[1], raw.shape[0]
-    with unlimited_header(raw) as image:
+    with open_image(raw, limited=False) as image:
         return image.size
 
 
-@contextmanager
-def unlimited_header(raw: Path | bytes) -> Iterator[Image.Image]:
-    """An image of which only the header is read; Pillow's limit of pixels does not apply."""
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-    try:
-        with Image.open(BytesIO(raw) if isinstance(raw, bytes) else raw) as image:
-            yield image
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
+def _decoded(raw: Path | bytes) -> tuple[str, Image.Image]:
+    """The mode as stored and the image upright in RGB; nothing else of it stays in memory."""
+    with open_image(raw) as image:
+        return image.mode, as_rgb(image)
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """The image upright in RGB: turned by EXIF, alpha laid over white.
+    """The image upright in RGB: turned by EXIF, alpha laid over white; `image` may be closed then.
 
     Grey of 0..65535 and floats of 0..1 are scaled to 0..255; UnreadableError outside these ranges.
     """
@@ -122,13 +109,11 @@ def as_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I"):
-        return _from_integers(image)
+        return _by_strips(image, _from_integers)
     if image.mode == "F":
-        return _from_floats(image)
+        return _by_strips(image, _from_floats)
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        over = image.convert("RGBA")
-        under = Image.new("RGBA", over.size, BACKGROUND)
-        return Image.alpha_composite(under, over).convert("RGB")
+        return _by_strips(image, _over_background)
     return image.convert("RGB")
 
 
@@ -142,7 +127,7 @@ def centre_crop(image: Image.Image, size: int) -> Image.Image:
     scale = size / min(image.size)
     width, height = round(image.width * scale), round(image.height * scale)
     if (width, height) != image.size:
-        _refuse_bomb(width, height)
+        refuse_bomb(width, height)
         image = image.resize((width, height), Image.Resampling.BICUBIC)
     left, top = (width - size) // 2, (height - size) // 2
     if (width, height) == (size, size):
@@ -154,24 +139,43 @@ def _upright(image: Image.Image) -> Image.Image:
     if image.format == "JPEG" and not {"exif", "xmp"} & image.info.keys():
         # Most small data sets: the search for a rotation costs a tenth of decoding.
         return image
-    try:
-        return ImageOps.exif_transpose(image)
     # The pixels were decoded; an EXIF block that cannot be parsed gives no rotation.
-    except Exception:  # noqa: BLE001
-        return image
+    with suppress(UnreadableError), readable():
+        turned = ImageOps.exif_transpose(image)
+        image.close()
+        return turned
+    return image
 
 
 def _upright_size(image: Image.Image, source: Path | bytes) -> tuple[int, int]:
     """(height, width) that `_upright` gives; decodes only where the header does not suffice."""
     if image.height == image.width:
         return image.height, image.width
-    if image.format == "PNG" and not any(name in _content(source) for name in PNG_EXIF):
+    if image.format == "PNG" and not any(name in content(source) for name in PNG_EXIF):
         return image.height, image.width
     if image.format in ("PNG", "TIFF"):
         # A PNG may hold its orientation behind the pixels, a TIFF is turned on loading.
         image.load()
     turned = _orientation(image) in SIDEWAYS
     return (image.width, image.height) if turned else (image.height, image.width)
+
+
+def _by_strips(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """`convert` to RGB, a strip at a time: what it needs beside the image stays small."""
+    rows = max(1, STRIP_PIXELS // max(1, image.width))
+    if image.height <= rows:
+        return convert(image)
+    whole = Image.new("RGB", image.size)
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        whole.paste(convert(strip), (0, top))
+    return whole
+
+
+def _over_background(image: Image.Image) -> Image.Image:
+    over = image.convert("RGBA")
+    under = Image.new("RGBA", over.size, BACKGROUND)
+    return Image.alpha_composite(under, over).convert("RGB")
 
 
 def _from_integers(image: Image.Image) -> Image.Image:
@@ -189,50 +193,8 @@ def _from_floats(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.rint(values * 255).astype(np.uint8)).convert("RGB")
 
 
-@contextmanager
-def _opened(source: Path | bytes) -> Iterator[Image.Image]:
-    with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as image:
-        _refuse_bomb(image.width, image.height)
-        yield image
-
-
-def _content(source: Path | bytes) -> bytes:
-    return source if isinstance(source, bytes) else source.read_bytes()
-
-
 def _orientation(image: Image.Image) -> int:
-    try:
-        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     # As in `_upright`.
-    except Exception:  # noqa: BLE001
-        return 1
-
-
-@contextmanager
-def _reasons() -> Iterator[None]:
-    """Turn whatever goes wrong into UnreadableError."""
-    try:
-        yield
-    except UnreadableError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise UnreadableError(f"decompression bomb: more than {MAX_PIXELS} pixels") from error
-    # Pillow's plugins let many kinds of exception through for a broken file; an image that
-    # cannot be decoded is listed with its reason, whatever it was.
-    except Exception as error:
-        raise UnreadableError(_reason(error)) from error
-
-
-def _refuse_bomb(width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
-        raise UnreadableError(
-            f"decompression bomb: {width}x{height} is more than {MAX_PIXELS} pixels"
-        )
-
-
-def _reason(error: Exception) -> str:
-    if type(error).__name__ == "UnidentifiedImageError":
-        return "not an image that Pillow can read"
-    if isinstance(error, OSError) and str(error):
-        return str(error)
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    with suppress(UnreadableError), readable():
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    return 1

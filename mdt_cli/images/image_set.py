@@ -10,9 +10,10 @@ from typing import Any
 
 from mdt_cli.errors import MdtError
 from mdt_cli.images.archives import Reader
-from mdt_cli.images.decode import Raw, UnreadableError
+from mdt_cli.images.decode import Raw
 from mdt_cli.images.files import SUFFIXES, as_text, is_hidden, is_image, suffix
 from mdt_cli.images.labels import Classes
+from mdt_cli.images.open_image import UnreadableError
 from mdt_cli.images.reading import Reading
 
 # What file servers and Windows keep beside images.
@@ -49,8 +50,16 @@ class ImageSet:
     @property
     def digest(self) -> str:
         """SHA-256 of names, stamps and labels: another digest means another set."""
+        return self._digest(self.stamps)
+
+    @property
+    def listing_digest(self) -> str:
+        """SHA-256 of names and labels alone, for those who compare the contents."""
+        return self._digest([""] * len(self))
+
+    def _digest(self, stamps: Sequence[str]) -> str:
         state = hashlib.sha256(json.dumps(self.classes).encode())
-        for name, stamp, label in zip(self.names, self.stamps, self.labels, strict=True):
+        for name, stamp, label in zip(self.names, stamps, self.labels, strict=True):
             state.update(f"{name}\0{stamp}\0{label}\n".encode("utf-8", "surrogateescape"))
         return state.hexdigest()
 
@@ -89,10 +98,13 @@ def make_set(
     images: Sequence[Found],
     find_classes: Callable[[], Classes] | None,
     ignored: Mapping[str, int],
-    notes: tuple[str, ...] = (),
+    notes: Sequence[str] = (),
     size: tuple[int, int] | None = None,
 ) -> ImageSet:
-    """The set of `images`; an MdtError of `find_classes` becomes the set's `fault`."""
+    """The set of `images`; an MdtError of `find_classes` becomes the set's `fault`.
+
+    `notes` may grow while classes are found.
+    """
     classes: Classes = [0] * len(images), ()
     fault = None
     if find_classes is not None:
@@ -110,7 +122,7 @@ def make_set(
         labels=classes[0],
         classes=classes[1],
         ignored=dict(ignored),
-        notes=notes,
+        notes=tuple(notes),
         fault=fault,
         size=size,
     )

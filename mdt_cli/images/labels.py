@@ -1,11 +1,13 @@
 """The one rule for classes: from folders, or from a number or a name for each image."""
 
+import math
 import re
 from collections.abc import Sequence
 
 from mdt_cli.errors import MdtError
 from mdt_cli.images.files import as_text
 from mdt_cli.images.reading import EVERYTHING, Reading
+from mdt_cli.text import shortened
 
 # A class number this far above the number of images is a wrong column, not a class.
 MAX_CLASSES = 1_000_000
@@ -14,6 +16,8 @@ Classes = tuple[list[int], tuple[str, ...]]
 # The splits that version 0.1 knew.
 FIRST_SPLITS = {"train", "val", "valid", "validation", "test", "dev"}
 WHOLE = re.compile(r"-?[0-9]{1,18}")
+# Whole numbers as tables with gaps have them.
+INTEGRAL = re.compile(r"-?[0-9]{1,18}[.]0+")
 
 
 def from_folders(names: Sequence[str], where: str, reading: Reading) -> Classes:
@@ -47,8 +51,14 @@ def from_values(
     """Labels and class names from one value per image: class numbers, or class names.
 
     Numbers are kept as they are and named by `names` or themselves; a class no image has stays a
-    class. Texts are sorted into numbers.
+    class. Texts are sorted into numbers, and so are the -1 and 1 of an attribute. A list of one
+    value is that value, and a list of zeros and a one the position of the one. Raises MdtError for
+    what is no class.
     """
+    if not reading.by_first_rules:
+        values = [_value(value, where) for value in values]
+        if {str(value) for value in values} == {"-1", "1"}:
+            return [int(str(value) == "1") for value in values], ("-1", "1")
     missing = sum(value is None for value in values)
     if missing == len(values):
         return [0] * len(values), ()
@@ -72,6 +82,34 @@ def from_values(
     classes = tuple(sorted(set(texts), key=reading.key))
     index = {name: number for number, name in enumerate(classes)}
     return [index[text] for text in texts], classes
+
+
+def _value(value: object, where: str) -> object:
+    """A number, a text, or None for what is empty."""
+    match value:
+        case list() if len(value) == 1:
+            return _value(value[0], where)
+        case list() if value and value.count(1) == 1 and value.count(0) == len(value) - 1:
+            return value.index(1)
+        case [] | "" | None:
+            return None
+        case float() if math.isnan(value):
+            return None
+        case float() if value.is_integer():
+            return int(value)
+        case float() | list() | dict():
+            raise MdtError(
+                f"{where} gives an image the label {shortened(str(value), 60)}, which is not one "
+                "class",
+                "give each image the number or the name of one class, or ignore all labels "
+                "(encode-latents --unconditional)",
+            )
+        case str() if INTEGRAL.fullmatch(value.strip()):
+            return int(value.partition(".")[0])
+        case str():
+            return value.strip() or None
+        case _:
+            return value
 
 
 def _number(value: object) -> int | None:

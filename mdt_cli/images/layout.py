@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Sequence
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from mdt_cli.images.companions import check_companions
 from mdt_cli.images.files import as_text
@@ -52,22 +53,35 @@ def inside_wrappers(names: Sequence[str], reading: Reading) -> tuple[list[str], 
     return [name[start:] for name in names], (as_text(note),)
 
 
-def classes_from_folders(
-    names: Sequence[str], path: Path, reading: Reading
-) -> tuple[partial[Classes], list[str], tuple[str, ...]]:
-    """(what finds the classes, the paths below the folders around all classes, notes).
+@dataclass(frozen=True)
+class Folders:
+    """The folders of a set: paths below `wrapper`, which holds all classes, and a note of it."""
 
-    The first raises AmbiguousSetError for splits, and MdtError for images beside class folders.
-    """
-    inner, notes = inside_wrappers(names, reading)
-    find = partial(_from_folders, inner, names[0].removesuffix(inner[0]), path, reading)
-    return find, inner, notes
+    inner: list[str]
+    wrapper: str
+    notes: tuple[str, ...]
+    path: Path
+    reading: Reading
 
+    @classmethod
+    def of(cls, names: Sequence[str], path: Path, reading: Reading) -> Self:
+        """Those of these relative paths in the container at `path`."""
+        inner, notes = inside_wrappers(names, reading)
+        return cls(inner, names[0].removesuffix(inner[0]), notes, path, reading)
 
-def _from_folders(inner: Sequence[str], wrapper: str, path: Path, reading: Reading) -> Classes:
-    check_splits(inner, wrapper, path, reading)
-    check_companions(inner, path, reading)
-    return from_folders(inner, str(path), reading)
+    def check_splits(self) -> None:
+        """AmbiguousSetError where folders are splits of a data set."""
+        check_splits(self.inner, self.wrapper, self.path, self.reading)
+
+    def classes(self) -> Classes:
+        """Classes from folders, none for a flat set.
+
+        Raises AmbiguousSetError for splits and for masks and the like, and MdtError for images
+        beside class folders.
+        """
+        self.check_splits()
+        check_companions(self.inner, self.path, self.reading)
+        return from_folders(self.inner, str(self.path), self.reading)
 
 
 def check_splits(inner: Sequence[str], wrapper: str, path: Path, reading: Reading) -> None:

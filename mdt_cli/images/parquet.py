@@ -7,9 +7,10 @@ from typing import Any
 from mdt_cli.errors import MdtError
 from mdt_cli.images import labels
 from mdt_cli.images.archives import ParquetReader
+from mdt_cli.images.columns import asked_column, label_column
 from mdt_cli.images.image_set import Found, ImageSet, make_set
 from mdt_cli.images.parquet_splits import one_split
-from mdt_cli.images.reading import Reading
+from mdt_cli.images.reading import AmbiguousSetError, Reading
 from mdt_cli.json_reader import parse_json
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "png", "picture")
@@ -35,28 +36,42 @@ def from_parquet(paths: Sequence[Path], root: Path, path: Path, reading: Reading
     found: list[Found] = []
     values: list[object] = []
     names: Sequence[str] | None = None
-    image = ""
+    image, fault = "", None
     for number, file in enumerate(paths):
         try:
             with pyarrow.parquet.ParquetFile(file) as table:
                 schema, features = table.schema_arrow, _features(table.schema_arrow)
-                columns = _columns(schema, features, file)
-                if number and columns[0] != image:
+                images = _image_columns(schema, features, file)
+                column = _image_column(images, file, reading)
+                if number and column != image:
                     raise MdtError(
-                        f"{file} keeps its images in {columns[0]}, the others in {image}",
+                        f"{file} keeps its images in {column}, the others in {image}",
                         "give one data set",
                     )
-                image, label = columns
+                image = column
                 found.extend(_rows(table.metadata, number, file, root))
+                try:
+                    label = _label_column(schema, features, images, file, reading)
+                except MdtError as error:
+                    fault = fault or error
+                    continue
                 if label is not None:
                     values.extend(table.read(columns=[label]).column(0).to_pylist())
-                    names = features.get(label, {}).get("names") or names
+                    named = features.get(label, {}).get("names") or None
+                    if number and named != names and not reading.by_first_rules:
+                        fault = fault or MdtError(
+                            f"{file} names its classes otherwise than {paths[0]} does",
+                            "give files of one data set, or pass --unconditional",
+                        )
+                    names = named or names
         except (pyarrow.ArrowException, OSError) as error:
             raise MdtError(f"cannot read {file}: {error}", "download it again") from error
     if not found:
         raise MdtError(f"{root} holds no images: its parquet files have no rows")
 
     def classes() -> labels.Classes:
+        if fault is not None:
+            raise fault
         if len(values) != len(found):
             raise MdtError(
                 f"only some of the parquet files of {root} have labels", "pass --unconditional"
@@ -64,7 +79,7 @@ def from_parquet(paths: Sequence[Path], root: Path, path: Path, reading: Reading
         return labels.from_values(values, names, str(root), reading)
 
     reader = ParquetReader(tuple(paths), image)
-    return make_set(path, "parquet", reader, found, classes if values else None, {}, notes)
+    return make_set(path, "parquet", reader, found, classes if values or fault else None, {}, notes)
 
 
 def _rows(metadata: Any, number: int, path: Path, root: Path) -> list[Found]:
@@ -87,10 +102,7 @@ def _features(schema: Any) -> dict[str, dict[str, Any]]:
     return {k: v for k, v in features.items() if isinstance(v, dict)}
 
 
-def _columns(
-    schema: Any, features: dict[str, dict[str, Any]], path: Path
-) -> tuple[str, str | None]:
-    """(image column, label column or None)."""
+def _image_columns(schema: Any, features: dict[str, dict[str, Any]], path: Path) -> list[str]:
     import pyarrow
 
     images = [name for name, feature in features.items() if feature.get("_type") == "Image"]
@@ -105,7 +117,32 @@ def _columns(
             f"{path} has no image column (columns: {', '.join(schema.names)})",
             "expected a struct with bytes, as the `datasets` library writes it",
         )
+    return list(dict.fromkeys(images))
+
+
+def _image_column(images: Sequence[str], path: Path, reading: Reading) -> str:
+    if reading.file_column is not None:
+        return asked_column(reading.file_column, "--file-column", images, str(path))
+    if len(images) > 1 and not reading.by_first_rules:
+        raise AmbiguousSetError(
+            f"{path} has several columns of images: {', '.join(images)}",
+            f"name the one to read: --file-column {images[0]}",
+        )
+    return images[0]
+
+
+def _label_column(
+    schema: Any,
+    features: dict[str, dict[str, Any]],
+    images: Sequence[str],
+    path: Path,
+    reading: Reading,
+) -> str | None:
+    """The column of classes, or None. MdtError where it is not clear which it is."""
     classes = [name for name, feature in features.items() if feature.get("_type") == "ClassLabel"]
     classes.sort(key=lambda name: name != "label")
     classes += [name for name in LABEL_COLUMNS if name in schema.names]
-    return images[0], next(iter(classes), None)
+    if reading.by_first_rules or (reading.label_column is None and classes):
+        return next(iter(classes), None)
+    others = [name for name in schema.names if name not in images and not name.startswith("__")]
+    return label_column(others, reading, str(path))

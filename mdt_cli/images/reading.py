@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Literal
 
 from mdt_cli.errors import MdtError
@@ -26,17 +27,36 @@ class Reading:
     """The rules of order, and the options that decide what of a path is read.
 
     `only` are patterns of relative paths, as a shell has them, and with `!` those to leave out;
-    none means all images. `only_option` is how the command calls that option.
+    none means all images. `only_option` is how the command calls that option. `labels` is a list of
+    files and classes, whose columns (of any table of the set as well) may be named; `label_before`
+    ends the class in a file name, at its first place or, if `last`, its last.
     """
 
     order: Order = "numbers"
     only: tuple[str, ...] = ()
     only_option: str = "--only"
+    labels: Path | None = None
+    file_column: str | None = None
+    label_column: str | None = None
+    label_before: str | None = None
+    last: bool = False
 
     @property
     def by_first_rules(self) -> bool:
         """Whether the rules of version 0.1 hold: order as text, and its layouts."""
         return self.order == FIRST
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The options that were given, by name."""
+        given = {
+            self.only_option: bool(self.only),
+            "--labels": self.labels is not None,
+            "--file-column": self.file_column is not None,
+            "--label-column": self.label_column is not None,
+            "--label-before-last" if self.last else "--label-before": self.label_before is not None,
+        }
+        return tuple(option for option, used in given.items() if used)
 
     @property
     def key(self) -> Callable[[str], tuple[str, str]]:

@@ -1,7 +1,5 @@
 """Images of one size, or cropped to one, as 8-bit RGB: what scores are computed on."""
 
-import hashlib
-import struct
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -10,11 +8,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mdt_cli.errors import MdtError
-from mdt_cli.images.decode import Pixels, Raw, UnreadableError, read_image_header, read_pixels
+from mdt_cli.images.decode import Pixels, Raw, read_image_header, read_pixels
 from mdt_cli.images.image_set import ImageSet
+from mdt_cli.images.open_image import UnreadableError
 
 
 @dataclass(frozen=True)
@@ -141,12 +138,6 @@ def unreadable_in_set(where: Path, name: str, error: BaseException) -> MdtError:
         f"{where}: {name} cannot be read: {reason}",
         "replace or remove it; a score over fewer images than meant would mislead",
     )
-
-
-def pixel_digest(pixels_HWC: Pixels) -> bytes:
-    """SHA-256 of an image's size and pixels: the same in a folder, a zip or an npz."""
-    shape = struct.pack("<2I", pixels_HWC.shape[0], pixels_HWC.shape[1])
-    return hashlib.sha256(shape + np.ascontiguousarray(pixels_HWC).tobytes()).digest()
 
 
 @contextmanager

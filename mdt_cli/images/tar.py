@@ -3,20 +3,21 @@
 import tarfile
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 from mdt_cli.errors import MdtError
 from mdt_cli.images import labels
 from mdt_cli.images.archives import ArchiveReader, Extent
+from mdt_cli.images.beside import Beside
 from mdt_cli.images.companions import check_samples
+from mdt_cli.images.files import is_image
+from mdt_cli.images.find_classes import find_classes
 from mdt_cli.images.image_set import Found, ImageSet, chosen, kept, make_set, no_images
-from mdt_cli.images.layout import classes_from_folders
+from mdt_cli.images.layout import Folders
+from mdt_cli.images.listed import Listing
 from mdt_cli.images.reading import Reading
-from mdt_cli.json_reader import parse_json
-
-# A label file is a number or a line of JSON; anything longer is not read.
-MAX_LABEL_BYTES = 1 << 20
-JSON_KEYS = ("label", "cls", "class_label", "class")
 
 
 def from_tars(paths: Sequence[Path], root: Path, path: Path, reading: Reading) -> ImageSet:
@@ -27,7 +28,7 @@ def from_tars(paths: Sequence[Path], root: Path, path: Path, reading: Reading) -
     """
     paths = sorted(paths, key=lambda tar: reading.key(tar.relative_to(root).as_posix()))
     found: list[Found] = []
-    beside: dict[str, object] = {}
+    beside = Beside(reading, str(root))
     for number, tar in enumerate(paths):
         try:
             _list(tar, number, tar.relative_to(root).as_posix(), found, beside)
@@ -47,23 +48,24 @@ def from_tars(paths: Sequence[Path], root: Path, path: Path, reading: Reading) -
         raise no_images(path, ignored)
     for label_file in (".cls", ".json"):
         ignored.pop(label_file, None)
-    reader, where = ArchiveReader(tuple(paths)), str(root)
-    from_files, _, notes = classes_from_folders([member(item) for item in images], root, reading)
-    values = [beside.get(_key(item.name)) for item in images] if beside else None
+    reader = ArchiveReader(tuple(paths))
+    folders = Folders.of([member(item) for item in images], root, reading)
+    listing = Listing(path, found, images, partial(_bytes, reader.paths))
+    check = partial(check_samples, [item.name for item in images], bool(beside.samples))
 
     def find() -> labels.Classes:
-        check_samples([item.name for item in images], values is not None, path, reading)
-        if values is None:
-            return from_files()
-        return labels.from_values(values, None, where, reading)
+        check(path, reading)
+        return find_classes(listing, reading, folders, folders.notes, lambda: beside, True)
 
-    notes = notes if values is None else ()
-    return make_set(path, "webdataset", reader, images, find, ignored, notes)
+    return make_set(path, "webdataset", reader, images, find, ignored, listing.notes)
 
 
-def _list(
-    path: Path, number: int, shard: str, found: list[Found], beside: dict[str, object]
-) -> None:
+def _bytes(paths: tuple[Path, ...], item: Found) -> bytes:
+    with closing(ArchiveReader(paths)) as reader:
+        return reader.read(item.location)
+
+
+def _list(path: Path, number: int, shard: str, found: list[Found], beside: Beside) -> None:
     # "r:" reads plain tars only: a packed one cannot be entered in the middle.
     with tarfile.open(path, "r:") as tar:
         for member in tar:
@@ -72,27 +74,6 @@ def _list(
             name = f"{shard}/{member.name.removeprefix('./')}"
             size = member.size
             found.append(Found(name, Extent(number, member.offset_data, size, size), str(size)))
-            if member.name.endswith((".cls", ".json")) and size <= MAX_LABEL_BYTES:
+            if not is_image(name) and beside.wants(name, size):
                 file = tar.extractfile(member)
-                label = _label(name, file.read() if file is not None else b"")
-                if label is not None:
-                    beside[_key(name)] = label
-
-
-def _label(name: str, data: bytes) -> object:
-    text = data.decode("utf-8", "replace").strip()
-    if name.endswith(".cls"):
-        return text
-    try:
-        entry = parse_json(text)
-    except ValueError:
-        return None
-    if not isinstance(entry, dict):
-        return None
-    return next((entry[key] for key in JSON_KEYS if key in entry), None)
-
-
-def _key(name: str) -> str:
-    """The path up to the first dot of the file name: what joins an image and its label."""
-    folder, _, file = name.rpartition("/")
-    return f"{folder}/{file.partition('.')[0]}"
+                beside.add(name, file.read() if file is not None else b"")

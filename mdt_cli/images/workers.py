@@ -5,33 +5,44 @@ import os
 import signal
 import threading
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
 from mdt_cli.errors import MdtError
 from mdt_cli.images.archives import Reader
-from mdt_cli.images.decode import Pixels, UnreadableError, read_image, stored_size
+from mdt_cli.images.contents import content_digest
+from mdt_cli.images.decode import Pixels, Raw, read_image, stored_size
+from mdt_cli.images.open_image import UnreadableError
 
 # The most pixel bytes and images of one task: enough that its transfer costs nothing beside
 # decoding, little enough that workers never wait for each other.
 TASK_BYTES, TASK_IMAGES = 4 << 20, 128
 
+Result = TypeVar("Result")
+# What is done with the images at some locations, of which the first has that index.
+Task = Callable[[Reader, int, Sequence[Any], int], Result]
+
 
 @dataclass(frozen=True)
 class Decoded:
-    """`pixels` uint8 [n,3,S,S] of the images `kept` (indices); `skipped` (index, reason)."""
+    """`pixels` uint8 [n,3,S,S] of the images `kept` (indices); `skipped` (index, reason).
+
+    `contents` are the SHA-256 of all of them as they are stored, "" where nothing could be read.
+    """
 
     pixels: Pixels
     kept: tuple[int, ...]
     skipped: tuple[tuple[int, str], ...]
     modes: dict[str, int]
     enlarged: int
+    contents: tuple[str, ...] = ()
 
 
 def decode(reader: Reader, first: int, locations: Sequence[Any], size: int) -> Decoded:
@@ -39,10 +50,13 @@ def decode(reader: Reader, first: int, locations: Sequence[Any], size: int) -> D
     pixels = np.empty((len(locations), 3, size, size), np.uint8)
     kept: list[int] = []
     skipped: list[tuple[int, str]] = []
+    contents = [""] * len(locations)
     modes, enlarged = Counter[str](), 0
     for index, location in enumerate(locations, first):
         try:
-            image = read_image(reader.read(location), size)
+            raw = _whole(reader.read(location))
+            contents[index - first] = content_digest(raw)
+            image = read_image(raw, size)
         except (UnreadableError, OSError) as error:
             skipped.append((index, str(error)))
             continue
@@ -50,7 +64,29 @@ def decode(reader: Reader, first: int, locations: Sequence[Any], size: int) -> D
         kept.append(index)
         modes[image.mode] += 1
         enlarged += image.enlarged
-    return Decoded(pixels[: len(kept)], tuple(kept), tuple(skipped), dict(modes), enlarged)
+    return Decoded(
+        pixels[: len(kept)],
+        tuple(kept),
+        tuple(skipped),
+        dict(modes),
+        enlarged,
+        tuple(contents),
+    )
+
+
+def _whole(raw: Raw) -> Raw:
+    return raw.read_bytes() if isinstance(raw, Path) else raw
+
+
+def contents(reader: Reader, first: int, locations: Sequence[Any], size: int) -> list[str]:
+    """The SHA-256 of the images at `locations`, as `decode` has them; nothing is decoded."""
+    found = []
+    for location in locations:
+        try:
+            found.append(content_digest(reader.read(location)))
+        except (UnreadableError, OSError):
+            found.append("")
+    return found
 
 
 def stored_sizes(reader: Reader, locations: Sequence[Any]) -> list[tuple[int, int]]:
@@ -58,7 +94,7 @@ def stored_sizes(reader: Reader, locations: Sequence[Any]) -> list[tuple[int, in
     sizes = []
     for location in locations:
         # A broken image is reported when it is decoded.
-        with suppress(Exception):
+        with suppress(UnreadableError, OSError):
             sizes.append(stored_size(reader.read(location)))
     reader.close()
     return sizes
@@ -96,6 +132,15 @@ class Decoders:
 
     def decode(self, locations: Sequence[Any], spans: Sequence[range]) -> Iterator[Decoded]:
         """The images of all `spans` of `locations`, span by span, in order."""
+        return self._in_order(decode, locations, spans)
+
+    def contents(self, locations: Sequence[Any], spans: Sequence[range]) -> Iterator[list[str]]:
+        """The SHA-256 of the images, as `Decoded.contents`, in order; nothing is decoded."""
+        return self._in_order(contents, locations, spans)
+
+    def _in_order(
+        self, work: "Task[Result]", locations: Sequence[Any], spans: Sequence[range]
+    ) -> Iterator[Result]:
         tasks = (
             range(start, min(start + self._task, span.stop))
             for span in spans
@@ -103,16 +148,14 @@ class Decoders:
         )
         if self._pool is None:
             for task in tasks:
-                yield decode(
-                    self._reader, task.start, locations[task.start : task.stop], self._size
-                )
+                yield work(self._reader, task.start, locations[task.start : task.stop], self._size)
             return
         ahead = 2 * self._workers + 2
-        waiting: deque[Future[Decoded]] = deque()
+        waiting: deque[Future[Result]] = deque()
         try:
             for task in tasks:
                 part = locations[task.start : task.stop]
-                waiting.append(self._pool.submit(_work, task.start, part))
+                waiting.append(self._pool.submit(_work, work, task.start, part))
                 if len(waiting) >= ahead:
                     yield waiting.popleft().result()
             while waiting:
@@ -144,6 +187,6 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _work(first: int, locations: Sequence[Any]) -> Decoded:
+def _work(work: Task[Result], first: int, locations: Sequence[Any]) -> Result:
     reader, size = _worker
-    return decode(reader, first, locations, size)
+    return work(reader, first, locations, size)

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from mdt_cli.errors import MdtError
+from mdt_cli.images.contents import pixel_digest
 from mdt_cli.images.decode import Raw
-from mdt_cli.images.sized import SizedSet, pixel_digest
+from mdt_cli.images.sized import SizedSet
 from mdt_cli.metrics.extractors.extractor import Extractor, extract_batch
 from mdt_cli.metrics.feature_rows import RowSample
 from mdt_cli.metrics.statistics import Moments, Statistics

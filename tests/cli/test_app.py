@@ -13,14 +13,16 @@ from mdt_cli.cli.app import run
 ROOT = Path(__file__).resolve().parents[2]
 
 FLAGS = {
-    "encode-latents": "--batch-size --codec --device --dtype --flip --json --limit --only "
+    "encode-latents": "--batch-size --codec --device --dtype --file-column "
+    "--flip --json --label-before --label-before-last --label-column --labels --limit --only "
     "--shard-size --size --strict --unconditional --verify --workers",
     "pretrain": "--device --dry-run --fresh --json --preset --set",
     "finetune": "--device --dry-run --ema --fresh --from --json --preset --set",
     "sample": "--batch-size --classes --codec --device --ema --format --grid --guidance --json "
     "--mask-ratio --only --precision --reconstruct --seeds --solver --steps",
     "import": "--classes --codec --decoder-depth --family --json --set --weights",
-    "evaluate": "--batch-size --device --extractor --json --memory --metrics --only "
+    "evaluate": "--batch-size --device --extractor --file-column --json --label-before "
+    "--label-before-last --label-column --labels --memory --metrics --only "
     "--out --reconstruction --resize --samples-only --save-reference --size --weights",
     "quickstart": "--device --json",
     "presets": "--json --plot",

@@ -31,7 +31,7 @@ def test_json_is_all_of_stdout(tmp_path: Path) -> None:
     assert done.returncode == 0
     told = json.loads(done.stdout)
     assert (told["count"], told["classes"]) == (15, {"a": 5, "b": 5, "c": 5})
-    assert told["skipped"] == [{"name": "a/x.png", "reason": "not an image that Pillow can read"}]
+    assert told["skipped"] == [{"name": "a/x.png", "reason": "not an image of a known format"}]
     assert "skipped a/x.png" in done.stderr
     again = mdt(images, tmp_path / "cache", "--size", 16, "--workers", 0)
     assert "nothing to do" in again.stderr

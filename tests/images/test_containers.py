@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from mdt_cli.errors import MdtError
-from mdt_cli.images.archives import UnreadableError
 from mdt_cli.images.containers import open_container
 from mdt_cli.images.image_set import ImageSet, limited, without_classes
+from mdt_cli.images.open_image import UnreadableError
 from tests.pictures import class_files, png, write_folder, write_zip
 
 FILES = class_files()

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from mdt_cli.images import decode as pictures
-from mdt_cli.images.decode import UnreadableError, read_image, read_image_header, read_pixels
+from mdt_cli.images import open_image as opening
+from mdt_cli.images.decode import read_image, read_image_header, read_pixels
+from mdt_cli.images.open_image import UnreadableError
 from tests.pictures import array, encoded, png
 
 
@@ -133,7 +134,7 @@ def test_small_picture_is_enlarged_and_says_so() -> None:
 
 
 def test_bomb_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pictures, "MAX_PIXELS", 1000)
+    monkeypatch.setattr(opening, "MAX_PIXELS", 1000)
     with pytest.raises(UnreadableError, match="decompression bomb: 40x40"):
         read_image(png(8, 40, 40), 16)
 

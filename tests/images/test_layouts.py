@@ -194,5 +194,5 @@ def test_patterns_that_name_nothing_or_meet_rows(tmp_path: Path) -> None:
     import numpy as np
 
     np.savez(tmp_path / "a.npz", arr_0=np.zeros((2, 4, 4, 3), np.uint8))
-    with pytest.raises(MdtError, match="holds rows"):
+    with pytest.raises(MdtError, match="images and classes are fixed"):
         open_images(tmp_path / "a.npz", Reading(only=("*",)))

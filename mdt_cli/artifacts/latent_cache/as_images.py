@@ -11,9 +11,10 @@ import numpy as np
 from mdt_cli.artifacts.latent_cache.format import FORMAT, MANIFEST, PIXELS
 from mdt_cli.errors import MdtError
 from mdt_cli.files import sha256_of
-from mdt_cli.images.decode import Pixels, UnreadableError
+from mdt_cli.images.decode import Pixels
 from mdt_cli.images.image_set import Found, ImageSet, make_set
 from mdt_cli.images.labels import Classes
+from mdt_cli.images.open_image import UnreadableError
 from mdt_cli.json_reader import MAX_LISTING_BYTES, parse_json, read_json
 
 ENCODE_AGAIN = "rerun the same `mdt encode-latents` command; intact shards are kept"

@@ -2,7 +2,7 @@
 
 import importlib.metadata
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +35,15 @@ def cache_plan(
     digest: str,
     shard_rows: int | None,
     crop: str | None,
+    contents: str | None = None,
     order: str = "text",
 ) -> dict[str, Any]:
     """Everything that decides the bytes of a cache, as JSON.
 
     `latent_shape` [C,H,W]; `classes` None: as many as the labels need; `shard_rows` None: as many
     as give shards of at most 128 MiB. `order` is the rule of order; that of version 0.1 ("text") is
-    not recorded, since plans of that version have no such key.
+    not recorded, since plans of that version have no such key. `contents` is the rule by which
+    contents are recorded; None for caches begun by version 0.1, which recorded none.
     """
     pixels = codec["name"] == PIXELS
     rule = {} if order == "text" else {"order": order}
@@ -56,13 +58,27 @@ def cache_plan(
         "flip": flip,
         "dtype": "uint8" if pixels else dtype,
         "labelled": classes is None or len(classes) > 0,
-        "source": {"kind": kind, "items": items, "digest": digest, **rule},
+        "source": {
+            "kind": kind,
+            "items": items,
+            "digest": digest,
+            **rule,
+            **({} if contents is None else {"contents": contents}),
+        },
         "shard_rows": shard_rows or _shard_rows(_row_bytes(latent_shape, stochastic, flip, dtype)),
     }
 
 
-def refuse_other_plan(folder: Path, before: dict[str, Any], plan: dict[str, Any]) -> None:
-    """MdtError where the cache in `folder` was started with another plan, with the first change."""
+def refuse_other_plan(
+    folder: Path,
+    before: dict[str, Any],
+    plan: dict[str, Any],
+    difference: Callable[[dict[str, Any]], str],
+) -> None:
+    """MdtError where the cache in `folder` was started with another plan, with the first change.
+
+    `difference` says how the images differ from those of `before`, as far as that is known.
+    """
     if before.get("version") != plan["version"]:
         raise MdtError(
             f"{folder} is a cache of format number {before.get('version')}, "
@@ -76,7 +92,7 @@ def refuse_other_plan(folder: Path, before: dict[str, Any], plan: dict[str, Any]
         if key == "source":
             counts = f"{(old or {}).get('items')} then, {value['items']} now"
             raise MdtError(
-                f"{folder} was made from other images ({counts})",
+                f"{folder} was made from other images ({counts}){difference(before)}",
                 "added, removed or changed images are a new cache: choose a new folder",
             )
         if key == "codec":

@@ -8,7 +8,7 @@ process may write any of them.
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,14 @@ from mdt_cli.artifacts.latent_cache.format import (
     VERSION,
     Plan,
 )
+from mdt_cli.artifacts.latent_cache.sources import contents_facts, write_contents
 from mdt_cli.artifacts.weights import save_tensors
 from mdt_cli.errors import MdtError
 from mdt_cli.files import TEMPORARY, atomic_path, sha256_of, write_json
 from mdt_cli.json_reader import MAX_LISTING_BYTES, read_json
 
+# What a record has of a shard and its entry in a manifest has not.
+OF_RECORDS = ("skipped", "contents", "marks")
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
@@ -50,17 +53,28 @@ class Shard:
     modes: dict[str, int]
     enlarged: int
     skipped: list[dict[str, str]]
+    # Of each item of the shard, "" where nothing could be read; version 0.1 recorded none. A
+    # manifest has them in a file of their own.
+    contents: list[str] = field(default_factory=list)
+    # Size and times of the source files, from before they were read.
+    marks: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Content:
-    """Rows of a shard that is to be written: `tensors` share their first axis with `labels`."""
+    """Rows of a shard that is to be written: `tensors` share their first axis with `labels`.
+
+    `contents` are the SHA-256 of all items of the shard, the skipped ones too; `marks` those of
+    their files, from before they were read.
+    """
 
     tensors: dict[str, Tensor]
     labels: Tensor
     modes: dict[str, int]
     enlarged: int
     skipped: list[dict[str, str]]
+    contents: list[str] = field(default_factory=list)
+    marks: dict[str, str] = field(default_factory=dict)
 
 
 def spans(plan: Plan) -> list[range]:
@@ -96,6 +110,8 @@ def write_shard(folder: Path, index: int, content: Content) -> Shard:
         modes=dict(sorted(content.modes.items())),
         enlarged=content.enlarged,
         skipped=content.skipped,
+        contents=content.contents,
+        marks=content.marks,
     )
     write_json(_record_path(folder, index), asdict(shard))
     return shard
@@ -149,11 +165,15 @@ def write_manifest(
     shards: Iterable[Shard],
     classes: tuple[str, ...] | None,
     versions: Mapping[str, str],
+    contents: bytes | None = None,
 ) -> None:
     """Write the manifest, then drop the plan and the records, which it now holds.
 
-    `classes` None: as many as the labels need, named by number.
+    `classes` None: as many as the labels need, named by number. `contents` is the text of the file
+    of contents, None for a cache that records none.
     """
+    if contents is not None:
+        write_contents(folder, contents)
     shards = sorted(shards, key=lambda shard: shard.index)
     counts: dict[int, int] = {}
     modes: dict[str, int] = {}
@@ -176,9 +196,10 @@ def write_manifest(
         "enlarged": sum(shard.enlarged for shard in shards),
         "skipped": [{**entry, "shard": shard.index} for shard in shards for entry in shard.skipped],
         "shards": [
-            {key: value for key, value in asdict(shard).items() if key != "skipped"}
+            {key: value for key, value in asdict(shard).items() if key not in OF_RECORDS}
             for shard in shards
         ],
+        **({} if contents is None else {"contents": contents_facts(contents)}),
         "versions": dict(versions),
     }
     write_json(folder / MANIFEST, manifest)
@@ -192,8 +213,10 @@ def abandon(folder: Path) -> None:
         folder.rmdir()
 
 
-def are_those_of(manifest: Plan, shards: Iterable[Shard]) -> bool:
+def are_those_of(manifest: Plan, shards: Iterable[Shard], contents: bytes | None) -> bool:
     """Whether a manifest, or a plan that has none of them yet, lists files of the same bytes."""
+    if manifest.get("contents") != (None if contents is None else contents_facts(contents)):
+        return False
     listed = [(entry["file"], entry["sha256"]) for entry in manifest.get("shards", ())]
     found = sorted(shards, key=lambda shard: shard.index)
     return listed == [(shard.file, shard.sha256) for shard in found]

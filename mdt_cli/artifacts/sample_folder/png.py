@@ -1,11 +1,8 @@
 """A folder of PNG samples: what may be in it, which images are intact, and its manifest."""
 
-import io
 import json
 import os
 import re
-import struct
-import zlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +10,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from mdt_cli.config.base import flat
 from mdt_cli.errors import MdtError
 from mdt_cli.files import TEMPORARY, cannot_write, write_json
+from mdt_cli.images.open_image import UnreadableError, open_image
 from mdt_cli.json_reader import parse_json
 
 FORMAT = 1
@@ -29,7 +27,6 @@ REPORT = "report."
 TEXT = "mdt"
 # The last chunk of every PNG; Pillow's check stops before its checksum.
 END = b"\0\0\0\0IEND\xaeB`\x82"
-BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
 LONGEST_SHOWN = 70
 # The values in folders without these keys, which are newer than the first folders.
 UNSAID = {"sampler.clip": False, "sampler.spacing": "ends"}
@@ -127,8 +124,14 @@ class PngFolder:
         """The images at these positions of the seeds, from their files."""
         found = {}
         for position in positions:
-            with Image.open(self._folder / file_name(self._job.seeds[position])) as image:
-                found[position] = np.asarray(image)
+            path = self._folder / file_name(self._job.seeds[position])
+            try:
+                with open_image(path, ("PNG",)) as image:
+                    found[position] = np.asarray(image)
+            except UnreadableError as error:
+                raise MdtError(
+                    f"{path} cannot be read: {error}", "run the same command again"
+                ) from error
         return found
 
     def begin(self) -> None:
@@ -165,11 +168,11 @@ class PngFolder:
         except OSError as error:
             raise MdtError(f"cannot read {path}: {error.strerror}") from error
         try:
-            with Image.open(io.BytesIO(data)) as image:
+            with open_image(data, ("PNG",)) as image:
                 size, mode = image.size, image.mode
                 text = parse_json(image.info.get(TEXT, "null"))
                 image.verify()
-        except (*BROKEN, UnidentifiedImageError):
+        except UnreadableError:
             return False
         if not isinstance(text, dict):
             raise MdtError(f"{path} was not written by mdt sample", "choose another folder")

@@ -1,6 +1,8 @@
 """Features that fast-DiT or LightningDiT wrote become our latent cache; nothing is encoded."""
 
 from collections.abc import Generator, Iterator, Sequence
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +12,7 @@ from mdt_cli.artifacts.latent_cache.write import Content
 from mdt_cli.core.codecs.codec import open_codec
 from mdt_cli.errors import MdtError
 from mdt_cli.services.encode.fill import Filling, stored
+from mdt_cli.services.encode.origin import Origin
 from mdt_cli.services.encode.other_caches import CacheRows
 from mdt_cli.services.encode.request import EncodeRequest
 from mdt_cli.services.events import Event, Note, Warned
@@ -20,8 +23,11 @@ ROWS_AT_ONCE = 256
 FAST_DIT_CODEC = "stabilityai/sd-vae-ft-ema"
 
 
-def convert(request: EncodeRequest, features: CacheRows) -> Iterator[Event]:
-    """Write the rows of `features` as a cache; the last event is CacheDone."""
+def convert(request: EncodeRequest, features: CacheRows, contents: str | None) -> Iterator[Event]:
+    """Write the rows of `features` as a cache; the last event is CacheDone.
+
+    `contents` is the rule by which the cache records them, None for one that records nothing.
+    """
     if request.flip and not features.flip:
         raise MdtError(
             f"{request.images} has no mirrored latents, and latents cannot be mirrored",
@@ -45,12 +51,14 @@ def convert(request: EncodeRequest, features: CacheRows) -> Iterator[Event]:
         classes=() if request.unconditional else None,
         kind=features.kind,
         items=len(picked),
-        digest=features.digest,
+        digest=features.digest if contents is None else features.listing_digest,
         shard_rows=request.shard_size,
         crop=None,
+        contents=contents,
     )
 
-    filling = Filling(request.cache, plan, Share.from_environment(), request.strict)
+    origin = of_features(request.images, features, picked)
+    filling = Filling(request.cache, plan, Share.from_environment(), request.strict, origin)
     yield from filling.begin()
     with filling:
         for index, span in filling.missing:
@@ -72,21 +80,49 @@ def _rows(
         stop = min(start + ROWS_AT_ONCE, span.stop)
         parts.append(_part(features, picked[start:stop], request))
         yield filling.advance(stop - start)
-    labels = torch.cat([label for _, label in parts])
-    tensors = {name: torch.cat([part[name] for part, _ in parts]) for name in parts[0][0]}
-    return Content(tensors, labels, {}, 0, [])
+    labels = torch.cat([label for _, label, _ in parts])
+    tensors = {name: torch.cat([part[name] for part, *_ in parts]) for name in parts[0][0]}
+    contents = [digest for _, _, digests in parts for digest in digests]
+    return Content(tensors, labels, {}, 0, [], contents)
 
 
 def _part(
     features: CacheRows, rows: Sequence[int], request: EncodeRequest
-) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+) -> tuple[dict[str, torch.Tensor], torch.Tensor, list[str]]:
     latents, mirrored, labels, names = features.read(rows)
     if int(labels.min()) < 0:
         raise MdtError(f"{request.images} has a class number below 0", "pass --unconditional")
     tensors = {MEAN: stored(latents, request.dtype, names)}
     if mirrored is not None:
         tensors[MEAN + FLIP] = stored(mirrored, request.dtype, names)
-    return tensors, torch.zeros_like(labels) if request.unconditional else labels
+    digests = row_digests(latents, mirrored, labels)
+    return tensors, torch.zeros_like(labels) if request.unconditional else labels, digests
+
+
+def of_features(path: Path, features: CacheRows, picked: Sequence[int]) -> Origin:
+    """The origin of a cache of these rows."""
+
+    def files(positions: Sequence[int]) -> set[Path]:
+        return features.files_of([picked[k] for k in positions])
+
+    def digests(positions: Sequence[int]) -> Iterator[list[str]]:
+        for start in range(0, len(positions), ROWS_AT_ONCE):
+            part = positions[start : start + ROWS_AT_ONCE]
+            latents, mirrored, labels, _ = features.read([picked[k] for k in part])
+            yield row_digests(latents, mirrored, labels)
+
+    return Origin(path, features.names_of(picked), files, digests)
+
+
+def row_digests(
+    latents: torch.Tensor, mirrored: torch.Tensor | None, labels: torch.Tensor
+) -> list[str]:
+    """SHA-256 of the values and the label of each row."""
+    both = (latents,) if mirrored is None else (latents, mirrored)
+    return [
+        sha256(b"".join(values[k].numpy().tobytes() for values in (*both, labels))).hexdigest()
+        for k in range(len(labels))
+    ]
 
 
 def _codec(request: EncodeRequest, features: CacheRows) -> tuple[dict[str, Any], list[Event]]:

@@ -1,6 +1,8 @@
 """The first stage: images of any layout to a latent cache."""
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,13 +16,21 @@ from mdt_cli.core.codecs.codec import Codec, open_codec
 from mdt_cli.errors import MdtError
 from mdt_cli.images.decode import CROP
 from mdt_cli.images.image_set import ImageSet, limited, without_classes
-from mdt_cli.images.reading import NEWEST, Order, Reading, known_order
+from mdt_cli.images.reading import NEWEST, Order, known_order
 from mdt_cli.images.sized import check_crop
 from mdt_cli.images.workers import Decoded, Decoders, stored_sizes
-from mdt_cli.services.encode.convert import convert
-from mdt_cli.services.encode.fill import Filling, printable, stored, unreadable_error, verify
+from mdt_cli.services.encode.convert import convert, of_features
+from mdt_cli.services.encode.fill import (
+    Filling,
+    finished_cache,
+    printable,
+    stored,
+    unreadable_error,
+)
+from mdt_cli.services.encode.origin import Origin, of_images, records_contents
 from mdt_cli.services.encode.other_caches import find_features
 from mdt_cli.services.encode.request import EncodeRequest
+from mdt_cli.services.encode.verify import verify_images
 from mdt_cli.services.events import Event, Note, Warned
 from mdt_cli.services.runtime import own_cores, own_device
 from mdt_cli.services.work import Share
@@ -34,12 +44,20 @@ def encode_latents(request: EncodeRequest) -> Generator[Event, None, None]:
     _check(request)
     share = Share.from_environment()
     if request.verify:
-        yield from verify(request.cache)
+        yield from verify_images(request.cache, request.images, partial(_all_images, request))
+        yield from finished_cache(request.cache, unchanged=True)
         return
-    order = _order(begun(request.cache))
+    before = begun(request.cache)
+    order, contents = _order(before), records_contents(before)
     features = find_features(request.images)
     if features is not None:
-        yield from convert(request, features)
+        if request.reading.options:
+            raise MdtError(
+                f"{' and '.join(request.reading.options)} cannot be used for {request.images}, "
+                f"which holds features ({features.kind})",
+                f"leave out {' and '.join(request.reading.options)}",
+            )
+        yield from convert(request, features, contents)
         return
     source = limited(_open(request, order), request.limit)
     if len(source.classes) == 1:
@@ -64,16 +82,18 @@ def encode_latents(request: EncodeRequest) -> Generator[Event, None, None]:
         classes=source.classes,
         kind=source.kind,
         items=len(source),
-        digest=source.digest,
+        digest=source.digest if contents is None else source.listing_digest,
         shard_rows=request.shard_size,
         crop=CROP,
+        contents=contents,
         order=order,
     )
     total = estimate(plan)
     yield Note(f"the cache will take about {total / 2**20:.1f} MiB in {request.cache}")
     workers = own_cores() if request.workers is None else request.workers
 
-    filling = Filling(request.cache, plan, share, request.strict)
+    origin = of_images(source, workers)
+    filling = Filling(request.cache, plan, share, request.strict, origin)
     yield from filling.begin()
     open_spans = [span for _, span in filling.missing]
     # One set of workers for all shards, so that they decode ahead across the ends of shards.
@@ -98,6 +118,7 @@ def _encode(
     skipped: list[dict[str, str]] = []
     modes: dict[str, int] = {}
     enlarged, seen = 0, 0
+    contents: list[str] = []
     waiting: list[np.ndarray[Any, np.dtype[np.uint8]]] = []
     encoded: list[dict[str, Tensor]] = []
     pixels = codec.facts()["name"] == PIXELS
@@ -111,6 +132,7 @@ def _encode(
         for mode, number in part.modes.items():
             modes[mode] = modes.get(mode, 0) + number
         enlarged += part.enlarged
+        contents += part.contents
         kept.extend(part.kept)
         waiting.append(part.pixels)
         finished = len(part.skipped) + (len(part.kept) if pixels else 0)
@@ -135,7 +157,7 @@ def _encode(
         tensors = {name: torch.cat([done[name] for done in encoded]) for name in encoded[0]}
     else:
         tensors = {MEAN: torch.empty(0, *codec.latent_shape(request.size or DEFAULT_SIZE))}
-    return Content(tensors, labels, modes, enlarged, skipped)
+    return Content(tensors, labels, modes, enlarged, skipped, contents)
 
 
 def _latents(
@@ -151,6 +173,16 @@ def _latents(
     return out
 
 
+def _all_images(request: EncodeRequest) -> Origin:
+    """What a cache may have been made from, whatever was chosen of it."""
+    features = find_features(request.images)
+    if features is not None:
+        return of_features(request.images, features, range(features.rows))
+    workers = own_cores() if request.workers is None else request.workers
+    reading = replace(request.reading, order=_order(begun(request.cache)))
+    return of_images(open_images(request.images, reading), workers)
+
+
 def _order(before: Mapping[str, Any] | None) -> Order:
     """The rule by which the cache was begun; a new one is made by the newest."""
     if before is None:
@@ -161,7 +193,7 @@ def _order(before: Mapping[str, Any] | None) -> Order:
 
 def _open(request: EncodeRequest, order: Order) -> ImageSet:
     """The images with their classes. MdtError where the classes contradict each other."""
-    images = open_images(request.images, Reading(order, request.only))
+    images = open_images(request.images, replace(request.reading, order=order))
     # Samples are encoded without their classes: caches of earlier versions are resumed.
     if request.unconditional or images.provenance is not None:
         return without_classes(images)
@@ -171,6 +203,13 @@ def _open(request: EncodeRequest, order: Order) -> ImageSet:
 
 
 def _check(request: EncodeRequest) -> None:
+    labels = [option for option in request.reading.options if option.startswith("--label")]
+    if request.unconditional and labels:
+        raise MdtError(
+            f"{' and '.join(labels)} cannot be combined with --unconditional, which ignores all "
+            "labels",
+            "leave one of them out",
+        )
     for name, value, least in (
         ("--size", request.size, 1),
         ("--workers", request.workers, 0),

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,6 +18,7 @@ from mdt_cli.artifacts.latent_cache.format import (
     versions,
 )
 from mdt_cli.artifacts.latent_cache.read import open_cache
+from mdt_cli.artifacts.latent_cache.sources import read_contents, write_marks
 from mdt_cli.artifacts.latent_cache.write import (
     DTYPES,
     Content,
@@ -33,6 +35,8 @@ from mdt_cli.artifacts.latent_cache.write import (
 from mdt_cli.errors import MdtError, Stopped
 from mdt_cli.files import write_json
 from mdt_cli.json_reader import MAX_LISTING_BYTES, read_json_object
+from mdt_cli.services.encode.content_record import ContentRecord
+from mdt_cli.services.encode.origin import Origin, difference
 from mdt_cli.services.events import CacheDone, CacheShareDone, Event, Note, Progress, Warned
 from mdt_cli.services.work import SECONDS_BETWEEN_POLLS, Share, poll
 
@@ -45,15 +49,21 @@ class Filling:
     `begin`, then `write` a Content for each of `missing` within `with filling`, then `finish`.
     """
 
-    def __init__(self, folder: Path, plan: dict[str, Any], share: Share, strict: bool) -> None:
+    def __init__(
+        self, folder: Path, plan: dict[str, Any], share: Share, strict: bool, origin: Origin
+    ) -> None:
         """Compare with what is in the folder. Raises MdtError where that is another cache."""
         self._folder, self._plan, self._share = folder, plan, share
         self._before = begun(folder)
         if self._before is not None:
-            refuse_other_plan(folder, self._before, plan)
+            refuse_other_plan(folder, self._before, plan, partial(_difference, folder, origin))
         self._spans = spans(plan)
         self._mine = share.mine(len(self._spans))
         self._kept = finished_shards(folder, self._mine) if self._before is not None else {}
+        self._images = ContentRecord(folder, plan, origin, self._spans)
+        if not self._was_finished:
+            whole = self._kept.items()
+            self._kept = {k: shard for k, shard in whole if self._images.is_complete(shard)}
         # Shards still to be written and the items of each, in order.
         self.missing = [(k, self._spans[k]) for k in self._mine if k not in self._kept]
         self._total = sum(len(self._spans[k]) for k in self._mine)
@@ -67,7 +77,13 @@ class Filling:
         return self._before is not None and "shards" in self._before
 
     def begin(self) -> Iterator[Event]:
-        """Write the plan, or report what is kept of an earlier run."""
+        """Write the plan, or report what is kept of an earlier run.
+
+        Raises MdtError where an image that was encoded before has other content now.
+        """
+        if self._before is not None:
+            yield from self._images.compare(self._before, self._mine, self._kept)
+        self._images.look(index for index, _ in self.missing)
         if self._before is None:
             _begin(self._folder, self._plan, self._share)
         elif self._kept and self.missing:
@@ -86,6 +102,7 @@ class Filling:
 
     def write(self, index: int, content: Content) -> None:
         """Write shard `index`, complete or not at all."""
+        content = self._images.added_to(index, content)
         self._kept[index] = write_shard(self._folder, index, content)
 
     def __enter__(self) -> Self:
@@ -120,7 +137,8 @@ class Filling:
         if self._share.rank:
             yield CacheShareDone(str(folder), self._share.rank, len(self._mine))
             return
-        shards = (self._kept | self._of_others()).values()
+        others = self._of_others()
+        shards = list((self._kept | others).values())
         if not any(shard.rows for shard in shards):
             entry = min(shards, key=lambda shard: shard.index).skipped[0]
             abandon(folder)
@@ -129,7 +147,8 @@ class Filling:
                 f"the first: {entry['name']}: {entry['reason']}",
                 "give images that Pillow can open",
             )
-        if self._before is not None and are_those_of(self._before, shards):
+        contents = self._images.text(shards)
+        if self._before is not None and are_those_of(self._before, shards, contents):
             # A repair: with other versions in its manifest the cache would be another one.
             remove_records(folder)
         elif not self._was_finished or any(folder.glob("shard-*.json")):
@@ -138,8 +157,10 @@ class Filling:
                     f"re-encoded shards differ from the originals, so {folder} is a different "
                     "cache: runs trained on the old one cannot be resumed"
                 )
-            write_manifest(folder, self._plan, shards, classes, versions(self._plan))
-        yield from _finish(folder, self._was_finished and not self.missing)
+            write_manifest(folder, self._plan, shards, classes, versions(self._plan), contents)
+        if contents is not None:
+            write_marks(folder, self._images.marks(others.values()))
+        yield from finished_cache(folder, self._was_finished and not self.missing)
 
     def _of_others(self) -> dict[int, Shard]:
         """The shards of the other processes, once their files are there and intact."""
@@ -154,13 +175,13 @@ class Filling:
         return found
 
 
-def verify(folder: Path) -> Iterator[Event]:
-    """Compare all checksums of a finished cache; the last event is CacheDone."""
-    open_cache(folder, verify=True)
-    yield from _finish(folder, unchanged=True)
+def _difference(folder: Path, origin: Origin, before: dict[str, Any]) -> str:
+    held = read_contents(folder, before)
+    return "" if held is None else difference([name for name, _ in held], origin.names)
 
 
-def _finish(folder: Path, unchanged: bool) -> Iterator[Event]:
+def finished_cache(folder: Path, unchanged: bool) -> Iterator[Event]:
+    """What a finished cache holds; the last event is CacheDone."""
     facts = open_cache(folder).facts
     manifest = read_json_object(folder / MANIFEST, limit=MAX_LISTING_BYTES)
     skipped = tuple((entry["name"], entry["reason"]) for entry in manifest["skipped"])
@@ -208,7 +229,7 @@ def _begin(folder: Path, plan: dict[str, Any], share: Share) -> None:
                 "every process must see the same folder",
             )
         time.sleep(SECONDS_BETWEEN_POLLS)
-    refuse_other_plan(folder, before, plan)
+    refuse_other_plan(folder, before, plan, lambda _: "")
 
 
 def stored(values: Tensor, dtype: str, names: Sequence[str]) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mdt_cli.errors import MdtError
+from mdt_cli.untrusted import read_foreign
 
 LIGHTNING_SHARDS = "latents_rank*_shard*.safetensors"
 LIGHTNING_STATS = "latents_stats.pt"
@@ -53,6 +54,31 @@ class CacheRows:
             latents = (latents - shift) * scale
             mirrored = None if mirrored is None else (mirrored - shift) * scale
         return latents, mirrored, labels, names
+
+    @property
+    def listing_digest(self) -> str:
+        """SHA-256 of the names of the rows, for those who compare the contents."""
+        return sha256(
+            "\n".join(self.names_of(range(self.rows))).encode("utf-8", "surrogateescape")
+        ).hexdigest()
+
+    def names_of(self, rows: Sequence[int]) -> list[str]:
+        """Names of the rows: the file, and the row in it where it holds several."""
+        if not self.starts:
+            return [self.files[row].name for row in rows]
+        wanted = np.asarray(rows)
+        file_of = np.searchsorted(self.starts, wanted, side="right") - 1
+        return [
+            f"{self.files[f].name} row {r - self.starts[f]}"
+            for f, r in zip(file_of.tolist(), wanted.tolist(), strict=True)
+        ]
+
+    def files_of(self, rows: Sequence[int]) -> set[Path]:
+        """The files in which the rows and their labels lie."""
+        if not self.starts:
+            return {held[row] for row in rows for held in (self.files, self.label_files)}
+        file_of = np.searchsorted(self.starts, np.asarray(rows), side="right") - 1
+        return {self.files[file] for file in np.unique(file_of).tolist()}
 
 
 def find_features(path: Path) -> CacheRows | None:
@@ -138,15 +164,16 @@ def _lightning_statistics(path: Path, features: CacheRows) -> tuple[list[float],
     """Mean and std per channel: LightningDiT's own file, or counted over all rows."""
     stats, channels = path / LIGHTNING_STATS, features.shape[0]
     if stats.is_file():
-        try:
-            stored = torch.load(stats, weights_only=True, map_location="cpu")
-            mean, std = (stored[key].double().flatten().tolist() for key in ("mean", "std"))
-        except Exception as error:
+        stored = read_foreign(stats)
+        found = [stored.get(key) for key in ("mean", "std")] if isinstance(stored, dict) else []
+        tensors = [value for value in found if isinstance(value, Tensor) and value.dim() < 5]
+        if len(tensors) != 2:
             raise MdtError(
-                f"{stats} cannot be read: {error}",
-                "expected a dict of the tensors mean and std; without the file they are counted",
-            ) from error
-        if len(mean) != channels or len(std) != channels or min(std) <= 0:
+                f"{stats} cannot be read: it is no dict of the tensors mean and std",
+                "remove the file: without it they are counted",
+            )
+        mean, std = (tensor.double().flatten().tolist() for tensor in tensors)
+        if len(mean) != channels or len(std) != channels or not min(std) > 0:
             raise MdtError(f"{stats} is not for latents of {channels} channels", "remove the file")
         return mean, std
     count = features.rows * features.shape[1] * features.shape[2]
@@ -173,7 +200,7 @@ def _read_npy(features: CacheRows, rows: Sequence[int]) -> tuple[Tensor, None, T
             )
         latents[slot] = torch.from_numpy(value.reshape(features.shape).astype(np.float32))
         labels[slot] = int(label.reshape(()))
-    return latents, None, labels, [features.files[row].name for row in rows]
+    return latents, None, labels, features.names_of(rows)
 
 
 def _read_lightning(
@@ -192,11 +219,7 @@ def _read_lightning(
             labels[slots] = shard.get_tensor("labels").flatten()[inner].long()
             if mirrored is not None:
                 mirrored[slots] = shard.get_tensor("latents_flip")[inner].float()
-    names = [
-        f"{features.files[f].name} row {r - features.starts[f]}"
-        for f, r in zip(file_of.tolist(), wanted.tolist(), strict=True)
-    ]
-    return latents, mirrored, labels, names
+    return latents, mirrored, labels, features.names_of(rows)
 
 
 def _opened(path: Path) -> Any:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from mdt_cli.images.reading import EVERYTHING, Reading
+
 
 @dataclass(frozen=True)
 class EncodeRequest:
@@ -21,7 +23,7 @@ class EncodeRequest:
     unconditional: bool = False
     shard_size: int | None = None
     device: str | None = None
-    # Patterns of the paths that are read; none means all images.
-    only: tuple[str, ...] = ()
-    # Only compare the checksums of a finished cache; `images` is not read.
+    # What is read of the images; the rule of order is the cache's.
+    reading: Reading = EVERYTHING
+    # Only compare a finished cache with its checksums, and `images` with the recorded contents.
     verify: bool = False

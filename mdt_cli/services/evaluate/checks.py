@@ -206,7 +206,9 @@ def remarks(
         for note in images.images.notes:
             yield Note(note)
         if images.images.fault is not None:
-            yield Warned(f"{images.images.fault.message}; no scores per class")
+            fault = images.images.fault
+            hint = f" ({fault.hint})" if fault.hint else ""
+            yield Warned(f"{fault.message}{hint}; no scores per class")
         if images.enlarged:
             yield Warned(
                 f"{images.enlarged:,} images of {images.path} are smaller than --size "

@@ -100,10 +100,10 @@ def open_reference(path: Path, crop: int | None = None, reading: Reading = EVERY
     """Images, stored statistics, or both; `crop` is the side of `--size`, for images alone."""
     if not has_statistics(path):
         return Reference(path, sized(open_images(path, reading), crop), None)
-    if reading.only:
+    if reading.options:
         raise MdtError(
-            f"{reading.only_option} names files, and {path} holds statistics",
-            f"leave out {reading.only_option}",
+            f"{' and '.join(reading.options)} cannot be used for {path}, which holds statistics",
+            f"leave out {' and '.join(reading.options)}",
         )
     images = sized(open_images(path)) if "arr_0" in keys(path) else None
     if images is not None and crop is not None and images.size != (crop, crop):

@@ -3,11 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from PIL import UnidentifiedImageError
-
 from mdt_cli.artifacts.open_images import open_images
 from mdt_cli.errors import MdtError
-from mdt_cli.images.decode import MAX_PIXELS, Raw, UnreadableError, stored_size, unlimited_header
+from mdt_cli.images.decode import Raw, stored_size
+from mdt_cli.images.open_image import MAX_PIXELS, UnreadableError, open_image
 from mdt_cli.images.reading import Reading
 from mdt_cli.json_reader import parse_json
 from mdt_cli.services.inspection.inspected import Inspected, unknown
@@ -31,7 +30,7 @@ def images(path: Path, reading: Reading) -> Inspected:
     for name, raw in source.read(range(0, len(source), max(1, len(source) // IMAGES_READ))):
         try:
             sizes.append(_size(raw))
-        except (UnreadableError, OSError, SyntaxError, ValueError):
+        except (UnreadableError, OSError):
             unreadable.append(name)
     source.close()
     counts = {name: source.labels.count(k) for k, name in enumerate(source.classes)}
@@ -56,18 +55,19 @@ def _size(raw: Raw | UnreadableError) -> tuple[int, int]:
 def image_file(path: Path) -> Inspected:
     """One image file, and how it was made if it is a sample of ours."""
     try:
-        with unlimited_header(path) as image:
+        with open_image(path, limited=False) as image:
             facts: dict[str, Any] = {
                 "format": image.format,
                 "size": list(image.size),
                 "mode": image.mode,
             }
             made = image.info.get(PNG_TEXT)
-    except (UnidentifiedImageError, OSError, ValueError) as error:
+    except UnreadableError as error:
         raise unknown(path) from error
-    if made is None:
-        return Inspected(path, "image", facts)
     try:
-        return Inspected(path, "sample", facts | {"made by": parse_json(made)})
+        how = parse_json(made) if isinstance(made, str | bytes) else None
     except ValueError:
+        how = None
+    if not isinstance(how, dict):
         return Inspected(path, "image", facts)
+    return Inspected(path, "sample", facts | {"made by": how})

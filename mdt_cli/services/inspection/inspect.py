@@ -21,10 +21,11 @@ def inspect(path: Path, reading: Reading = EVERYTHING) -> Inspected:
     if not path.exists():
         raise MdtError(f"no such file or folder: {path}")
     found = _folder(path, reading) if path.is_dir() else _file(path, reading)
-    if reading.only and found.kind != "images":
+    if reading.options and found.kind != "images":
         raise MdtError(
-            f"{reading.only_option} is for a set of images, and {path} is a {found.kind}",
-            f"leave out {reading.only_option}",
+            f"{' and '.join(reading.options)} cannot be used for {path}, which is no set of images "
+            f"({found.kind})",
+            f"leave out {' and '.join(reading.options)}",
         )
     return found
 

@@ -19,9 +19,10 @@ from mdt_cli.core.codecs.codec import Codec, codec_from_facts
 from mdt_cli.core.precision import float32
 from mdt_cli.errors import MdtError
 from mdt_cli.images.archives import FolderReader
-from mdt_cli.images.decode import UnreadableError, read_image
+from mdt_cli.images.decode import read_image
 from mdt_cli.images.files import is_image
 from mdt_cli.images.image_set import Found, ImageSet, make_set, without_classes
+from mdt_cli.images.open_image import UnreadableError
 from mdt_cli.images.reading import Reading
 from mdt_cli.services.build.masking import build_selector
 from mdt_cli.services.events import Event, Note, SamplesDone
