@@ -40,8 +40,7 @@ def pretrain(
     """
     from mdt_cli.cli.training import follow, show_plan
     from mdt_cli.config.write import to_toml
-    from mdt_cli.services.train.start import pretrain as service
-    from mdt_cli.services.train.start import pretrain_config
+    from mdt_cli.services.train.settings import pretrain_config
 
     loaded = pretrain_config(run, preset or [], assign or [], fresh)
     if dry_run:
@@ -49,4 +48,6 @@ def pretrain(
 
         show_plan(plan(cache, loaded.config), to_toml(loaded), json)
         return
+    from mdt_cli.services.train.start import pretrain as service
+
     follow(service(cache, run, loaded, fresh, device), json)

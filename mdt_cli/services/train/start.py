@@ -86,24 +86,6 @@ def finetune(
     yield from train(TrainRequest(cache, run, loaded, FINETUNE, fresh, device, initial))
 
 
-def pretrain_config(
-    run: Path, presets: Sequence[str], assignments: Sequence[str], fresh: int = 0
-) -> Loaded:
-    """Presets, then assignments; without presets a run that has begun is its own base.
-
-    MdtError where there is neither.
-    """
-    begun = not fresh and has_begun(run)
-    if begun and not presets:
-        return settings_of(run, presets, assignments)
-    if not presets and not assignments:
-        raise MdtError(
-            "no preset was given", "choose one with -p, such as -p mdtv2; `mdt presets` lists them"
-        )
-    # A run that began with this order of presets goes on with it.
-    return load_config(presets, assignments, any_order=begun)
-
-
 def starting_config(
     source: Path,
     ema: str | None,

@@ -8,7 +8,7 @@ from mdt_cli.artifacts.begun_run import settings_of
 from mdt_cli.config.load import load_config
 from mdt_cli.errors import MdtError
 from mdt_cli.services.events import Note, Warned
-from mdt_cli.services.train.start import pretrain_config
+from mdt_cli.services.train.settings import pretrain_config
 from tests.services.training_kit import SMALL, digests, make_cache, make_images, run, small
 
 
