@@ -142,6 +142,7 @@ def _as_only_writer(stack: ExitStack, run: Path, placement: Placement) -> Iterat
 
 def _train(request: TrainRequest, cache: LatentCache, placement: Placement) -> Iterator[Event]:
     loaded, config = request.loaded, request.loaded.config
+    begun = request.fresh < 2 and has_begun(request.run)
     if cache.facts.count < 2:
         raise MdtError(f"the cache holds {cache.facts.count} image; training needs at least 2")
     changed = run_folder.check(request.run, loaded, request.fresh, request.stage)
