@@ -86,14 +86,14 @@ def _file(path: Path, reading: Reading) -> Inspected:
             return _json(path)
         case ".toml":
             return _toml(path)
-        case ".zip" | ".tar" | ".parquet":
+        case ".zip" | ".tar" | ".parquet" | ".npy":
             from mdt_cli.services.inspection.images import images
 
             return images(path, reading)
         case _:
-            from mdt_cli.services.inspection.images import image_file
+            from mdt_cli.services.inspection.images import any_images
 
-            return image_file(path)
+            return any_images(path, reading)
 
 
 def _checked(shape: type[Fields], path: Path, value: object) -> Fields:
