@@ -19,10 +19,14 @@ DEFAULT = "default"
 
 @dataclass(frozen=True)
 class Loaded:
-    """A valid configuration; `sources` maps a dotted key to who set it (absent: the default)."""
+    """A valid configuration; `sources` maps a dotted key to who set it (absent: the default).
+
+    `has_recipe`: whether a preset, or what it starts from, names what is trained.
+    """
 
     config: RunConfig
     sources: Mapping[str, str]
+    has_recipe: bool = True
 
     def source(self, key: str) -> str:
         """Who set `key`, or the table or list around it."""
@@ -41,17 +45,22 @@ def load_config(
     assignments: Sequence[str],
     base: Mapping[str, Any] | None = None,
     base_source: str = "the weights it starts from",
+    any_order: bool = False,
 ) -> Loaded:
     """Compose base < presets left to right < assignments (`a.b=TOML value`) left to right.
 
-    Raises one MdtError that lists every fault with who set it and the nearest valid key.
+    Raises one MdtError that lists every fault with who set it and the nearest valid key, or says in
+    which order the presets go; `any_order` takes them as they come.
     """
     tree: dict[str, Any] = {}
     sources: dict[str, str] = {}
     layers: list[tuple[Mapping[str, Any], str]] = []
     if base is not None:
         layers.append((base, base_source))
-    layers += [(presets.read_preset(name).keys, f"preset {name}") for name in preset_names]
+    named = [presets.read_preset(name) for name in preset_names]
+    if not any_order:
+        presets.check_order(named)
+    layers += [(preset.keys, f"preset {preset.name}") for preset in named]
     layers += [
         (_assignment(text), f"--set {shortened(text)}") for text in sorted(assignments, key=_is_key)
     ]
@@ -63,7 +72,8 @@ def load_config(
         lines = described(error, tree, sources, Loaded(RunConfig(), sources).source)
         hint = _mended(error, tree, layers[: len(layers) - len(assignments)], assignments)
         raise MdtError("\n".join(["the configuration is not valid", *lines]), hint) from error
-    return Loaded(config, sources)
+    has_recipe = base is not None or any(p.role in (presets.RECIPE, presets.OWN) for p in named)
+    return Loaded(config, sources, has_recipe)
 
 
 def _is_key(text: str) -> bool:
