@@ -87,6 +87,13 @@ def counted() -> Iterator[tuple[str, int, int]]:
         yield f"LMD base, {size}", parameters("lmd", keys, shape, 0, frozen=True), count
         if trainable is not None:
             yield f"LMD base, {size}, trainable", parameters("lmd", keys, shape, 0), trainable
+    for size, count in numbers.LIGHTNINGDIT.items():
+        ours = parameters("lightningdit", sized(size), frozen=True)
+        yield f"LightningDiT-{size.upper()}/2", ours, count
+    for size, (bottleneck, count) in numbers.JIT.items():
+        keys = sized(size, patch_bottleneck=bottleneck, class_tokens=0, class_tokens_at=0)
+        ours = parameters("jit", keys, (3, 256, 256), 0, frozen=True)
+        yield f"JiT-{size.upper()}/16, no classes", ours, count
 
 
 @torch.no_grad()

@@ -221,13 +221,15 @@ def _class_names(trained: LoadedModel) -> list[str]:
 
 
 def _sampler_facts(sampling: SamplingConfig, diffusion: Diffusion) -> dict[str, Any]:
-    """The keys of `[sampling]` that this solver reads."""
+    """The keys of `[sampling]` that this solver reads; version 0.1 had no shift."""
     facts: dict[str, Any] = {
         "solver": sampling.solver,
         "steps": sampling.steps,
         "clip": sampling.clip,
         **{key: getattr(sampling, key) for key in diffusion.level_options},
     }
+    if facts.get("shift") == 1:
+        del facts["shift"]
     if sampling.solver == "ddim":
         facts["eta"] = sampling.eta
     return facts
