@@ -1,8 +1,11 @@
-"""New runs start from the weights that version 0.1 started from.
+"""New runs start from recorded weights: those of version 0.1, but for one part of three recipes.
+
+The patch convolution of U-ViT and MaskDM, and the bias of LMD's, start as in their official code,
+as they did not in version 0.1.
 
 Names, shapes, their order and the random numbers that fill them are a file format: the optimizer's
-file numbers parameters by position, and a published seed stands for its weights. Version 0.1 wrote
-the numbers (`tests/golden/initial_networks.py` says how); the tests only read them.
+file numbers parameters by position, and a published seed stands for its weights. The tests only
+read the numbers (`tests/golden/initial_networks.py` says how they were written).
 """
 
 import json
