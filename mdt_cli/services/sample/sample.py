@@ -143,7 +143,8 @@ class _Drawing:
             with float32(tf32=self._precision == "tf32"):
                 latents = noise.start().to(self._device)
                 states = self._steps(latents, condition, lambda: noise.step().to(self._device))
-                for step, latents in enumerate(states, start=1):
+                for step, state in enumerate(states, start=1):
+                    latents = state
                     yield step, self._num_steps
                 images = decoded(self._codec, latents.float())
         except torch.OutOfMemoryError as error:
