@@ -17,7 +17,10 @@ from mdt_cli.images.reading import EVERYTHING, AmbiguousSetError, Reading
 
 CHECKPOINT = ("state.json", "weights.safetensors")
 # Kinds of sets whose images have no paths.
-WITHOUT_NAMES = ("npz", "latent cache")
+WITHOUT_NAMES = ("npz", "npy", "latent cache")
+TABLES = ("parquet", "arrow")
+# Rows in files that --only may choose from.
+ROWS = ("idx", "cifar")
 WEIGHTS = (".safetensors", ".ckpt", ".pt", ".pth")
 
 
@@ -38,10 +41,16 @@ def open_images(path: Path, reading: Reading = EVERYTHING) -> ImageSet:
             f"leave out {' and '.join(reading.options)}",
         )
     named = [option for option in reading.options if option.startswith("--label")]
-    if images.kind == "parquet" and named and named != ["--label-column"]:
+    if images.kind in TABLES and named and named != ["--label-column"]:
         raise MdtError(
-            f"{named[0]} needs names of files, and {path} holds rows of parquet files",
+            f"{named[0]} needs names of files, and {path} holds rows of {images.kind} files",
             "name the column of classes with --label-column",
+        )
+    others = [option for option in reading.options if option != reading.only_option]
+    if images.kind in ROWS and others:
+        raise MdtError(
+            f"{others[0]} cannot be used for {path} ({images.kind}): its classes are in its files",
+            f"leave out {others[0]}",
         )
     return images
 

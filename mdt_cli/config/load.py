@@ -18,10 +18,14 @@ DEFAULT = "default"
 
 @dataclass(frozen=True)
 class Loaded:
-    """A valid configuration; `sources` maps a dotted key to who set it (absent: the default)."""
+    """A valid configuration; `sources` maps a dotted key to who set it (absent: the default).
+
+    `has_recipe`: whether a preset, or what it starts from, names what is trained.
+    """
 
     config: RunConfig
     sources: Mapping[str, str]
+    has_recipe: bool = True
 
     def source(self, key: str) -> str:
         """Who set `key`, or the table or list around it."""
@@ -40,17 +44,22 @@ def load_config(
     assignments: Sequence[str],
     base: Mapping[str, Any] | None = None,
     base_source: str = "the weights it starts from",
+    any_order: bool = False,
 ) -> Loaded:
     """Compose base < presets left to right < assignments (`a.b=TOML value`) left to right.
 
-    Raises one MdtError that lists every fault with who set it and the nearest valid key.
+    Raises one MdtError that lists every fault with who set it and the nearest valid key, or says in
+    which order the presets go; `any_order` takes them as they come.
     """
     tree: dict[str, Any] = {}
     sources: dict[str, str] = {}
     layers: list[tuple[Mapping[str, Any], str]] = []
     if base is not None:
         layers.append((base, base_source))
-    layers += [(presets.read_preset(name).keys, f"preset {name}") for name in preset_names]
+    named = [presets.read_preset(name) for name in preset_names]
+    if not any_order:
+        presets.check_order(named)
+    layers += [(preset.keys, f"preset {preset.name}") for preset in named]
     layers += [(_assignment(text), f"--set {shortened(text)}") for text in assignments]
     for keys, source in layers:
         _merge(tree, keys, "", source, sources)
@@ -58,7 +67,8 @@ def load_config(
         config = RunConfig.model_validate(tree)
     except ValidationError as error:
         raise MdtError(_faults(error, tree, Loaded(RunConfig(), sources))) from error
-    return Loaded(config, sources)
+    has_recipe = base is not None or any(p.role in (presets.RECIPE, presets.OWN) for p in named)
+    return Loaded(config, sources, has_recipe)
 
 
 def _assignment(text: str) -> dict[str, Any]:

@@ -98,7 +98,7 @@ def _in_checkpoint(folder: Path, ema: str | None) -> Path:
     if ema == ONLINE:
         return folder / WEIGHTS
     if ema is None:
-        config = RunConfig.model_validate(read_header(folder / WEIGHTS).config)
+        config = weights_config(folder / WEIGHTS, read_header(folder / WEIGHTS))
         return folder / ema_file(config.ema.names[0])
     have = sorted(file.stem.removeprefix("ema-") for file in folder.glob("ema-*.safetensors"))
     if ema not in have:
