@@ -24,7 +24,7 @@ class Pace:
         self._past: deque[tuple[float, float]] = deque()
 
     def rate(self, now: float, reached: float, total: int) -> float:
-        """Units per second at the time `now`; another total is other work, which begins anew."""
+        """Units per second at the time `now`; another total is other work."""
         if total != self._total:
             self._total, self._begun = total, (now, reached)
             self._past.clear()
