@@ -13,7 +13,7 @@ _ZIP, _PICKLE = b"PK\x03\x04", pickle.PROTO + b"\x02"
 
 
 def is_torch_file(path: Path) -> bool:
-    """Whether this is a file of torch.save, whole or cut short, by its content."""
+    """Whether this is a file of torch.save, intact or cut short, by its content."""
     try:
         with path.open("rb") as file:
             start = file.read(len(_ZIP))
