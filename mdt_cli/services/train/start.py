@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from mdt_cli.artifacts import run_folder
+from mdt_cli.artifacts.begun import as_begun
 from mdt_cli.artifacts.checkpoint import checkpoints
 from mdt_cli.artifacts.latent_cache.read import LatentCache, open_cache
 from mdt_cli.artifacts.weights import read_header
@@ -112,7 +113,8 @@ def train(request: TrainRequest) -> Iterator[Event]:
     check_launcher(request.loaded.config.training, device.type, os.environ)
     check_precision(request.loaded.config.training.precision, request.device)
     cache = open_cache(request.cache, verify=True)
-    loaded = run_folder.with_determinism(request.run, request.loaded, device.type, request.fresh)
+    loaded, kept = as_begun(request.run, request.loaded, request.fresh)
+    loaded = run_folder.with_determinism(request.run, loaded, device.type, request.fresh)
     request, config = replace(request, loaded=loaded), loaded.config
     make_deterministic(config.training.deterministic is True)
     placement = place(config.training.precision, request.device)
@@ -121,6 +123,11 @@ def train(request: TrainRequest) -> Iterator[Event]:
     if cache.facts.count < 2:
         raise MdtError(f"the cache holds {cache.facts.count} image; training needs at least 2")
     changed = run_folder.check(request.run, loaded, request.fresh, request.stage)
+    if kept and placement.is_first:
+        yield Note(
+            f"{request.run} was begun with another version, whose settings it keeps: "
+            + ", ".join(kept)
+        )
     network = _fresh_network(config, cache)
     data = train_data(config, cache, network.grid)
     state = TrainState(request.run, request.stage, data, placement, network)
