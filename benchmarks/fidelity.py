@@ -4,7 +4,7 @@ python benchmarks/fidelity.py
 """
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -16,6 +16,9 @@ from tests.golden import numbers  # noqa: E402 - the root of the checkout comes 
 from tests.golden.cases import OUR_LOSSES, OURS, parameters, sized, summary  # noqa: E402
 from tests.golden.networks import Net, as_trained, plain_network, synthetic_network  # noqa: E402
 from tests.golden.plain_cases import PLAIN, PLAIN_LOSSES  # noqa: E402
+from tests.golden.rules import Rule  # noqa: E402
+from tests.golden.rules import worst as worst_of_rule  # noqa: E402
+from tests.golden.rules_starts import RULES  # noqa: E402
 
 Cases = Mapping[tuple[str, str], tuple[float, ...]]
 Answer = Callable[[str, str, Net, bool], list[float]]
@@ -87,6 +90,21 @@ def counted() -> Iterator[tuple[str, int, int]]:
         yield f"LMD base, {size}", parameters("lmd", keys, shape, 0, frozen=True), count
         if trainable is not None:
             yield f"LMD base, {size}, trainable", parameters("lmd", keys, shape, 0), trainable
+    for size, count in numbers.LIGHTNINGDIT.items():
+        ours = parameters("lightningdit", sized(size), frozen=True)
+        yield f"LightningDiT-{size.upper()}/2", ours, count
+    for size, (bottleneck, count) in numbers.JIT.items():
+        keys = sized(size, patch_bottleneck=bottleneck, class_tokens=0, class_tokens_at=0)
+        ours = parameters("jit", keys, (3, 256, 256), 0, frozen=True)
+        yield f"JiT-{size.upper()}/16, no classes", ours, count
+
+
+def rule_rows(rules: Sequence[Rule]) -> Iterator[str]:
+    for rule in rules:
+        ours = rule.ours()
+        cells = [", ".join(f"{x:.6g}" for x in numbers) for numbers in (rule.official, ours)]
+        far = f"{worst_of_rule(rule, ours):.1e}"
+        yield f"| {rule.recipe} | {rule.rule} | {rule.before} | {' | '.join(cells)} | {far} |"
 
 
 @torch.no_grad()
@@ -130,6 +148,15 @@ def lines() -> Iterator[str]:
     )
     yield from head("case", *("1", "2", "3", "4", "5", "6"), "ours, worst", "plain, worst")
     yield from rows(numbers.LOSSES, loss, 6)
+    yield "\n## Rules\n"
+    yield (
+        "Defaults, orders and schedules of the official code, as numbers that it printed, beside "
+        "what ours computes now and what version 0.1 had. Random starts are statistics of other "
+        "random numbers, so they agree to a few per cent. Tests: `tests/golden/test_rules.py`. "
+        ""
+    )
+    yield from head("recipe", "rule", "version 0.1", "official", "ours", "worst")
+    yield from rule_rows(RULES)
     yield "\n## Parameters\n"
     yield (
         "1,000 classes and 4 x 32 x 32 latents unless the row says otherwise; MaskDM has pixels "

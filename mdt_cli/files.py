@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,25 @@ from typing import Any
 from mdt_cli.errors import MdtError
 
 TEMPORARY = ".tmp-"
+# How the names of lock files end; see `locks.py`.
+LOCK = ".mdt-lock"
+# Files that systems put into folders unasked.
+SYSTEM_FILES = frozenset({"desktop.ini", "thumbs.db", "ehthumbs.db", "icon\r", "__macosx"})
+
+
+def is_bystander(name: str) -> bool:
+    """Whether a file says nothing of the folder that it lies in.
+
+    Those of operating systems (`.DS_Store`, `Thumbs.db`, `._0.png` beside `0.png`, `.nfs0001` of a
+    file that is removed and still open) and this program's own temporaries and locks.
+    """
+    own = name.startswith((TEMPORARY, "._", ".nfs", ".fuse_hidden")) or name.endswith(LOCK)
+    return own or name == ".DS_Store" or name.lower() in SYSTEM_FILES
+
+
+def temporary_beside(target: Path) -> Path:
+    """A name in the folder of `target` that no other process on this machine uses."""
+    return target.with_name(f"{TEMPORARY}{os.getpid()}-{target.name}")
 
 
 @contextmanager
@@ -22,7 +41,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
     Whatever was written is flushed to disk first. On any error, a signal included, the temporary
     is removed and `target` is as it was. Raises MdtError if `target` cannot be written.
     """
-    temporary = target.with_name(f"{TEMPORARY}{os.getpid()}-{target.name}")
+    temporary = temporary_beside(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -42,16 +61,32 @@ def atomic_path(target: Path) -> Iterator[Path]:
                 temporary.unlink()
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove the temporaries in `folder` that killed processes left behind."""
-    for path in folder.glob(f"{TEMPORARY}*"):
+def remove_leftovers(folder: Path, even_running: bool = False) -> None:
+    """Remove the temporaries in `folder` that killed processes left behind.
+
+    `even_running`: none of them is in use, whoever has the number of its process now.
+    """
+    _remove(folder.glob(f"{TEMPORARY}*"), even_running)
+
+
+def remove_leftovers_of(target: Path, even_running: bool = False) -> None:
+    """As `remove_leftovers`, of those beside `target` that were to become it."""
+    if target.parent.is_dir():
+        beside = (path for path in target.parent.iterdir() if path.name.startswith(TEMPORARY))
+        _remove((path for path in beside if path.name.endswith(f"-{target.name}")), even_running)
+
+
+def _remove(temporaries: Iterable[Path], even_running: bool) -> None:
+    for path in temporaries:
         pid = path.name.removeprefix(TEMPORARY).partition("-")[0]
-        if pid.isdigit() and _is_another_running(int(pid)):
+        if not even_running and pid.isdigit() and _is_another_running(int(pid)):
             continue
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:
-            path.unlink(missing_ok=True)
+            # In a folder that cannot be written to, whoever wants to write it says so.
+            with suppress(OSError):
+                path.unlink()
 
 
 def _is_another_running(pid: int) -> bool:
@@ -69,7 +104,8 @@ def _is_another_running(pid: int) -> bool:
 
 def check_writable(target: Path) -> None:
     """Fail now rather than after hours: MdtError unless a file beside `target` can be written."""
-    probe = target.with_name(f"{TEMPORARY}{os.getpid()}-{target.name}")
+    probe = temporary_beside(target)
+    remove_leftovers_of(target)
     try:
         if target.is_dir():
             raise MdtError(f"cannot write {target}: it is a folder", "name a file")

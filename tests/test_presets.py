@@ -17,6 +17,7 @@ RECIPES = [
     "deferred",
     "tread-ddpm",
     "tread-mean",
+    *("lightningdit", "jit"),
 ]
 STAGES = [
     *("maskdit-finetune", "maskdit-finetune-cos", "mcdit-finetune", "maskdm-finetune"),
@@ -54,5 +55,5 @@ def test_every_recipe_builds_at_every_size(recipe: str, size: str, overlay: str 
     assert build_views(config.masking)
     learned = recipe in ("dit", "mdt", "mdtv2", "tread-ddpm", "tread-mean", "drop")
     assert build_loss(config.objective).out_multiplier == (2 if learned else 1)
-    is_masked = overlay != "unmasked" and recipe not in ("dit", "uvit")
+    is_masked = overlay != "unmasked" and recipe not in ("dit", "uvit", "lightningdit", "jit")
     assert (network.route is not None) == is_masked

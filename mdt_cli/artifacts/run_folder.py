@@ -13,12 +13,13 @@ from mdt_cli.config.load import Loaded
 from mdt_cli.config.run import RunConfig
 from mdt_cli.config.write import to_toml
 from mdt_cli.errors import MdtError
-from mdt_cli.files import atomic_path, cannot_write
+from mdt_cli.files import atomic_path, cannot_write, is_bystander, remove_leftovers
 from mdt_cli.json_reader import JsonLines, parse_json
 from mdt_cli.text import decode_text, read_limited
 from mdt_cli.toml_reader import MAX_BYTES, read_toml
 
 CONFIG, LOG, METRICS = "config.toml", "log.jsonl", "metrics.jsonl"
+FOLDERS = ("checkpoints", "samples", "tensorboard", "evaluation")
 # Keys that may change between two starts of one run: they steer it and do not define it.
 MAY_CHANGE = (
     "training.steps",
@@ -51,7 +52,7 @@ def check(run: Path, loaded: Loaded, fresh: int, stage: str) -> list[str]:
     config = run / CONFIG
     if run.exists() and not run.is_dir():
         raise MdtError(f"{run} is a file; a run needs a folder")
-    if run.is_dir() and not config.is_file() and any(run.iterdir()):
+    if run.is_dir() and not config.is_file() and _has_content(run):
         raise MdtError(f"{run} is not empty and not a run", "choose another folder for the run")
     if not config.is_file() or fresh >= 2:
         return []
@@ -64,6 +65,17 @@ def check(run: Path, loaded: Loaded, fresh: int, stage: str) -> list[str]:
         )
     check_stage(run, stage)
     return _check_same(config, loaded)
+
+
+def _has_content(run: Path) -> bool:
+    """Whether a folder holds more than a start that was killed before its configuration leaves."""
+    return any(not is_bystander(path.name) for path in run.iterdir())
+
+
+def sweep(run: Path) -> None:
+    """Remove what killed commands left half-written."""
+    for folder in (run, *(run / name for name in FOLDERS)):
+        remove_leftovers(folder)
 
 
 def with_determinism(run: Path, loaded: Loaded, device_type: str, fresh: int) -> Loaded:
@@ -112,11 +124,12 @@ def write(
     weights in `source` that a run started from.
     """
     if fresh >= 2:
-        for name in (CONFIG, LOG, METRICS):
+        # The configuration stays until the new one replaces it: killed in between, it is a run.
+        for name in (LOG, METRICS):
             (run / name).unlink(missing_ok=True)
-        for name in ("checkpoints", "samples", "tensorboard", "evaluation"):
+        for name in FOLDERS:
             shutil.rmtree(run / name, ignore_errors=True)
-    before = config_text(run) if (run / CONFIG).is_file() else ""
+    before = config_text(run) if (run / CONFIG).is_file() and fresh < 2 else ""
     lines = [line for line in before.splitlines() if line.startswith((STARTED, CHANGED))]
     if source is not None and not before:
         lines = [STARTED + json.dumps(str(source.resolve()))]

@@ -32,12 +32,20 @@ class EdmConfig(Table):
 
 
 class FlowConfig(Table):
-    """Rectified flow: straight path x_t = (1-t) x_0 + t noise, velocity prediction."""
+    """Rectified flow: straight path x_t = (1-t) x_0 + t noise."""
 
     kind: Literal["flow"] = "flow"
+    # v: the network predicts the velocity noise - x_0. x: it predicts x_0, and its error is
+    # divided by max(t, floor) (JiT).
+    predict: Literal["v", "x"] = "v"
+    floor: Annotated[float, Field(gt=0, le=1)] = 0.05
     time: Literal["uniform", "logit_normal"] = "logit_normal"
     time_mean: float = 0.0
     time_std: Positive = 1.0
+    # Training times t become s t / (1 + (s-1) t); `sampling.shift` does this to the sampler's.
+    shift: Positive = 1.0
+    # Standard deviation of the noise (JiT: image side / 256).
+    noise_scale: Positive = 1.0
 
 
 class ReconstructionConfig(Table):

@@ -82,3 +82,6 @@ class SamplingConfig(Table):
     sigma_min: Positive = 0.002
     sigma_max: Positive = 80.0
     rho: Positive = 7.0
+    # The times t of flow runs become s t / (1 + (s-1) t): above 1, more of the steps are spent
+    # where there is much noise.
+    shift: Positive = 1.0

@@ -30,7 +30,7 @@ class LevelOptions:
     """What a caller may choose of the levels; each kind of diffusion reads what concerns it.
 
     spacing: of training times, as in `respaced_indices`. sigma_min, sigma_max, rho: as in
-    `karras_sigmas`.
+    `karras_sigmas`. shift: of a flow's times, as in `shifted`.
     """
 
     steps: int
@@ -38,6 +38,7 @@ class LevelOptions:
     sigma_min: float = 0.002
     sigma_max: float = 80.0
     rho: float = 7.0
+    shift: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,14 @@ def flow_times(steps: int) -> Tensor:
     return torch.arange(steps, -1, -1, dtype=torch.float64) / steps
 
 
+def shifted(t: Tensor, shift: float) -> Tensor:
+    """Times in 0..1 moved towards 1 (noise) by a shift above 1, towards 0 by one below.
+
+    s t / (1 + (s - 1) t) (Esser et al. 2024, eq. 23); a shift of 1 changes nothing.
+    """
+    return t if shift == 1 else shift * t / (1 + (shift - 1) * t)
+
+
 def edm_levels(
     steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
 ) -> Levels:
@@ -122,10 +131,10 @@ def edm_levels(
     return Levels(tuple(Level(sigma, 1.0, sigma) for sigma in sigmas), start=sigmas[0])
 
 
-def flow_levels(steps: int) -> Levels:
-    """Rectified flow's levels: t falls evenly from 1 to 0."""
-    times: list[float] = flow_times(steps).tolist()
-    return Levels(tuple(Level(t, 1.0, t) for t in times), start=1.0, straight=True)
+def flow_levels(steps: int, shift: float = 1.0, noise_scale: float = 1.0) -> Levels:
+    """Rectified flow's levels: t falls evenly from 1 to 0, and is shifted."""
+    times: list[float] = shifted(flow_times(steps), shift).tolist()
+    return Levels(tuple(Level(t, 1.0, t) for t in times), start=noise_scale, straight=True)
 
 
 def ddpm_levels(alphas_cumprod: Tensor, steps: int, spacing: str = "respaced") -> Levels:

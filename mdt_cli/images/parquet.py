@@ -11,6 +11,7 @@ from mdt_cli.images.columns import asked_column, label_column
 from mdt_cli.images.image_set import Found, ImageSet, make_set
 from mdt_cli.images.parquet_splits import one_split
 from mdt_cli.images.reading import AmbiguousSetError, Reading
+from mdt_cli.images.shards import check_complete
 from mdt_cli.json_reader import parse_json
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "png", "picture")
@@ -33,6 +34,8 @@ def from_parquet(paths: Sequence[Path], root: Path, path: Path, reading: Reading
         ) from error
     paths = sorted(paths, key=lambda file: reading.key(file.relative_to(root).as_posix()))
     paths, notes = one_split(paths, root, reading)
+    if path.is_dir():
+        check_complete([file.relative_to(root).as_posix() for file in paths], root, reading)
     found: list[Found] = []
     values: list[object] = []
     names: Sequence[str] | None = None

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mdt_cli.config.load import load_config
 from mdt_cli.core.batch import Answer, Batch, Condition
-from mdt_cli.core.levels import Denoise, edm_levels
+from mdt_cli.core.levels import Denoise, LevelOptions, edm_levels
 from mdt_cli.core.masking.tokens import TokenSubset
 from mdt_cli.core.objectives.epsilon import Epsilon
 from mdt_cli.core.objectives.training_step import View, term_losses, view_loss
@@ -29,6 +29,9 @@ PIXELS, MODES = values((2, 3, 64, 64), 5, 4.0), values((2, 4, 28, 28), 6, 4.0)
 START = values((2, 4, 32, 32), 4, 3.4641016)
 VISIBLE, MODE_SUBSET = blocks((0, 5), (3, 12)), subset(2, 29, 49)
 STEPS = (100, 249)
+# JiT's own inputs: official times run from noise (0) to image (1) and are read as they are.
+JIT_IMAGES, JIT_NOISE = values((3, 3, 64, 64), 2, 4.0), values((3, 3, 64, 64), 3, 4.0)
+JIT_T, JIT_START = torch.tensor([0.95, 0.5, 0.01]), values((2, 3, 64, 64), 4, 3.4641016)
 
 
 def patchify(image: Tensor, patch: int) -> Tensor:
@@ -131,7 +134,29 @@ OURS: dict[tuple[str, str], Callable[[Net], Tensor]] = {
     ("lmd", "29 of 49 kept"): lambda net: patchify(
         net(MODES, torch.zeros(2), None, MODE_SUBSET), 4
     ),
+    ("lightningdit", "all tokens"): all_tokens,
+    ("lightningdit", "guided 1.5"): lambda net: guided_pair(net, 1.5, None),
+    ("jit", "all tokens"): lambda net: net(values((2, 3, 64, 64), 1, 4.0), T, None, None),
+    ("jit", "Heun, 4 steps"): lambda net: jit_samples(net),
 }
+
+
+def jit_samples(net: Net) -> Tensor:
+    flow = diffusion_of(build_loss(config_of("jit").objective))
+
+    def denoise(x: Tensor, t: Tensor) -> Tensor:
+        return flow.denoised(net(x, 1 - t, None, None), x, t)
+
+    return heun(denoise, JIT_START, flow.levels(LevelOptions(4)))
+
+
+def jit_losses(net: Net) -> list[float]:
+    batch = Batch(JIT_IMAGES, JIT_T, JIT_NOISE)
+    loss, view = build_loss(config_of("jit").objective), View("all")
+    terms = term_losses(
+        lambda x, t, *rest: Answer(net(x, 1 - JIT_T, None, None)), loss, view, batch, 16
+    )
+    return terms[0].tolist()
 
 
 def ddpm_losses(net: Net, name: str, keep: int) -> list[float]:
@@ -180,6 +205,7 @@ OUR_LOSSES: dict[tuple[str, str], Callable[[Net], list[float]]] = {
     ("mdtv2", "mse and vb, masked"): lambda net: ddpm_losses(net, "mdtv2", 153),
     ("maskdit", "DSM of kept, MAE of dropped"): maskdit_losses,
     ("lmd", "batch loss, normalised and raw"): lmd_losses,
+    ("jit", "loss at t = 0.95, 0.5, 0.01"): jit_losses,
 }
 
 
@@ -202,6 +228,7 @@ def parameters(
     keys += [f"masking.restore_at=-{decoder}"] if decoder else []
     with torch.device("meta"):
         network = build_network(load_config([preset], keys).config, latent_shape, classes)
+    assert network.positions_ND is not None
     tables = [network.positions_ND.numel()]
     width = network.positions_ND.shape[1]
     if network.narrow is not None:

@@ -13,12 +13,12 @@ from mdt_cli.core.model.transformer import Transformer
 from mdt_cli.services.build.network import build_network
 from tests.golden.numbers import CONFIGS
 from tests.golden.synthetic import fill_synthetically
-from tests.reference import transformers
+from tests.reference import modern, transformers
 
 # (latents, time as the network reads it, labels, kept tokens) -> raw answer
 Net = Callable[[Tensor, Tensor, Tensor | None, TokenSubset | None], Tensor]
 
-SHAPES = {"maskdm": (3, 64, 64), "lmd": (4, 28, 28)}
+SHAPES = {"maskdm": (3, 64, 64), "lmd": (4, 28, 28), "jit": (3, 64, 64)}
 
 
 def names_of(name: str):
@@ -34,7 +34,8 @@ def synthetic_network(name: str) -> Transformer:
     classes = 0 if name in SHAPES else 1000
     network = build_network(config_of(name), SHAPES.get(name, (4, 32, 32)), classes).eval()
     # U-ViT and MaskDM had their positions filled as well.
-    fill_synthetically(network, names_of(name), positions=name in ("uvit", "maskdm"))
+    positions, new = name in ("uvit", "maskdm"), name in ("lightningdit", "jit")
+    fill_synthetically(network, names_of(name), positions, scales_at_one=new)
     return network
 
 
@@ -59,6 +60,8 @@ def plain_network(name: str, network: Transformer) -> Net:
         "uvit": lambda: transformers.uvit(tensors, heads, patch),
         "maskdm": lambda: transformers.uvit(tensors, heads, patch),
         "lmd": lambda: transformers.lmd(tensors, heads, narrow, patch),
+        "lightningdit": lambda: modern.modern(tensors, heads, patch),
+        "jit": lambda: modern.modern(tensors, heads, patch),
     }.get(name, lambda: transformers.mdt(tensors, heads, patch, model.decoder_depth))()
 
     def run(x: Tensor, t: Tensor, y: Tensor | None, subset: TokenSubset | None = None) -> Tensor:

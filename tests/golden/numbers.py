@@ -73,6 +73,23 @@ CONFIGS = {
             ]
         },
     },
+    "lightningdit": {
+        "model": {**S, "norm": "rms", "mlp": "swiglu", "rope": True},
+        "objective": {"kind": "flow"},
+        "sampling": {"solver": "euler"},
+    },
+    "jit": {
+        "model": {
+            **{**S, "norm": "rms", "mlp": "swiglu", "rope": True, "qk_norm": True},
+            **{"patch_size": 16, "patch_bottleneck": 128},
+        },
+        "objective": {
+            **{"kind": "flow", "predict": "x", "noise_scale": 2.0},
+            **{"time_mean": 0.8, "time_std": 0.8},
+        },
+        "data": {"conditional": False},
+        "sampling": {"solver": "heun", "steps": 4},
+    },
 }
 TITLES = {
     "dit": "DiT-S/2",
@@ -82,6 +99,8 @@ TITLES = {
     "uvit": "U-ViT-S/2",
     "maskdm": "MaskDM small, 64 px",
     "lmd": "LMD base, patch 4",
+    "lightningdit": "LightningDiT-S/2",
+    "jit": "JiT-S/16, 64 px, no classes",
 }
 # Mean, population standard deviation, first three values and last of what each case answers.
 OUTPUTS = {
@@ -112,6 +131,10 @@ OUTPUTS = {
     ("maskdm", "all tokens"): (0.024965, 1.215668, 2.53328, -0.62280, -1.08564, -1.19024),
     ("maskdm", "2 of 16 blocks kept"): (0.024976, 1.215586, 2.53344, -1.24167, 0.74299, -1.19831),
     ("lmd", "29 of 49 kept"): (0.023627, 1.218462, 2.54677, -1.24585, 0.81715, -0.74191),
+    ("lightningdit", "all tokens"): (0.18128, 1.82528, -1.06808, -1.54711, -1.01102, 1.29331),
+    ("lightningdit", "guided 1.5"): (0.12780, 2.01109, -1.19840, -1.69313, -1.13849, -0.27958),
+    ("jit", "all tokens"): (0.00350, 1.50583, 0.53376, 0.75928, 2.93374, -0.91596),
+    ("jit", "Heun, 4 steps"): (0.00394, 1.43455, 0.51438, 0.78040, 2.92187, -0.96594),
 }
 
 # Per sample at t = 0, 60, 900: mse, then vb. DSM and MAE: per sample at sigma = 0.3, 5.
@@ -122,6 +145,7 @@ LOSSES = {
     ("mdtv2", "mse and vb, masked"): (0.00273, 0.91979, 5.87183, 3.99844, 0.09679, 0.07778),
     ("maskdit", "DSM of kept, MAE of dropped"): (4.60629, 8.84607, 0.37277, 1.85180),
     ("lmd", "batch loss, normalised and raw"): (2.460677, 2.811156),
+    ("jit", "loss at t = 0.95, 0.5, 0.01"): (3.98226, 14.05601, 1397.18030),
 }
 
 SIZES = {
@@ -168,3 +192,7 @@ MASKDM = {
     "base, 256 px": ({"hidden_size": 768, "num_heads": 12}, (3, 256, 256), 0, 102_417_456),
 }
 LMD = {"patch 4": (4, 110_817_856, 110_753_856), "patch 7": (7, 110_944_708, None)}
+# With 1,000 classes at 256 px.
+LIGHTNINGDIT = {"b": 130_531_600, "l": 458_120_176, "xl": 675_219_856}
+# Size, then channels of the bottleneck and parameters without classes.
+JIT = {"b": (128, 130_526_976), "l": (128, 458_082_016), "h": (256, 951_519_808)}

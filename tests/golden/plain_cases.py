@@ -6,6 +6,10 @@ import torch
 from torch import Tensor
 
 from tests.golden.cases import (
+    JIT_IMAGES,
+    JIT_NOISE,
+    JIT_START,
+    JIT_T,
     LOSS_T,
     LOSS_Y,
     MODE_SUBSET,
@@ -20,7 +24,7 @@ from tests.golden.cases import (
     Y,
 )
 from tests.golden.networks import Net
-from tests.golden.synthetic import latents, subset
+from tests.golden.synthetic import latents, subset, values
 from tests.reference import diffusion as plain
 
 
@@ -118,7 +122,36 @@ PLAIN: dict[tuple[str, str], Callable[[Net], Tensor]] = {
     ("lmd", "29 of 49 kept"): lambda net: patchify(
         net(MODES, torch.zeros(2), None, MODE_SUBSET), 4
     ),
+    ("lightningdit", "all tokens"): all_tokens,
+    ("lightningdit", "guided 1.5"): lambda net: guided_pair(net, [1.5, 1.5]),
+    ("jit", "all tokens"): lambda net: net(values((2, 3, 64, 64), 1, 4.0), T, None, None),
+    ("jit", "Heun, 4 steps"): lambda net: jit_samples(net),
 }
+
+
+def jit_samples(net: Net) -> Tensor:
+    """Heun's rule in JiT's own time, from noise (0) to image (1); the last step is Euler's."""
+
+    def velocity(z: Tensor, t: float) -> Tensor:
+        return (net(z, torch.full((2,), t), None, None) - z) / (1 - t)
+
+    z = 2 * JIT_START
+    for k in range(4):
+        slope = velocity(z, k / 4)
+        if k < 3:
+            slope = (slope + velocity(z + slope / 4, (k + 1) / 4)) / 2
+        z = z + slope / 4
+    return z
+
+
+def jit_losses(net: Net) -> list[float]:
+    found = []
+    for image, noise, t in zip(JIT_IMAGES, JIT_NOISE, JIT_T.tolist(), strict=True):
+        z = (1 - t) * image + t * 2 * noise
+        guess = net(z[None], torch.tensor([1 - t]), None, None)[0]
+        velocities = [(x - z) / max(t, 0.05) for x in (image, guess)]
+        found.append((velocities[0] - velocities[1]).square().mean().item())
+    return found
 
 
 def ddpm_losses(net: Net, min_snr: bool, keep: int) -> list[float]:
@@ -166,4 +199,5 @@ PLAIN_LOSSES: dict[tuple[str, str], Callable[[Net], list[float]]] = {
     ("mdtv2", "mse and vb, masked"): lambda net: ddpm_losses(net, True, 153),
     ("maskdit", "DSM of kept, MAE of dropped"): maskdit_losses,
     ("lmd", "batch loss, normalised and raw"): lmd_losses,
+    ("jit", "loss at t = 0.95, 0.5, 0.01"): jit_losses,
 }

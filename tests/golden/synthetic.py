@@ -18,13 +18,21 @@ def values(shape: tuple[int, ...], seed: int, scale: float) -> torch.Tensor:
 
 
 def fill_synthetically(
-    network: Transformer, names: TokenNames = UVIT, positions: bool = False
+    network: Transformer,
+    names: TokenNames = UVIT,
+    positions: bool = False,
+    scales_at_one: bool = False,
 ) -> None:
-    """Every tensor from its official key; position tables stay sin-cos unless `positions`."""
+    """Every tensor from its official key; position tables stay sin-cos unless `positions`.
+
+    `scales_at_one`: the scales of norms lie around 1.
+    """
     tensors = to_official(network, names)
     for key, tensor in tensors.items():
         if positions or not key.endswith("pos_embed"):
             tensors[key] = values(tuple(tensor.shape), sum(map(ord, key)) % 997, 0.25)
+            if scales_at_one and "norm" in key:
+                tensors[key] += 1
     from_official(network, tensors, names)
 
 

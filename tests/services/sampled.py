@@ -16,7 +16,7 @@ def run(request):
 
 
 def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    return {path.name: path.read_bytes() for path in folder.glob("*") if path.is_file()}
 
 
 def pixels(path):

@@ -29,7 +29,7 @@ from mdt_cli.artifacts.latent_cache.format import (
 from mdt_cli.artifacts.latent_cache.sources import contents_facts, write_contents
 from mdt_cli.artifacts.weights import save_tensors
 from mdt_cli.errors import MdtError
-from mdt_cli.files import TEMPORARY, atomic_path, sha256_of, write_json
+from mdt_cli.files import TEMPORARY, atomic_path, is_bystander, sha256_of, write_json
 from mdt_cli.json_reader import MAX_LISTING_BYTES, read_json
 
 # What a record has of a shard and its entry in a manifest has not.
@@ -152,7 +152,7 @@ def begun(folder: Path) -> dict[str, Any] | None:
             continue
     if folder.exists() and not folder.is_dir():
         raise MdtError(f"{folder} is a file, not a folder for a cache", "choose another path")
-    if folder.is_dir() and any(not e.name.startswith(TEMPORARY) for e in folder.iterdir()):
+    if folder.is_dir() and any(not is_bystander(e.name) for e in folder.iterdir()):
         raise MdtError(
             f"{folder} is not empty and holds no latent cache", "choose a new or empty folder"
         )

@@ -20,7 +20,7 @@ from mdt_cli.artifacts.sample_folder.png import (
     same_settings,
 )
 from mdt_cli.errors import MdtError
-from mdt_cli.files import TEMPORARY, atomic_path, write_json
+from mdt_cli.files import atomic_path, is_bystander, remove_leftovers, temporary_beside, write_json
 from mdt_cli.images.npz import RowFile
 from mdt_cli.json_reader import read_json
 
@@ -45,7 +45,7 @@ class NpzFolder:
         make_folder(self._folder)
         ours = {self._file.name, PARTS, MANIFEST, GRID}
         for path in sorted(self._folder.iterdir()):
-            if path.name not in ours and not path.name.startswith((TEMPORARY, REPORT)):
+            if not (path.name in ours or path.name.startswith(REPORT) or is_bystander(path.name)):
                 raise MdtError(
                     f"{self._folder} holds {path.name}, which does not belong to this job",
                     "choose another folder",
@@ -68,7 +68,7 @@ class NpzFolder:
         if self._is_joined():
             return
         place = self._parts / SETTINGS
-        mine = place.with_name(f"{TEMPORARY}{os.getpid()}-own-{SETTINGS}")
+        mine = temporary_beside(self._parts / f"own-{SETTINGS}")
         write_json(mine, self._facts())
         try:
             # Unlike a rename, a link does not replace a file.
@@ -102,8 +102,7 @@ class NpzFolder:
                 self._job.manifest("npz", {**facts, "file": self._file.name}),
             )
         shutil.rmtree(self._parts, ignore_errors=True)
-        for leftover in self._folder.glob(f"{TEMPORARY}*"):
-            leftover.unlink(missing_ok=True)
+        remove_leftovers(self._folder, even_running=True)
         return self._file
 
     def images(self, positions: Collection[int]) -> dict[int, Pixels]:

@@ -15,7 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from mdt_cli.config.base import flat
 from mdt_cli.errors import MdtError
-from mdt_cli.files import TEMPORARY, cannot_write, write_json
+from mdt_cli.files import cannot_write, is_bystander, remove_leftovers, temporary_beside, write_json
 from mdt_cli.images.open_image import UnreadableError, open_image
 from mdt_cli.json_reader import parse_json
 
@@ -89,7 +89,7 @@ class PngFolder:
         make_folder(self._folder)
         ours = {file_name(seed) for seed in self._job.seeds} | {MANIFEST, GRID}
         for path in sorted(self._folder.iterdir()):
-            if path.name in ours or path.name.startswith((TEMPORARY, REPORT)):
+            if path.name in ours or path.name.startswith(REPORT) or is_bystander(path.name):
                 continue
             if re.fullmatch(r"\d{6,}\.png", path.name):
                 raise MdtError(
@@ -115,8 +115,7 @@ class PngFolder:
     def finish(self, facts: Mapping[str, Any]) -> Path:
         """The manifest, after every image has reached the disk."""
         os.sync()
-        for leftover in self._folder.glob(f"{TEMPORARY}*"):
-            leftover.unlink(missing_ok=True)
+        remove_leftovers(self._folder, even_running=True)
         write_json(self._folder / MANIFEST, self._job.manifest("png", facts))
         return self._folder
 
@@ -146,7 +145,7 @@ class PngFolder:
 
     def _write(self, position: int, image: Pixels) -> None:
         target = self._folder / file_name(self._job.seeds[position])
-        temporary = target.with_name(f"{TEMPORARY}{os.getpid()}-{target.name}")
+        temporary = temporary_beside(target)
         info = PngInfo()
         info.add_itxt(TEXT, json.dumps(self._text(position), ensure_ascii=False))
         try:
@@ -231,7 +230,7 @@ def make_folder(folder: Path) -> None:
     """Make the folder and prove, before any work, that files can be written into it."""
     if folder.exists() and not folder.is_dir():
         raise MdtError(f"{folder} is a file", "samples go into a folder: choose another name")
-    probe = folder / f"{TEMPORARY}{os.getpid()}-probe"
+    probe = temporary_beside(folder / "probe")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.touch()

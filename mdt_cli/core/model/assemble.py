@@ -63,6 +63,8 @@ def assemble(
         assert network.positions_ND is not None
         nn.init.trunc_normal_(network.positions_ND, std=0.02)
     embeddings.initialise()
+    # Last, so that the random numbers of all other parts do not depend on it.
+    conditioning.initialise_patches(patches)
     return network
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from mdt_cli.core.model.blocks import Block, Modulation, PlainBlock, init_linears
 from mdt_cli.core.model.embeddings import ClassTokens, ExtraTokens, LabelEmbedding, TimeEmbedding
-from mdt_cli.core.model.heads import Head, PlainHead
+from mdt_cli.core.model.heads import Head, PatchEmbedding, PlainHead
 from mdt_cli.core.model.positions import AttentionPositions
 from mdt_cli.core.model.shape import CLASSIC, BlockStyle
 
@@ -60,6 +60,10 @@ class Conditioning(ABC):
     def initialise(self, stacks: Iterable[nn.Module], heads: Iterable[nn.Module]) -> None:
         """Draw the initial weights of all blocks, then those of the heads, from torch's RNG."""
 
+    @abstractmethod
+    def initialise_patches(self, patches: PatchEmbedding) -> None:
+        """Draw what the patch embedding starts with elsewhere than in DiT; it has DiT's already."""
+
 
 @dataclass(frozen=True)
 class AdaLNZero(Conditioning):
@@ -94,6 +98,9 @@ class AdaLNZero(Conditioning):
         for stack in stacks:
             init_linears(stack)
 
+    def initialise_patches(self, patches: PatchEmbedding) -> None:
+        pass
+
 
 @dataclass(frozen=True)
 class InContext(Conditioning):
@@ -126,6 +133,10 @@ class InContext(Conditioning):
         for part in (*stacks, *heads):
             init_linears(part, normal=True)
 
+    def initialise_patches(self, patches: PatchEmbedding) -> None:
+        # U-ViT and MaskDM leave the convolution as torch makes it.
+        patches.start_as_conv(weight=True)
+
 
 @dataclass(frozen=True)
 class ClassToken(Conditioning):
@@ -155,3 +166,7 @@ class ClassToken(Conditioning):
     def initialise(self, stacks: Iterable[nn.Module], heads: Iterable[nn.Module]) -> None:
         for part in (*stacks, *heads):
             init_linears(part)
+
+    def initialise_patches(self, patches: PatchEmbedding) -> None:
+        # MAE's code, which LMD's is built on, draws the weight and leaves the bias.
+        patches.start_as_conv(weight=False)

@@ -30,6 +30,18 @@ class PatchEmbedding(nn.Module):
         assert bias is not None
         nn.init.zeros_(bias)
 
+    def start_as_conv(self, weight: bool) -> None:
+        """Initial values of torch's own convolution: of the bias and, with `weight`, of the weight.
+
+        Uniform within 1 / sqrt(values of a patch). With a bottleneck nothing changes.
+        """
+        if self.conv.bias is None:
+            return
+        bound = self.conv.weight[0].numel() ** -0.5
+        if weight:
+            nn.init.uniform_(self.conv.weight, -bound, bound)
+        nn.init.uniform_(self.conv.bias, -bound, bound)
+
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """[B, C, H, W] to [B, N, D]; the patch size divides H and W."""
         x_BND = self.conv(x_BCHW).flatten(2).transpose(1, 2)

@@ -31,7 +31,13 @@ def build_loss(table: ObjectiveConfig) -> Loss:
             return Edm(table.P_mean, table.P_std, table.sigma_data)
         case FlowConfig():
             logit_normal = table.time == "logit_normal"
-            return Flow((table.time_mean, table.time_std) if logit_normal else None)
+            return Flow(
+                (table.time_mean, table.time_std) if logit_normal else None,
+                table.predict,
+                table.floor,
+                table.shift,
+                table.noise_scale,
+            )
         case ReconstructionConfig():
             return Reconstruction()
         case ClassificationConfig():

@@ -75,6 +75,7 @@ def sampler_of(
             sampling.sigma_min,
             sampling.sigma_max,
             sampling.rho,
+            sampling.shift,
         )
     )
 

@@ -23,6 +23,7 @@ from mdt_cli.files import write_json
 from mdt_cli.images.decode import Pixels
 from mdt_cli.images.reading import EVERYTHING, Reading
 from mdt_cli.images.sized import SizedSet, sized
+from mdt_cli.locks import writing_file
 from mdt_cli.metrics.extractors.build import RESIZE_RULES, build_extractor
 from mdt_cli.metrics.extractors.extractor import Extractor, extract_batch
 from mdt_cli.metrics.extractors.weights import cached_inception
@@ -36,6 +37,7 @@ from mdt_cli.services.evaluate.report import device_name
 from mdt_cli.services.evaluate.request import page_of
 from mdt_cli.services.events import EvaluationDone, Event, Note, Progress, Warned
 from mdt_cli.services.runtime import pick_device
+from mdt_cli.services.work import Share, as_only_writer
 
 CPU_BATCH, GPU_BATCH = 4, 32
 SHOWN = 8
@@ -62,6 +64,11 @@ class ReconstructionRequest:
 def reconstruct(request: ReconstructionRequest) -> Iterator[Event]:
     """Encode to the posterior's mean, decode, compare; the last event is `EvaluationDone`."""
     target = request.out or Path(f"{request.images.name.partition('.')[0]}.reconstruction.json")
+    lock = writing_file(target)
+    yield from as_only_writer(lock, Share.from_environment(), _reconstruct(request, target))
+
+
+def _reconstruct(request: ReconstructionRequest, target: Path) -> Iterator[Event]:
     page = page_of(target)
     device = pick_device(request.device)
     images = _squares(request.images, request.size, request.reading)

@@ -8,6 +8,7 @@ from typing import Any
 from mdt_cli.config.evaluation import ExtractorName, MetricName, facts_of
 from mdt_cli.files import write_json
 from mdt_cli.images.sized import SizedSet
+from mdt_cli.locks import writing_file
 from mdt_cli.metrics.compute import compute
 from mdt_cli.metrics.extract import Extracted
 from mdt_cli.metrics.features import PUBLISHED, Features, Gaussian, side_of
@@ -27,6 +28,7 @@ from mdt_cli.services.evaluate.report import (
 )
 from mdt_cli.services.evaluate.request import EvaluateRequest, default_report
 from mdt_cli.services.events import EvaluationDone, EvaluationShareDone, Event, Note, Warned
+from mdt_cli.services.work import Share, as_only_writer
 
 __all__ = ["EvaluateRequest", "default_report", "evaluate", "score"]
 
@@ -45,6 +47,12 @@ def evaluate(request: EvaluateRequest) -> Iterator[Event]:
     Everything that can be known from headers is checked before the first image is decoded. With
     several processes each extracts its share, and the first one scores and writes.
     """
+    share = Share.from_environment()
+    lock = writing_file(request.out or default_report(request))
+    yield from as_only_writer(lock, share, _evaluate(request))
+
+
+def _evaluate(request: EvaluateRequest) -> Iterator[Event]:
     plan = yield from make_plan(request)
     shards = yield from extract_features(plan)
     if plan.share.rank:

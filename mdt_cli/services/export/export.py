@@ -12,6 +12,7 @@ from mdt_cli.artifacts.weights import read_header, save_weights
 from mdt_cli.core.codecs.codec import Codec, codec_from_facts
 from mdt_cli.errors import MdtError
 from mdt_cli.files import atomic_path
+from mdt_cli.locks import writing_file
 from mdt_cli.services.build.objective import diffusion_of
 from mdt_cli.services.build.sampler import check_sampling
 from mdt_cli.services.events import Event, ExportDone, Note, Warned
@@ -33,6 +34,7 @@ from mdt_cli.services.model import (
     largest_difference,
     load_trained,
 )
+from mdt_cli.services.work import Share, as_only_writer
 
 FORMATS = ("diffusers", "safetensors", "diffusers-dit", "torch-export", "onnx")
 # Formats that are one file, and how its name ends.
@@ -66,6 +68,10 @@ def export(request: ExportRequest) -> Iterator[Event]:
         near = difflib.get_close_matches(request.format, FORMATS, n=1)
         meant = f"; did you mean {near[0]}?" if near else ""
         raise MdtError(f"--format: no {request.format}{meant}", f"choose from {', '.join(FORMATS)}")
+    yield from as_only_writer(writing_file(request.out), Share.from_environment(), _export(request))
+
+
+def _export(request: ExportRequest) -> Iterator[Event]:
     if request.out.exists():
         raise MdtError(f"{request.out} exists already", "choose another name, or remove it first")
     suffix = SUFFIXES.get(request.format, request.out.suffix)

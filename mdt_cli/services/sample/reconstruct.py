@@ -24,6 +24,7 @@ from mdt_cli.images.files import is_image
 from mdt_cli.images.image_set import Found, ImageSet, make_set, without_classes
 from mdt_cli.images.open_image import UnreadableError
 from mdt_cli.images.reading import Reading
+from mdt_cli.locks import writing_folder
 from mdt_cli.services.build.masking import build_selector
 from mdt_cli.services.events import Event, Note, SamplesDone
 from mdt_cli.services.model import LoadedModel, load_trained
@@ -38,7 +39,7 @@ from mdt_cli.services.strips import (
     strip_size,
     targets_are_normalised,
 )
-from mdt_cli.services.work import Share
+from mdt_cli.services.work import Share, as_only_writer
 
 # Without --seeds at most so many images, each with its own number as its seed.
 MOST_UNASKED = 64
@@ -74,6 +75,14 @@ def reconstruct(request: ReconstructRequest) -> Iterator[Event]:
     if request.batch_size < 1:
         raise MdtError(f"--batch-size {request.batch_size} is not above 0")
     asked = None if request.seeds is None else parse_seeds(request.seeds)
+    share = Share.from_environment()
+    lock = writing_folder(request.out, sweep=share.of == 1)
+    yield from as_only_writer(lock, share, _reconstruct(request, asked, share))
+
+
+def _reconstruct(
+    request: ReconstructRequest, asked: list[int] | None, share: Share
+) -> Iterator[Event]:
     trained = load_trained(request.weights, request.ema, own_device(request.device), masked=True)
     why = cannot_restore(trained.loss, trained.config.masking)
     if why is not None:
@@ -94,7 +103,6 @@ def reconstruct(request: ReconstructRequest) -> Iterator[Event]:
     folder = PngFolder(request.out, job)
     folder.check()
     started = time.monotonic()
-    share = Share.from_environment()
     drawn = yield from generate_share(folder, job, draw_batch, share)
     if drawn is None:
         return

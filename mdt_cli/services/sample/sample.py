@@ -21,6 +21,7 @@ from mdt_cli.core.sampling.seeds import SeededNoise, drawn_labels
 from mdt_cli.core.sampling.to_uint8 import to_uint8
 from mdt_cli.errors import MdtError
 from mdt_cli.images.contact_sheet import save_grid, square
+from mdt_cli.locks import writing_folder
 from mdt_cli.services.build.objective import diffusion_of
 from mdt_cli.services.build.sampler import sampler_of
 from mdt_cli.services.events import Event, Note, SamplesDone, Warned
@@ -28,7 +29,7 @@ from mdt_cli.services.model import LoadedModel, load_trained
 from mdt_cli.services.runtime import Autocast, computed, own_device
 from mdt_cli.services.sample.batches import generate_share
 from mdt_cli.services.sample.options import parse_classes, parse_seeds, taken_as, with_choices
-from mdt_cli.services.work import Share
+from mdt_cli.services.work import Share, as_only_writer
 
 FORMATS = ("png", "npz")
 GRID_ROWS, GRID_COLUMNS = 50, 10
@@ -61,6 +62,12 @@ def sample(request: SampleRequest) -> Iterator[Event]:
         raise MdtError(f"--format {request.format}: no such format", "it is png or npz")
     if request.batch_size < 1:
         raise MdtError(f"--batch-size {request.batch_size} is not above 0")
+    share = Share.from_environment()
+    lock = writing_folder(request.out, sweep=share.of == 1)
+    yield from as_only_writer(lock, share, _sample(request, seeds, share))
+
+
+def _sample(request: SampleRequest, seeds: list[int], share: Share) -> Iterator[Event]:
     device = own_device(request.device)
     trained = load_trained(request.weights, request.ema, device)
     sampling = with_choices(
@@ -82,7 +89,6 @@ def sample(request: SampleRequest) -> Iterator[Event]:
         yield Warned(said)
 
     started = time.monotonic()
-    share = Share.from_environment()
     drawn = yield from generate_share(folder, job, draw_batch, share)
     if drawn is None:
         return
@@ -215,13 +221,15 @@ def _class_names(trained: LoadedModel) -> list[str]:
 
 
 def _sampler_facts(sampling: SamplingConfig, diffusion: Diffusion) -> dict[str, Any]:
-    """The keys of `[sampling]` that this solver reads."""
+    """The keys of `[sampling]` that this solver reads; version 0.1 had no shift."""
     facts: dict[str, Any] = {
         "solver": sampling.solver,
         "steps": sampling.steps,
         "clip": sampling.clip,
         **{key: getattr(sampling, key) for key in diffusion.level_options},
     }
+    if facts.get("shift") == 1:
+        del facts["shift"]
     if sampling.solver == "ddim":
         facts["eta"] = sampling.eta
     return facts

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mdt_cli.config.training import TrainingConfig
 from mdt_cli.core.optim.adamw import AdamW
 from mdt_cli.core.optim.adan import Adan
+from mdt_cli.core.optim.gradient_norm import gradient_norm
 from mdt_cli.errors import MdtError
 from mdt_cli.services.runtime import LONGEST_ALONE, pick_device
 
@@ -63,7 +64,13 @@ class Placement:
 
     def clip(self, network: nn.Module, largest: float) -> Tensor:
         """Unscale the gradient, shorten it to norm `largest` (0: as it is); its norm before."""
-        norm: Tensor = self._accelerator.clip_grad_norm_(network.parameters(), largest or math.inf)
+        parameters, largest = list(network.parameters()), largest or math.inf
+        if self.device.type != "cpu":
+            norm: Tensor = self._accelerator.clip_grad_norm_(parameters, largest)
+            return norm
+        self._accelerator.unscale_gradients()
+        norm = gradient_norm(p.grad for p in parameters if p.grad is not None)
+        torch.nn.utils.clip_grads_with_norm_(parameters, largest, norm)
         return norm
 
     def step(self, norm: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ Both check and build everything first; a start that is refused leaves no trace.
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from mdt_cli.config.training import LogConfig
 from mdt_cli.core.model.transformer import Transformer
 from mdt_cli.core.rng import stream
 from mdt_cli.errors import MdtError
+from mdt_cli.locks import writing_folder
 from mdt_cli.services.build.network import build_network, token_counts
 from mdt_cli.services.events import Event, Note, Warned
 from mdt_cli.services.model import find_weights
@@ -34,7 +36,7 @@ from mdt_cli.services.train.batches import train_data
 from mdt_cli.services.train.initial_weights import InitialWeights, load_initial
 from mdt_cli.services.train.launcher import check_launcher
 from mdt_cli.services.train.loop import run_loop
-from mdt_cli.services.train.placement import check_shares, place
+from mdt_cli.services.train.placement import Placement, check_shares, place
 from mdt_cli.services.train.state import TrainState
 from mdt_cli.services.train.step_log import StepLog
 from mdt_cli.services.train.trackers import Trackers
@@ -120,6 +122,27 @@ def train(request: TrainRequest) -> Iterator[Event]:
     placement = place(config.training.precision, request.device)
     begun = request.fresh < 2 and (request.run / run_folder.CONFIG).is_file()
     check_shares(config.training, placement.processes, begun)
+    with ExitStack() as stack:
+        yield from _as_only_writer(stack, request.run, placement)
+        yield from _train(request, cache, placement)
+
+
+def _as_only_writer(stack: ExitStack, run: Path, placement: Placement) -> Iterator[Event]:
+    """The first process locks the run, until `stack` closes; where it cannot, all of them end."""
+    refused: MdtError | None = None
+    if placement.is_first:
+        try:
+            problem = stack.enter_context(writing_folder(run, sweep=False))
+        except MdtError as error:
+            refused, problem = error, None
+        if problem is not None:
+            yield Warned(problem)
+    if placement.any(refused is not None):
+        raise refused or MdtError(f"the first process could not lock {run}", "read its message")
+
+
+def _train(request: TrainRequest, cache: LatentCache, placement: Placement) -> Iterator[Event]:
+    loaded, config = request.loaded, request.loaded.config
     if cache.facts.count < 2:
         raise MdtError(f"the cache holds {cache.facts.count} image; training needs at least 2")
     changed = run_folder.check(request.run, loaded, request.fresh, request.stage)
@@ -147,6 +170,7 @@ def train(request: TrainRequest) -> Iterator[Event]:
     placement.wait()
     if placement.is_first:
         source = None if request.initial is None else request.initial.source
+        run_folder.sweep(request.run)
         run_folder.write(
             request.run, loaded, request.stage, request.fresh, state.step, changed, source
         )

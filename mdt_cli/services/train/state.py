@@ -28,7 +28,6 @@ from mdt_cli.core.optim.ema import AveragedModule
 from mdt_cli.core.optim.lr import lr_factor
 from mdt_cli.core.rng import stream
 from mdt_cli.errors import MdtError
-from mdt_cli.files import remove_leftovers
 from mdt_cli.services.build.averages import build_averages
 from mdt_cli.services.build.network import token_counts
 from mdt_cli.services.build.optimizer import build_optimizer
@@ -245,7 +244,6 @@ class TrainState:
                 f"{folder.name} is {why} and was renamed to {aside}; the run resumes from an "
                 "earlier step"
             )
-        remove_leftovers(self.folder / "checkpoints")
         for name in (run_folder.LOG, run_folder.METRICS):
             run_folder.rewind(self.folder / name, self.step)
 

@@ -90,10 +90,24 @@ def test_parameters_of_lmd(size: str) -> None:
         assert parameters("lmd", keys, shape, 0) == trainable
 
 
+@pytest.mark.parametrize("size", numbers.LIGHTNINGDIT)
+def test_parameters_of_lightningdit(size: str) -> None:
+    assert parameters("lightningdit", sized(size), frozen=True) == numbers.LIGHTNINGDIT[size]
+
+
+@pytest.mark.parametrize("size", numbers.JIT)
+def test_parameters_of_jit(size: str) -> None:
+    bottleneck, count = numbers.JIT[size]
+    keys = sized(size, patch_bottleneck=bottleneck, class_tokens=0, class_tokens_at=0)
+    assert parameters("jit", keys, (3, 256, 256), 0, frozen=True) == count
+
+
 @pytest.mark.parametrize("name", numbers.CONFIGS)
 def test_the_presets_are_the_networks_that_were_measured(name: str) -> None:
     own_size = name in ("uvit", "maskdm", "lmd")
-    preset = load_config([name] if own_size else [name, "size/s"], []).config
+    # JiT was measured without classes.
+    keys = ["model.class_tokens=0", "model.class_tokens_at=0"] if name == "jit" else []
+    preset = load_config([name] if own_size else [name, "size/s"], keys).config
     measured = config_of(name)
     assert preset.model == measured.model
     assert preset.objective.kind == measured.objective.kind

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mdt_cli.core.batch import Batch
+from mdt_cli.core.levels import LevelOptions
 from mdt_cli.core.masking.tokens import TokenSubset
 from mdt_cli.core.objectives.edm import Edm
 from mdt_cli.core.objectives.epsilon import Epsilon
@@ -163,7 +164,48 @@ def test_flow_perfect_answer() -> None:
     assert objective.error(output, Batch(CLEAN, t, NOISE), noisy).max() == 0
 
 
-@pytest.mark.parametrize("objective", [Epsilon(), Edm(), Flow(), Flow(None)], ids=lambda o: o.kind)
+def test_flow_that_predicts_the_image_has_the_error_of_its_velocity() -> None:
+    """|v - v_hat|^2 with v = (x_t - x) / max(t, floor) (Li & He 2025, eq. of x-prediction)."""
+    objective = Flow(predict="x", noise_scale=2.0)
+    t, guess = torch.tensor([0.01, 0.5, 0.9]), CLEAN + 0.3 * NOISE.flip(0)
+    batch, noisy = Batch(CLEAN, t, NOISE), objective.add_noise(CLEAN, NOISE, t)
+    share = t.view(-1, 1, 1, 1)
+    torch.testing.assert_close(noisy, (1 - share) * CLEAN + share * 2 * NOISE)
+    velocity = [(noisy - x) / share.clamp(min=0.05) for x in (CLEAN, guess)]
+    wanted = (velocity[0] - velocity[1]).square()
+    torch.testing.assert_close(objective.error(guess, batch, noisy), wanted, rtol=1e-4, atol=1e-4)
+    assert torch.equal(objective.denoised(guess, noisy, t), guess)
+    # Above the floor that is the velocity of the path itself.
+    path = (2 * NOISE - CLEAN)[1:]
+    torch.testing.assert_close(velocity[0][1:], path, rtol=1e-4, atol=1e-4)
+
+
+def test_flow_times_are_shifted_alike_in_training_and_sampling() -> None:
+    plain, moved = Flow(None), Flow(None, shift=3.0)
+    t = plain.sample_time(1000, stream("shift"))
+    wanted = 3 * t / (1 + 2 * t)
+    assert torch.equal(moved.sample_time(1000, stream("shift")), wanted)
+    torch.testing.assert_close(moved.quantile_time(torch.tensor([0.5])), torch.tensor([0.75]))
+    stops = plain.levels(LevelOptions(4, shift=3.0)).stops
+    assert [stop.t for stop in stops] == pytest.approx([1, 0.9, 0.75, 0.5, 0])
+    # Esser et al. 2024: as if there were nine times as many pixels; the noise ratio triples.
+    assert stops[1].t / (1 - stops[1].t) == pytest.approx(3 * 0.75 / 0.25)
+
+
+def test_flow_starts_from_noise_of_its_scale() -> None:
+    objective = Flow(noise_scale=2.0)
+    assert objective.levels(LevelOptions(4)).start == 2
+    assert objective.noise_ratio(0.5) == 2
+    noisy = objective.add_noise(CLEAN, NOISE, torch.ones(3))
+    torch.testing.assert_close(noisy, 2 * NOISE)
+    output = 2 * NOISE - CLEAN
+    assert objective.error(output, Batch(CLEAN, torch.ones(3), NOISE), noisy).max() == 0
+
+
+FLOWS = [Flow(), Flow(None), Flow((-0.8, 0.8), "x", shift=2.0)]
+
+
+@pytest.mark.parametrize("objective", [Epsilon(), Edm(), *FLOWS], ids=lambda o: o.kind)
 def test_quantiles_are_those_of_the_training_times(objective) -> None:
     drawn = objective.sample_time(40_000, stream("q")).double().sort().values
     shares = torch.tensor([0.1, 0.5, 0.9])

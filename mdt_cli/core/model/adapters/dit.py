@@ -1,4 +1,4 @@
-"""Where each tensor of official DiT, MDT and MaskDiT weights lives in our network.
+"""Where each tensor of official DiT, MDT, MaskDiT, LightningDiT and JiT weights lies in ours.
 
 `uvit.py` has the layouts of networks whose condition is among the tokens, `mae.py` that of the
 network without any.
@@ -7,12 +7,13 @@ network without any.
 from collections.abc import Iterator, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mdt_cli.core.model.adapters.mae import mae_layout
 from mdt_cli.core.model.adapters.tensor_map import Slot, TensorMap, linear
 from mdt_cli.core.model.adapters.uvit import UVIT, TokenNames, token_layout
 from mdt_cli.core.model.embeddings import ExtraTokens
+from mdt_cli.core.model.mlp import GatedMlp
 from mdt_cli.core.model.transformer import Transformer
 
 # MaskDiT wraps its network in a preconditioner.
@@ -34,7 +35,11 @@ def official_layout(network: Transformer, names: TokenNames = UVIT) -> dict[str,
 
 def _layout(network: Transformer) -> Iterator[tuple[str, TensorMap]]:
     width = network.patches.width
-    yield from linear("x_embedder.proj", "patches.conv")
+    if network.patches.widen is None:
+        yield from linear("x_embedder.proj", "patches.conv")
+    else:
+        yield from linear("x_embedder.proj1", "patches.conv", bias=False)
+        yield from _widening("x_embedder.proj2", "patches.widen")
     yield "pos_embed", TensorMap((Slot("positions_ND"),), batched=True)
     if network.decoder_positions_ND is not None:
         yield "decoder_pos_embed", TensorMap((Slot("decoder_positions_ND"),), batched=True)
@@ -54,6 +59,7 @@ def _layout(network: Transformer) -> Iterator[tuple[str, TensorMap]]:
         yield from _block(network, "sideblocks.0", "interpolator.block", ours, 0, width)
     if network.narrow is not None:
         yield from _narrow(network)
+    yield from _norm(network, "final_layer.norm_final", "head.norm")
     yield from linear("final_layer.linear", "head.linear")
     yield from linear("final_layer.adaLN_modulation.1", "head.modulation.linear")
 
@@ -85,9 +91,18 @@ def _block(
     network: Transformer, theirs: str, ours: str, modulation: str, index: int, width: int
 ) -> Iterator[tuple[str, TensorMap]]:
     """`index`: the block's position in the one matrix that modulates all blocks of its stack."""
-    for part in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"):
-        yield from linear(f"{theirs}.{part}", f"{ours}.{part}")
     block = network.get_submodule(ours)
+    gated = isinstance(block.mlp, GatedMlp)
+    inner, outer = ("mlp.w12", "mlp.w3") if gated else ("mlp.fc1", "mlp.fc2")
+    yield from linear(f"{theirs}.attn.qkv", f"{ours}.attn.qkv")
+    yield from linear(f"{theirs}.attn.proj", f"{ours}.attn.proj")
+    yield from linear(f"{theirs}.{inner}", f"{ours}.mlp.fc1")
+    yield from linear(f"{theirs}.{outer}", f"{ours}.mlp.fc2")
+    for norm in ("norm1", "norm2"):
+        yield from _norm(network, f"{theirs}.{norm}", f"{ours}.{norm}")
+    if block.get_submodule("attn").q_norm is not None:
+        for norm in ("attn.q_norm", "attn.k_norm"):
+            yield from _norm(network, f"{theirs}.{norm}", f"{ours}.{norm}")
     if block.get_submodule("attn").bias_table is not None:
         table = f"{theirs}.attn.rel_pos_bias.relative_position_bias_table"
         yield table, TensorMap((Slot(f"{ours}.attn.bias_table"),))
@@ -97,6 +112,18 @@ def _block(
     for kind in ("weight", "bias"):
         slot = Slot(f"{modulation}.{kind}", index * rows, (index + 1) * rows)
         yield f"{theirs}.adaLN_modulation.1.{kind}", TensorMap((slot,))
+
+
+def _norm(network: Transformer, theirs: str, ours: str) -> Iterator[tuple[str, TensorMap]]:
+    """The scale of an RMSNorm; a LayerNorm in front of a modulation has no parameters."""
+    if isinstance(network.get_submodule(ours), nn.RMSNorm):
+        yield f"{theirs}.weight", TensorMap((Slot(f"{ours}.weight"),))
+
+
+def _widening(theirs: str, ours: str) -> Iterator[tuple[str, TensorMap]]:
+    """Their convolution of 1 x 1 is our Linear."""
+    yield f"{theirs}.weight", TensorMap((Slot(f"{ours}.weight"),), pixelwise=True)
+    yield f"{theirs}.bias", TensorMap((Slot(f"{ours}.bias"),))
 
 
 def to_official(network: Transformer, names: TokenNames = UVIT) -> dict[str, Tensor]:

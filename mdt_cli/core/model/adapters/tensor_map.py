@@ -26,17 +26,21 @@ class TensorMap:
     """Slots that, one below the other, are their tensor.
 
     batched: theirs has one more axis, of length 1, in front. transposed: theirs is the transpose.
+    pixelwise: theirs is a convolution of 1 x 1, with two axes of length 1 behind.
     """
 
     slots: tuple[Slot, ...]
     batched: bool = False
     transposed: bool = False
+    pixelwise: bool = False
 
     def to_theirs(self, ours: Sequence[Tensor]) -> Tensor:
         """Their tensor, from what lies in our slots."""
         whole = ours[0] if len(ours) == 1 else torch.cat(list(ours))
         if self.transposed:
             whole = whole.t()
+        if self.pixelwise:
+            whole = whole[:, :, None, None]
         return whole.unsqueeze(0) if self.batched else whole
 
     def to_ours(self, theirs: Tensor, ours: Sequence[Tensor]) -> list[Tensor]:
@@ -44,6 +48,8 @@ class TensorMap:
         whole = theirs.squeeze(0) if self.batched else theirs
         if self.transposed:
             whole = whole.t()
+        if self.pixelwise:
+            whole = whole.flatten(1)
         return list(whole.split([len(slot) for slot in ours]))
 
 
