@@ -124,6 +124,11 @@ def train(request: TrainRequest) -> Iterator[Event]:
     check_shares(config.training, placement.processes, begun)
     with ExitStack() as stack:
         yield from _as_only_writer(stack, request.run, placement)
+        if kept and placement.is_first:
+            yield Note(
+                f"{request.run} was begun with another version, whose settings it keeps: "
+                + ", ".join(kept)
+            )
         yield from _train(request, cache, placement)
 
 
@@ -146,11 +151,6 @@ def _train(request: TrainRequest, cache: LatentCache, placement: Placement) -> I
     if cache.facts.count < 2:
         raise MdtError(f"the cache holds {cache.facts.count} image; training needs at least 2")
     changed = run_folder.check(request.run, loaded, request.fresh, request.stage)
-    if kept and placement.is_first:
-        yield Note(
-            f"{request.run} was begun with another version, whose settings it keeps: "
-            + ", ".join(kept)
-        )
     network = _fresh_network(config, cache)
     data = train_data(config, cache, network.grid)
     state = TrainState(request.run, request.stage, data, placement, network)
