@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from mdt_cli.artifacts import run_folder
-from mdt_cli.artifacts.begun import as_begun
+from mdt_cli.artifacts.begun_run import as_begun, settings_of
 from mdt_cli.config.load import Loaded, load_config
 from mdt_cli.config.run import RunConfig
 from mdt_cli.errors import MdtError
@@ -28,7 +28,7 @@ def began(run: Path, presets: tuple[str, ...], words: tuple[str, ...], **before:
 
 
 def resumed(run: Path, presets: tuple[str, ...], *words: str) -> tuple[RunConfig, list[str]]:
-    loaded, kept = as_begun(run, load_config(presets, words), 0)
+    loaded, kept = as_begun(run, settings_of(run, presets, words), 0)
     assert not run_folder.check(run, loaded, 0, "pretrain")
     return loaded.config, kept
 
@@ -68,7 +68,7 @@ def test_another_objective_of_the_same_preset(tmp_path: Path) -> None:
     assert config == loaded.config
     assert "objective.kind: epsilon" in kept
     # Once more: the folder was written again by this version.
-    again, _ = as_begun(run, load_config(("tread", "size/tiny"), ()), 0)
+    again, _ = as_begun(run, settings_of(run, ("tread", "size/tiny"), ()), 0)
     run_folder.write(run, again, "pretrain", 0)
     assert resumed(run, ("tread", "size/tiny"))[0] == loaded.config
     # The name that these settings have now says the same.
@@ -77,6 +77,7 @@ def test_another_objective_of_the_same_preset(tmp_path: Path) -> None:
 
 def test_a_key_set_by_hand_is_the_users(tmp_path: Path) -> None:
     run = began(tmp_path / "run", NOW, ("optimizer.eps=1e-7",))
+    assert resumed(run, NOW)[0].optimizer.eps == 1e-7
     loaded, kept = as_begun(run, load_config(NOW, ()), 0)
     assert not kept
     with pytest.raises(MdtError, match=r"optimizer\.eps"):
@@ -90,7 +91,7 @@ def test_a_key_set_by_hand_is_the_users(tmp_path: Path) -> None:
         (("mdtv2", "size/tiny"), ("mdtv2",), ()),
         (("mdtv2",), ("mdt",), ()),
         (("mdtv2",), ("mdtv2",), ("data.flip=false",)),
-        (("mdtv2", "digits"), ("digits", "mdtv2"), ()),
+        (("mdtv2", "digits", "cifar10"), ("mdtv2", "cifar10", "digits"), ()),
     ],
 )
 def test_other_presets_or_keys_are_another_run(
@@ -108,7 +109,7 @@ def test_a_preset_file_of_the_user_may_not_change_on_the_way(tmp_path: Path) -> 
     file.write_text("[data]\nflip = true\n", "utf-8")
     run = began(tmp_path / "run", (str(file),), ())
     file.write_text("[data]\nflip = false\n", "utf-8")
-    loaded, kept = as_begun(run, load_config((str(file),), ()), 0)
+    loaded, kept = as_begun(run, settings_of(run, (str(file),), ()), 0)
     assert not kept
     with pytest.raises(MdtError, match=r"data\.flip"):
         run_folder.check(run, loaded, 0, "pretrain")
@@ -119,4 +120,4 @@ def test_what_may_change_changes_and_the_rest_is_kept(tmp_path: Path) -> None:
     config, _ = resumed(run, NOW, "training.steps=7", "log.every=3")
     assert (config.training.steps, config.log.every) == (7, 3)
     assert config.masking.fill == "mask_token"
-    assert as_begun(run, load_config(NOW, ()), 2)[1] == []
+    assert as_begun(run, settings_of(run, NOW, ()), 2)[1] == []

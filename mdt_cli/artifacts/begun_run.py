@@ -1,7 +1,7 @@
-"""What a run began under, where a preset or a default has changed with the version since then."""
+"""A run that has begun is its own base: its settings, and what a later start changes of them."""
 
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +9,45 @@ from pydantic import ValidationError
 
 from mdt_cli.artifacts.run_folder import CONFIG, MAY_CHANGE, config_text, read_config
 from mdt_cli.config.base import flat
-from mdt_cli.config.load import DEFAULT, Loaded
+from mdt_cli.config.load import DEFAULT, Loaded, load_config
 from mdt_cli.config.run import RunConfig
 
 PRESET = "preset "
 ABSENT = object()
-# A line of `config.toml` as config/write.py writes it: key, value, who set it.
-_LINE = re.compile(r"(?:\[(?P<table>\w+)\]|(?P<key>\w+) = .*?  # (?P<source>.*))")
+
+
+def has_begun(run: Path) -> bool:
+    """Whether the folder holds a run, with or without a checkpoint."""
+    return (run / CONFIG).is_file()
+
+
+def settings_of(run: Path, presets: Sequence[str], assignments: Sequence[str]) -> Loaded:
+    """The settings that the run in the folder has, then presets, then assignments."""
+    begun = read_config(run / CONFIG).model_dump(mode="json")
+    who = f"{run} as it began"
+    loaded = load_config(presets, assignments, base=begun, base_source=who)
+    recorded = _recorded_sources(run)
+    sources = {}
+    for key, source in loaded.sources.items():
+        found = _source(key, recorded, who)
+        if source != who:
+            sources[key] = source
+        elif found != DEFAULT:
+            sources[key] = found
+    return replace(loaded, sources=sources)
+
+
+def steering_changes(run: Path, loaded: Loaded) -> list[str]:
+    """Keys that steer a run and have other values in this start, as "key: old -> new (who)"."""
+    old = flat(read_config(run / CONFIG).model_dump(mode="json"))
+    new = flat(loaded.config.model_dump(mode="json"))
+    return [
+        f"{key}: {old.get(key, 'not set')} -> {new.get(key, 'not set')} "
+        f"(set by {loaded.source(key)})"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+        and any(key == k or key.startswith(k + ".") for k in MAY_CHANGE)
+    ]
 
 
 def as_begun(run: Path, loaded: Loaded, fresh: int) -> tuple[Loaded, list[str]]:
@@ -25,9 +57,9 @@ def as_begun(run: Path, loaded: Loaded, fresh: int) -> tuple[Loaded, list[str]]:
     same preset of this program or from a default, so only the version can have changed them.
     Where other keys differ too, it is another run, and nothing is kept.
     """
-    if fresh or not (run / CONFIG).is_file():
+    if fresh or not has_begun(run):
         return loaded, []
-    recorded = _recorded_sources(config_text(run))
+    recorded = _recorded_sources(run)
     before = read_config(run / CONFIG).model_dump(mode="json")
     old, new = flat(before), flat(loaded.config.model_dump(mode="json"))
     changed = [
@@ -51,13 +83,13 @@ def as_begun(run: Path, loaded: Loaded, fresh: int) -> tuple[Loaded, list[str]]:
         if who != DEFAULT:
             sources[key] = who
     said = [f"{key}: {old[key]}" for key in kept if key in old]
-    return Loaded(config, sources), said
+    return replace(loaded, config=config, sources=sources), said
 
 
 def _by_version(key: str, recorded: Mapping[str, str], loaded: Loaded) -> bool:
     """Whether the same command would have given the run's value in the version it began with."""
     then, now = _source(key, recorded), loaded.source(key)
-    if any(f"--set {part}=" in then for part in _upwards(key)):
+    if any(f"--set {part}=" in then for part in _and_tables(key)):
         return False
     if now == DEFAULT:
         return then == DEFAULT or (_packaged(then) and then in loaded.sources.values())
@@ -75,24 +107,25 @@ def _may_change(key: str) -> bool:
     return any(key == k or key.startswith(f"{k}.") for k in (*MAY_CHANGE, "training.deterministic"))
 
 
-def _recorded_sources(text: str) -> dict[str, str]:
-    """Who set each key of each table, as the file records it."""
-    table, sources = "", {}
-    for line in text.splitlines():
-        found = _LINE.fullmatch(line)
-        if found is not None and found["table"]:
-            table = found["table"]
-        elif found is not None:
-            sources[f"{table}.{found['key']}"] = found["source"].strip()
+def _source(key: str, recorded: Mapping[str, str], otherwise: str = DEFAULT) -> str:
+    return next((recorded[part] for part in _and_tables(key) if part in recorded), otherwise)
+
+
+def _recorded_sources(run: Path) -> dict[str, str]:
+    """Who set each key, from the comments of the run's configuration."""
+    sources: dict[str, str] = {}
+    table = ""
+    for line in config_text(run).splitlines():
+        if line.startswith("["):
+            table = line.strip("[] ")
+        elif " = " in line and "  # " in line:
+            key, source = line.partition(" = ")[0], line.rpartition("  # ")[2]
+            sources[f"{table}.{key}"] = source
     return sources
 
 
-def _source(key: str, recorded: Mapping[str, str]) -> str:
-    return next((recorded[part] for part in _upwards(key) if part in recorded), DEFAULT)
-
-
-def _upwards(key: str) -> list[str]:
-    """`a.b.c`, `a.b`, `a`."""
+def _and_tables(key: str) -> list[str]:
+    """The key and the tables around it, innermost first."""
     parts = key.split(".")
     return [".".join(parts[:count]) for count in range(len(parts), 0, -1)]
 
