@@ -1,29 +1,24 @@
 """A run that has begun is its own base: its settings, and what a later start changes of them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
-from mdt_cli.artifacts.checkpoint import checkpoints, step_of
+from pydantic import ValidationError
+
 from mdt_cli.artifacts.run_folder import CONFIG, MAY_CHANGE, config_text, read_config
 from mdt_cli.config.base import flat
 from mdt_cli.config.load import DEFAULT, Loaded, load_config
 from mdt_cli.config.run import RunConfig
-from mdt_cli.core.optim.lr import lr_factor
-from mdt_cli.errors import MdtError
 
-SplitRule = Literal["auto", "stratified", "random"]
+PRESET = "preset "
+ABSENT = object()
 
 
 def has_begun(run: Path) -> bool:
     """Whether the folder holds a run, with or without a checkpoint."""
     return (run / CONFIG).is_file()
-
-
-def begun_config(run: Path, fresh: int) -> RunConfig | None:
-    """The configuration of the run in the folder; None where none has begun or it will go."""
-    return read_config(run / CONFIG) if fresh < 2 and has_begun(run) else None
 
 
 def settings_of(run: Path, presets: Sequence[str], assignments: Sequence[str]) -> Loaded:
@@ -34,70 +29,12 @@ def settings_of(run: Path, presets: Sequence[str], assignments: Sequence[str]) -
     recorded = _recorded_sources(run)
     sources = {}
     for key, source in loaded.sources.items():
-        found = next((recorded[part] for part in _and_tables(key) if part in recorded), who)
+        found = _source(key, recorded, who)
         if source != who:
             sources[key] = source
         elif found != DEFAULT:
             sources[key] = found
     return replace(loaded, sources=sources)
-
-
-def resolved(loaded: Loaded, begun: RunConfig | None, device_type: str, split: SplitRule) -> Loaded:
-    """`loaded` without "auto": as the run began, else by the device and as `split` says."""
-    config, sources = loaded.config, dict(loaded.sources)
-    deterministic, rule = config.training.deterministic, config.data.split
-    if deterministic == "auto":
-        deterministic, who = device_type == "cpu", f"auto, on {device_type}"
-        if begun is not None and begun.training.deterministic != "auto":
-            deterministic, who = begun.training.deterministic, "as the run began"
-        sources["training.deterministic"] = who
-    if rule == "auto":
-        rule = split if begun is None else begun.data.split
-        sources["data.split"] = "auto" if begun is None else "as the run began"
-    training = config.training.model_copy(update={"deterministic": deterministic})
-    data = config.data.model_copy(update={"split": rule})
-    config = config.model_copy(update={"training": training, "data": data})
-    return replace(loaded, config=config, sources=sources)
-
-
-def check_schedule(run: Path, loaded: Loaded) -> None:
-    """MdtError where another number of steps would bend the schedules of a run on its way."""
-    old, new = read_config(run / CONFIG), loaded.config
-    before, after, newest = (
-        old.schedule_steps,
-        new.schedule_steps,
-        next(iter(checkpoints(run)), None),
-    )
-    if before == after or not old.scheduled or newest is None:
-        return
-    key = "training.schedule_steps"
-    if new.training.schedule_steps and loaded.source(key).startswith("--set "):
-        return
-    step, longer = step_of(newest), new.training.steps > before
-    what = " and the ".join(old.scheduled)
-    tail = ""
-    if longer and "learning rate" in old.scheduled:
-        tail = ", then a constant one"
-        if not (new.lr_schedule.tail or new.lr_schedule.final):
-            tail = " --set lr_schedule.tail=0.1, then a constant one of a tenth"
-    raise MdtError(
-        f"training.steps {new.training.steps:,}: the {what} of this run depend"
-        f"{'s' if len(old.scheduled) == 1 else ''} on the number of steps, which was {before:,} up "
-        f"to step {step:,}{_rates(old, before, after, step)}",
-        f"keep the schedule with --set {key}={before}{tail}; or accept the new one from here on "
-        f"with --set {key}={after}",
-    )
-
-
-def _rates(old: RunConfig, before: int, after: int, step: int) -> str:
-    schedule, lr = old.lr_schedule, old.optimizer.lr
-    if "learning rate" not in old.scheduled:
-        return ""
-    now, then = (
-        lr * lr_factor(step, n, schedule.warmup, schedule.kind, schedule.final, schedule.from_zero)
-        for n in (before, after)
-    )
-    return f"; its rate would go from {now:.3g} to {then:.3g}"
 
 
 def steering_changes(run: Path, loaded: Loaded) -> list[str]:
@@ -111,6 +48,67 @@ def steering_changes(run: Path, loaded: Loaded) -> list[str]:
         if old.get(key) != new.get(key)
         and any(key == k or key.startswith(k + ".") for k in MAY_CHANGE)
     ]
+
+
+def as_begun(run: Path, loaded: Loaded, fresh: int) -> tuple[Loaded, list[str]]:
+    """`loaded` with what the run in the folder began with, and these keys as "key: value".
+
+    A key keeps the value of the run where nobody asked for another one: both values come from the
+    same preset of this program or from a default, so only the version can have changed them.
+    Where other keys differ too, it is another run, and nothing is kept.
+    """
+    if fresh or not has_begun(run):
+        return loaded, []
+    recorded = _recorded_sources(run)
+    before = read_config(run / CONFIG).model_dump(mode="json")
+    old, new = flat(before), flat(loaded.config.model_dump(mode="json"))
+    changed = [
+        key
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key, ABSENT) != new.get(key, ABSENT)
+    ]
+    kept = [key for key in changed if _by_version(key, recorded, loaded)]
+    others = [key for key in changed if key not in kept and not _may_change(key)]
+    if not kept or [key for key in others if not loaded.source(key).startswith("--set ")]:
+        return loaded, []
+    merged = {key: value for key, value in new.items() if key not in kept}
+    merged |= {key: old[key] for key in kept if key in old}
+    try:
+        config = RunConfig.model_validate(_nested(merged))
+    except ValidationError:
+        return loaded, []
+    sources = {key: who for key, who in loaded.sources.items() if key not in kept}
+    for key in kept:
+        who = _source(key, recorded)
+        if who != DEFAULT:
+            sources[key] = who
+    said = [f"{key}: {old[key]}" for key in kept if key in old]
+    return replace(loaded, config=config, sources=sources), said
+
+
+def _by_version(key: str, recorded: Mapping[str, str], loaded: Loaded) -> bool:
+    """Whether the same command would have given the run's value in the version it began with."""
+    then, now = _source(key, recorded), loaded.source(key)
+    if any(f"--set {part}=" in then for part in _and_tables(key)):
+        return False
+    if now == DEFAULT:
+        return then == DEFAULT or (_packaged(then) and then in loaded.sources.values())
+    if not _packaged(now) or not any(now in who.split(", ") for who in recorded.values()):
+        return False
+    return not then.startswith(PRESET) or now in then.split(", ")
+
+
+def _packaged(source: str) -> bool:
+    """Whether this is a preset of the program: its text changes with the version alone."""
+    return source.startswith(PRESET) and not source.endswith(".toml")
+
+
+def _may_change(key: str) -> bool:
+    return any(key == k or key.startswith(f"{k}.") for k in (*MAY_CHANGE, "training.deterministic"))
+
+
+def _source(key: str, recorded: Mapping[str, str], otherwise: str = DEFAULT) -> str:
+    return next((recorded[part] for part in _and_tables(key) if part in recorded), otherwise)
 
 
 def _recorded_sources(run: Path) -> dict[str, str]:
@@ -130,3 +128,14 @@ def _and_tables(key: str) -> list[str]:
     """The key and the tables around it, innermost first."""
     parts = key.split(".")
     return [".".join(parts[:count]) for count in range(len(parts), 0, -1)]
+
+
+def _nested(keys: Mapping[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for key, value in keys.items():
+        *tables, last = key.split(".")
+        below = tree
+        for name in tables:
+            below = below.setdefault(name, {})
+        below[last] = value
+    return tree

@@ -88,10 +88,11 @@ class TrainData:
         read = self.cache.read(rows, flip if use_flip else None)
         clean = posterior_draw(read, generator)
         t_B = self.loss.sample_time(size, generator)
-        # The ratio belongs to the step: every process then has the same shapes.
+        # A ratio of the step gives all micro-batches the same shapes.
+        of = (step, index) if self.mask_ratio.per_micro_batch else (step,)
         steps = self.config.schedule_steps
         ratio_step = min(step, steps - 1)
-        ratio = self.mask_ratio.at(ratio_step, steps, stream(seed, step, "mask ratio"))
+        ratio = self.mask_ratio.at(ratio_step, steps, stream(seed, *of, "mask ratio"))
         draws = tuple(
             self.source.draw(
                 view,

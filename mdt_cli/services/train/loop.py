@@ -4,7 +4,7 @@ Axes: B batch.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from torch import Tensor, tensor
 
@@ -84,7 +84,13 @@ def train_step(
     norm = placement.clip(state.network, data.config.training.clip_norm)
     state.advance(placement.step(norm))
     state.update_averages()
-    return {**losses, "grad_norm": norm, "mask_ratio": tensor(micro_batches[0].ratio)}
+    return {**losses, "grad_norm": norm, "mask_ratio": tensor(mean_ratio(micro_batches))}
+
+
+def mean_ratio(micro_batches: Sequence[MicroBatch]) -> float:
+    """Of the micro-batches of this process; the ratio itself where they share it."""
+    ratios = [micro_batch.ratio for micro_batch in micro_batches]
+    return ratios[0] if len(set(ratios)) == 1 else sum(ratios) / len(ratios)
 
 
 def term_names(view: View) -> list[str]:
@@ -99,8 +105,10 @@ def _looks_before(state: TrainState, watch: Watch, stop: Stop) -> Iterator[Event
     """What is known before the first step, or what a kill after a checkpoint prevented."""
     look, steps = state.look(), state.data.config.training.steps
     if not state.step:
-        yield from watch.before_first_step(look)
+        yield from watch.before_first_step(look, stop)
     elif watch.missed(look):
         yield from watch.after_step(look, stop)
-        if state.step >= steps and stop.heard:
-            stop.raise_if_asked(f"The run is at step {state.step} of {steps}.")
+    if stop.heard:
+        stop.raise_if_asked(
+            f"The run is at step {state.step} of {steps}; rerun the same command to resume."
+        )

@@ -12,15 +12,8 @@ from pathlib import Path
 import torch
 
 from mdt_cli.artifacts import run_folder
-from mdt_cli.artifacts.begun_run import (
-    SplitRule,
-    begun_config,
-    check_schedule,
-    has_begun,
-    resolved,
-    settings_of,
-    steering_changes,
-)
+from mdt_cli.artifacts.begun_rules import SplitRule, begun_config, check_schedule, resolved
+from mdt_cli.artifacts.begun_run import as_begun, has_begun, settings_of, steering_changes
 from mdt_cli.artifacts.checkpoint import checkpoints
 from mdt_cli.artifacts.latent_cache.read import LatentCache, open_cache
 from mdt_cli.artifacts.weights import read_header
@@ -136,6 +129,7 @@ def train(request: TrainRequest) -> Iterator[Event]:
         device.type,
         _split_rule(request, cache) if before is None else STRATA,
     )
+    loaded, kept = as_begun(request.run, loaded, request.fresh)
     request, config = replace(request, loaded=loaded), loaded.config
     make_deterministic(config.training.deterministic is True)
     placement = place(config.training.precision, request.device)
@@ -143,6 +137,11 @@ def train(request: TrainRequest) -> Iterator[Event]:
     check_shares(config.training, placement.processes, begun)
     with ExitStack() as stack:
         yield from _as_only_writer(stack, request.run, placement)
+        if kept and placement.is_first:
+            yield Note(
+                f"{request.run} was begun with another version, whose settings it keeps: "
+                + ", ".join(kept)
+            )
         yield from _train(request, cache, placement)
 
 
