@@ -84,7 +84,7 @@ def _check_members(path: Path) -> None:
                 f"beside the tensors, and at most {MAX_PICKLE_BYTES >> 20} MiB are read",
                 "save the state dict alone with torch.save, or as .safetensors",
             )
-        if member.compress_type != zipfile.ZIP_STORED:
+        if member.compress_type != zipfile.ZIP_STORED and "/data" in member.filename:
             raise MdtError(
                 f"{path} was packed again: {member.filename} is compressed, and torch stores its "
                 "tensors as they are",

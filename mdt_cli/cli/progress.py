@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from mdt_cli.cli.output import human_seconds, is_first_process, talk, warn
+from mdt_cli.text import printable
 
 SECONDS_BETWEEN_LINES = 15.0
 
@@ -27,10 +28,10 @@ class Bar:
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
             self._rich = Progress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=24),
                 MofNCompleteColumn(),
-                TextColumn("{task.fields[note]}"),
+                TextColumn("{task.fields[note]}", markup=False),
                 console=Console(stderr=True),
                 transient=True,
             )
@@ -46,7 +47,9 @@ class Bar:
         elapsed, fresh = now - self._start, done - self._first
         rate = fresh / elapsed if elapsed > 0 and fresh else 0.0
         left = f", {human_seconds((total - done) / rate)} left" if rate and done < total else ""
-        text = f"{rate:.1f} {self._unit}/s{left}" + (f"  {note}" if note else "")
+        text = printable(
+            f"{rate:.1f} {self._unit}/s{left}" + (f"  {note}" if note else ""), one_line=True
+        )
         if self._rich is not None:
             self._rich.update(self._task, completed=done, total=total, note=text)
         elif now - self._last_line >= SECONDS_BETWEEN_LINES or done == total:
