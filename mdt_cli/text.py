@@ -1,8 +1,10 @@
 """Text of files that anyone may have written: how it is read, and how it is shown."""
 
 import codecs
+import difflib
 import re
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 
 # Encodings that editors and shells write besides UTF-8, by the bytes such a file starts with.
@@ -78,3 +80,12 @@ def fenced(language: str, text: str) -> str:
     longest = max((len(run) for run in re.findall("`+", shown)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}{language}\n{shown}\n{fence}"
+
+
+def nearest(given: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The one of `known` that `given` most likely means, in any case; None where none is near."""
+    by_lower: dict[str, str] = {}
+    for name in known:
+        by_lower.setdefault(name.lower(), name)
+    near = difflib.get_close_matches(given.strip().lower(), by_lower, n=1, cutoff=cutoff)
+    return by_lower[near[0]] if near else None
