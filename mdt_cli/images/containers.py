@@ -52,7 +52,7 @@ def open_container(path: Path, reading: Reading = EVERYTHING) -> ImageSet:
         return _from_zip(path, reading)
     if suffix == ".parquet":
         return from_parquet([path], path.parent, path, reading)
-    if suffix == ".zip":
+    if suffix == ".zip" or _starts_a_zip(path):
         raise MdtError(f"{path} is not a readable zip", "it may be truncated: copy it again")
     if suffix in (".pkl", ".pickle"):
         raise refused_pickle(path)
@@ -66,6 +66,14 @@ def open_container(path: Path, reading: Reading = EVERYTHING) -> ImageSet:
         f"{path} is neither a folder nor a zip, tar, parquet, npz, npy, idx or CIFAR file",
         "unpack it, or give the folder that holds it",
     )
+
+
+def _starts_a_zip(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(4) == b"PK\x03\x04"
+    except OSError:
+        return False
 
 
 def open_folder(
