@@ -14,6 +14,9 @@ class RandomTokensConfig(Table):
 
     kind: Literal["random"] = "random"
     bucket: Count = 1
+    # Which count is rounded down: floor(N (1 - ratio)) kept (MAE and most recipes), or
+    # floor(N ratio) dropped (TREAD).
+    floor: Literal["kept", "dropped"] = "kept"
 
 
 class RandomBlocksConfig(Table):
@@ -48,11 +51,14 @@ class ConstantRatioConfig(Table):
 
 
 class UniformRatioConfig(Table):
-    """One draw per step from [low, high), shared by the whole batch (MDT v2)."""
+    """One draw from [low, high), shared by the images of a step or of a micro-batch (MDT v2)."""
 
     kind: Literal["uniform"] = "uniform"
     low: Fraction = 0.3
     high: Fraction = 0.5
+    # micro_batch: each forward pass of training.micro_batch_size images has a ratio of its own, as
+    # in MDT v2's code. step: all micro-batches of a step share one.
+    draw: Literal["step", "micro_batch"] = "step"
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -133,6 +139,8 @@ class LossTermConfig(Table):
     target: Literal["objective", "clean", "noisy", "teacher_noisy", "teacher_clean"] = "objective"
     # patch: each patch of the target has mean 0 and variance 1 (He et al. 2022).
     normalise: Literal["none", "patch"] = "none"
+    # early: of the head behind `model.early_head_at` blocks.
+    head: Literal["final", "early"] = "final"
     weight: Positive = 1.0
 
     @model_validator(mode="after")

@@ -7,6 +7,8 @@ from pydantic import AfterValidator, Field, model_validator
 from mdt_cli.config.base import Count, NonNegative, Positive, Table
 
 Scale = Annotated[float, Field(ge=0)]
+# JSON knows no infinity.
+Limit = Annotated[Positive, AfterValidator(lambda high: min(high, 1e9))]
 Channels = Literal["all", "first3"]
 Precision = Literal["float32", "tf32", "bf16"]
 
@@ -41,8 +43,7 @@ class IntervalGuidanceConfig(Table):
     kind: Literal["interval"] = "interval"
     scale: Scale = 1.5
     low: NonNegative = 0.0
-    # JSON knows no infinity.
-    high: Annotated[Positive, AfterValidator(lambda high: min(high, 1e9))] = 1e9
+    high: Limit = 1e9
     channels: Channels = "all"
 
     @model_validator(mode="after")
@@ -52,8 +53,38 @@ class IntervalGuidanceConfig(Table):
         return self
 
 
+class InternalGuidanceConfig(Table):
+    """Away from the early head's estimate, without another pass (Zhou et al. 2025, 2512.24176).
+
+    While the noise-to-signal ratio is in [low, high]. Classifier-free guidance of `cfg_scale`
+    follows, on what both conditions give, while the ratio is in [cfg_low, cfg_high].
+    """
+
+    kind: Literal["internal"] = "internal"
+    scale: Scale = 1.4
+    low: NonNegative = 0.0
+    high: Limit = 1e9
+    cfg_scale: Scale = 1.0
+    cfg_low: NonNegative = 0.0
+    cfg_high: Limit = 1e9
+    channels: Channels = "all"
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        for low, high in (("low", "high"), ("cfg_low", "cfg_high")):
+            if getattr(self, low) > getattr(self, high):
+                raise ValueError(
+                    f"{low} {getattr(self, low)} is above {high} {getattr(self, high)}"
+                )
+        return self
+
+
 GuidanceConfig = Annotated[
-    NoGuidanceConfig | ConstantGuidanceConfig | PowerCosineGuidanceConfig | IntervalGuidanceConfig,
+    NoGuidanceConfig
+    | ConstantGuidanceConfig
+    | PowerCosineGuidanceConfig
+    | IntervalGuidanceConfig
+    | InternalGuidanceConfig,
     Field(discriminator="kind"),
 ]
 
@@ -65,9 +96,10 @@ class SamplingConfig(Table):
     steps: Count = 250
     # Share of DDPM noise put back by ddim; 0: deterministic.
     eta: NonNegative = 0.0
-    # Training times that an epsilon run visits. ends: evenly, the first and the last among them
-    # (DiT, MDT). trailing: the last of each of `steps` equal parts (MaskDM).
-    spacing: Literal["ends", "trailing"] = "ends"
+    # Training times that an epsilon run visits. respaced: evenly, the first and the last among
+    # them (DiT, MDT). linspace: the last of each of `steps` equal parts (MaskDM). ends, trailing:
+    # the same up to rounding, as version 0.1 computed them and its runs keep.
+    spacing: Literal["respaced", "linspace", "ends", "trailing"] = "respaced"
     # Keep every clean estimate within [-1, 1]; for pixels. ddim then puts back the noise that the
     # network named, not the one that the kept estimate implies, as MaskDM publishes it.
     clip: bool = False

@@ -18,6 +18,7 @@ from mdt_cli.errors import MdtError
 from mdt_cli.images.decode import Raw, stored_size
 from mdt_cli.images.depth import a_few, check_depth
 from mdt_cli.images.image_set import ImageSet, limited, without_classes
+from mdt_cli.images.labels import other_number
 from mdt_cli.images.open_image import UnreadableError
 from mdt_cli.images.pixel_rule import FULL_WHITE, RULE, PixelRule, known_rule
 from mdt_cli.images.reading import NEWEST, Order, known_order
@@ -78,7 +79,7 @@ def _fill(request: EncodeRequest, share: Share) -> Iterator[Event]:
     size = request.size or DEFAULT_SIZE
     check_crop(source, size)
     rule = _pixel_rule(before, request.white)
-    yield from _summary(source)
+    yield from _summary(source, order)
     few = a_few(source)
     if before is None and request.white is None:
         check_depth(
@@ -249,15 +250,23 @@ def _check(request: EncodeRequest) -> None:
         raise MdtError(f"no such --dtype: {request.dtype}", f"use one of {', '.join(DTYPES)}")
 
 
-def _summary(source: ImageSet) -> Iterator[Event]:
+def _summary(source: ImageSet, order: Order) -> Iterator[Event]:
     for note in source.notes:
         yield Warned(note)
+    if order != NEWEST:
+        yield Note("the cache was begun by version 0.1: names stay sorted as text")
     ignored = ", ".join(f"{number} {what}" for what, number in sorted(source.ignored.items()))
     yield Note(
         f"{len(source)} images ({source.kind}), "
         + (f"{len(source.classes)} classes" if source.classes else "no classes")
         + (f"; ignored: {ignored}" if ignored else "")
     )
+    number = other_number(source.classes)
+    if number is not None:
+        yield Note(
+            f"classes are named by numbers that are not their indices: class {number} is named "
+            f"{source.classes[number]}"
+        )
 
 
 def _small_images(few: Sequence[Raw], size: int) -> Iterator[Event]:
