@@ -60,6 +60,7 @@ class Process:
     straight: bool
 
     def signal(self, level: Level) -> float:
+        """alpha at a stop."""
         return 1 - level.tau if self.straight else 1.0
 
     def log_snr(self, level: Level) -> float:
