@@ -19,7 +19,6 @@ from mdt_cli.images.image_set import ImageSet, limited, without_classes
 from mdt_cli.images.reading import NEWEST, Order, known_order
 from mdt_cli.images.sized import check_crop
 from mdt_cli.images.workers import Decoded, Decoders, stored_sizes
-from mdt_cli.locks import writing_folder
 from mdt_cli.services.encode.convert import convert, of_features
 from mdt_cli.services.encode.fill import (
     Filling,
@@ -33,8 +32,9 @@ from mdt_cli.services.encode.other_caches import find_features
 from mdt_cli.services.encode.request import EncodeRequest
 from mdt_cli.services.encode.verify import verify_images
 from mdt_cli.services.events import Event, Note, Warned
+from mdt_cli.services.meeting import as_only_writer
 from mdt_cli.services.runtime import own_cores, own_device
-from mdt_cli.services.work import Share, as_only_writer
+from mdt_cli.services.work import Share
 
 DEFAULT_SIZE = 256
 LOOKED_AT = 8
@@ -48,8 +48,7 @@ def encode_latents(request: EncodeRequest) -> Generator[Event, None, None]:
         yield from verify_images(request.cache, request.images, partial(_all_images, request))
         yield from finished_cache(request.cache, unchanged=True)
         return
-    lock = writing_folder(request.cache, sweep=share.of == 1)
-    yield from as_only_writer(lock, share, _fill(request, share))
+    yield from as_only_writer(request.cache, True, share, _fill(request, share))
 
 
 def _fill(request: EncodeRequest, share: Share) -> Iterator[Event]:

@@ -12,7 +12,6 @@ from mdt_cli.artifacts.weights import read_header, save_weights
 from mdt_cli.core.codecs.codec import Codec, codec_from_facts
 from mdt_cli.errors import MdtError
 from mdt_cli.files import atomic_path
-from mdt_cli.locks import writing_file
 from mdt_cli.services.build.objective import diffusion_of
 from mdt_cli.services.build.sampler import check_sampling
 from mdt_cli.services.events import Event, ExportDone, Note, Warned
@@ -26,6 +25,7 @@ from mdt_cli.services.export.model_card import (
     scored_weights,
 )
 from mdt_cli.services.export.program import require_onnx, write_onnx, write_torch_export
+from mdt_cli.services.meeting import as_only_writer
 from mdt_cli.services.model import (
     IMAGES,
     LoadedModel,
@@ -34,7 +34,7 @@ from mdt_cli.services.model import (
     largest_difference,
     load_trained,
 )
-from mdt_cli.services.work import Share, as_only_writer
+from mdt_cli.services.work import Share
 
 FORMATS = ("diffusers", "safetensors", "diffusers-dit", "torch-export", "onnx")
 # Formats that are one file, and how its name ends.
@@ -68,7 +68,7 @@ def export(request: ExportRequest) -> Iterator[Event]:
         near = difflib.get_close_matches(request.format, FORMATS, n=1)
         meant = f"; did you mean {near[0]}?" if near else ""
         raise MdtError(f"--format: no {request.format}{meant}", f"choose from {', '.join(FORMATS)}")
-    yield from as_only_writer(writing_file(request.out), Share.from_environment(), _export(request))
+    yield from as_only_writer(request.out, False, Share.from_environment(), _export(request))
 
 
 def _export(request: ExportRequest) -> Iterator[Event]:
