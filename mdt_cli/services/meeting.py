@@ -59,6 +59,14 @@ class Meeting:
             yield from self.check([0])
             time.sleep(SECONDS_BETWEEN_POLLS)
 
+    def without_first(self) -> Iterator[Event]:
+        """On another process: a warning where it is done and the first one is not there."""
+        if self._share.rank and not is_held(self._target, self._is_folder):
+            yield Warned(
+                f"{nobody(self._share, [0])}: this process did its own part only; {way_out()}",
+                from_all=True,
+            )
+
 
 def as_only_writer(
     target: Path, is_folder: bool, share: Share, events: Iterator[Event]

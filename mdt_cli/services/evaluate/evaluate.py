@@ -81,9 +81,9 @@ def extract_features(plan: Plan) -> Generator[Event, None, Shards]:
     meeting = Meeting(plan.share, plan.report, is_folder=False)
     work = (plan.extractor, plan.device, plan.batch_size)
     shards = Shards(plan.work, plan.share, *work, total, meeting)
-    yield from meeting.wait_for_first()
     for images, what in jobs:
         yield from shards.make(images, what)
+    yield from meeting.without_first()
     yield from shards.wait()
     return shards
 

@@ -37,7 +37,8 @@ from mdt_cli.services.train.batches import train_data
 from mdt_cli.services.train.initial_weights import InitialWeights, load_initial
 from mdt_cli.services.train.launcher import check_launcher
 from mdt_cli.services.train.loop import run_loop
-from mdt_cli.services.train.placement import Placement, check_shares, place
+from mdt_cli.services.train.met import met
+from mdt_cli.services.train.placement import Placement, check_shares
 from mdt_cli.services.train.state import TrainState
 from mdt_cli.services.train.step_log import StepLog
 from mdt_cli.services.train.trackers import Trackers
@@ -118,7 +119,7 @@ def train(request: TrainRequest) -> Iterator[Event]:
     loaded = run_folder.with_determinism(request.run, request.loaded, device.type, request.fresh)
     request, config = replace(request, loaded=loaded), loaded.config
     make_deterministic(config.training.deterministic is True)
-    placement = place(config.training.precision, request.device)
+    placement = yield from met(config.training.precision, request.device)
     begun = request.fresh < 2 and has_begun(request.run)
     check_shares(config.training, placement.processes, begun)
     with ExitStack() as stack:
