@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mdt_cli.artifacts.foreign_weights import refuse_torch_file
 from mdt_cli.artifacts.latent_cache.as_images import cached_images, is_cache
 from mdt_cli.artifacts.sample_folder.provenance import is_sample, provenance, sample_classes
 from mdt_cli.errors import MdtError
@@ -21,7 +22,7 @@ WITHOUT_NAMES = ("npz", "npy", "latent cache")
 TABLES = ("parquet", "arrow")
 # Rows in files that --only may choose from.
 ROWS = ("idx", "cifar")
-WEIGHTS = (".safetensors", ".ckpt", ".pt", ".pth")
+WEIGHTS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 
 
 def open_images(path: Path, reading: Reading = EVERYTHING) -> ImageSet:
@@ -58,6 +59,7 @@ def open_images(path: Path, reading: Reading = EVERYTHING) -> ImageSet:
 def _open(path: Path, reading: Reading) -> ImageSet:
     if not path.is_dir():
         if path.is_file() and path.suffix.lower() in WEIGHTS:
+            refuse_torch_file(path)
             raise MdtError(
                 f"{path} holds weights, not images",
                 f"generate samples with them first: mdt sample {path} SAMPLES",

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mdt_cli.artifacts.data_schema import DataFields
+from mdt_cli.artifacts.foreign_weights import how_to_import
 from mdt_cli.errors import MdtError
 from mdt_cli.json_reader import parse_json
 from mdt_cli.schema import check_schema
@@ -88,7 +89,10 @@ def read_header(path: Path) -> Header:
     except (SafetensorError, OSError) as error:
         raise MdtError(f"{path} is not a complete safetensors file: {error}") from error
     if "mdt.config" not in metadata:
-        raise MdtError(f"{path} was not written by mdt: it has no configuration in its header")
+        raise MdtError(
+            f"{path} was not written by mdt: it has no configuration in its header",
+            how_to_import(path),
+        )
     if (number := metadata.get("mdt.format")) != str(FORMAT):
         raise MdtError(
             f"{path} has weights format {shortened(str(number))}; this mdt reads {FORMAT}",

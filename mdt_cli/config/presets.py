@@ -1,12 +1,12 @@
 """Find a preset by name or path, wherever `mdt` runs from."""
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mdt_cli.errors import MdtError
+from mdt_cli.text import nearest
 from mdt_cli.toml_reader import read_toml
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -53,9 +53,13 @@ def read_preset(name: str) -> Preset:
     path = Path(name) if name.endswith(".toml") else folder() / f"{name}.toml"
     if not path.is_file():
         if name.endswith(".toml"):
-            raise MdtError(f"no such preset file: {name}")
-        near = difflib.get_close_matches(name, names(), n=1)
-        hint = f"did you mean {near[0]}?" if near else "`mdt presets` lists them"
+            stem = name.removesuffix(".toml")
+            hint = (
+                f"did you mean {stem}?" if stem in names() else "`mdt presets` lists those of mdt"
+            )
+            raise MdtError(f"no such preset file: {name}", hint)
+        near = nearest(name, names()) or nearest(f"size/{name}", names(), cutoff=0.9)
+        hint = f"did you mean {near}?" if near else "`mdt presets` lists them"
         raise MdtError(f"no such preset: {name}", hint)
     try:
         keys, text = read_toml(path)

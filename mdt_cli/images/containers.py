@@ -26,6 +26,7 @@ from mdt_cli.images.row_files import from_row_files
 from mdt_cli.images.tables import MAX_TABLE_BYTES
 from mdt_cli.images.tar import from_tars
 from mdt_cli.text import read_limited
+from mdt_cli.zip_reader import ZIP_FAULTS, check_member
 
 # Where a stopped evaluation keeps its features; it may lie among class folders.
 WORK = ".work"
@@ -52,7 +53,7 @@ def open_container(path: Path, reading: Reading = EVERYTHING) -> ImageSet:
         return _from_zip(path, reading)
     if suffix == ".parquet":
         return from_parquet([path], path.parent, path, reading)
-    if suffix == ".zip":
+    if suffix == ".zip" or _starts_a_zip(path):
         raise MdtError(f"{path} is not a readable zip", "it may be truncated: copy it again")
     if suffix in (".pkl", ".pickle"):
         raise refused_pickle(path)
@@ -66,6 +67,14 @@ def open_container(path: Path, reading: Reading = EVERYTHING) -> ImageSet:
         f"{path} is neither a folder nor a zip, tar, parquet, npz, npy, idx or CIFAR file",
         "unpack it, or give the folder that holds it",
     )
+
+
+def _starts_a_zip(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(4) == b"PK\x03\x04"
+    except OSError:
+        return False
 
 
 def open_folder(
@@ -166,7 +175,9 @@ def _from_zip(path: Path, reading: Reading) -> ImageSet:
     try:
         with zipfile.ZipFile(path) as archive:
             members = [member for member in archive.infolist() if not member.is_dir()]
-    except (zipfile.BadZipFile, OSError) as error:
+            for member in members:
+                check_member(member, path)
+    except ZIP_FAULTS as error:
         raise MdtError(f"cannot read {path}: {error}", "copy or download it again") from error
     for member in members:
         if member.flag_bits & 1:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from mdt_cli.artifacts.foreign_weights import refuse_torch_file
 from mdt_cli.artifacts.open_images import open_images
 from mdt_cli.errors import MdtError
 from mdt_cli.images.cifar import is_batch
@@ -73,6 +74,7 @@ def image_file(path: Path) -> Inspected:
             }
             made = image.info.get(PNG_TEXT)
     except UnreadableError as error:
+        refuse_torch_file(path)
         raise refused_format(path) or unknown(path) from error
     try:
         how = parse_json(made) if isinstance(made, str | bytes) else None
