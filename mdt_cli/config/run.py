@@ -50,6 +50,39 @@ class RunConfig(Table):
         restore = masking.restore_at + (depth if masking.restore_at <= 0 else 0)
         return leave, restore
 
+    @property
+    def schedule_steps(self) -> int:
+        """Steps over which the learning rate and the mask ratio run their course."""
+        return self.training.schedule_steps or self.training.steps
+
+    @property
+    def scheduled(self) -> tuple[str, ...]:
+        """What depends on the number of steps: "learning rate", "mask ratio", both or none."""
+        changes = self.masking.is_masked and self.masking.ratio.kind not in ("constant", "uniform")
+        cosine = self.lr_schedule.kind == "cosine"
+        return (*(("learning rate",) if cosine else ()), *(("mask ratio",) if changes else ()))
+
+    @model_validator(mode="after")
+    def _schedule_fits(self) -> Self:
+        training, schedule = self.training, self.lr_schedule
+        if training.schedule_steps and not self.scheduled:
+            raise ValueError(
+                "training.schedule_steps has no effect: neither the learning rate nor the mask "
+                "ratio depends on the number of steps"
+            )
+        after = schedule.kind == "cosine" and training.steps > self.schedule_steps
+        if schedule.tail and not after:
+            raise ValueError(
+                "lr_schedule.tail has no effect: no step comes after a cosine; it needs "
+                "training.schedule_steps below training.steps"
+            )
+        if after and not (schedule.tail or schedule.final):
+            raise ValueError(
+                f"the learning rate is 0 in all steps after training.schedule_steps "
+                f"{training.schedule_steps}: set lr_schedule.tail, such as 0.1"
+            )
+        return self
+
     @model_validator(mode="after")
     def _route_fits(self) -> Self:
         if not self.masking.is_masked:

@@ -62,7 +62,7 @@ def _held_out_loss(look: Look, view: View, stop: Stop, key: str) -> Generator[Ev
     config = data.config
     size, seed = config.validation.batch_size, config.training.seed
     # One ratio for the whole run, so that its losses can be compared with each other.
-    ratio = data.mask_ratio.mean(config.training.steps)
+    ratio = data.mask_ratio.mean(config.schedule_steps)
     source = replace(data.source, class_dropout=0.0)
     total = 0.0
     for start in range(0, len(rows), size):
