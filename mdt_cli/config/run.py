@@ -166,6 +166,34 @@ class RunConfig(Table):
         return self
 
     @model_validator(mode="after")
+    def _early_head_fits(self) -> Self:
+        at, guidance = self.model.early_head_at, self.sampling.guidance
+        wanted = any(term.head == "early" for view in self.masking.views for term in view.terms)
+        if not at and wanted:
+            raise ValueError("a loss term has head early: set model.early_head_at above 0")
+        if not at and guidance.kind == "internal":
+            raise ValueError("guidance internal needs a network with model.early_head_at above 0")
+        if at and self.objective.kind == "classification":
+            raise ValueError("a classifier has no early head: set model.early_head_at to 0")
+        if self.early_head_is_routed and any(
+            term.head == "early" and term.region != "kept"
+            for view in self.masking.views
+            if view.tokens == "kept"
+            for term in view.terms
+        ):
+            raise ValueError(
+                f"model.early_head_at {at} is within the route, where only kept tokens are: set "
+                'region to "kept" in the terms with head early'
+            )
+        return self
+
+    @property
+    def early_head_is_routed(self) -> bool:
+        """Whether the early head sees the kept tokens alone in a masked pass."""
+        leave, restore = self.route
+        return self.masking.is_masked and leave < self.model.early_head_at <= restore
+
+    @model_validator(mode="after")
     def _classifier_fits(self) -> Self:
         if self.objective.kind != "classification":
             return self

@@ -150,7 +150,7 @@ def train_data(config: RunConfig, cache: LatentCache, grid: tuple[int, int]) -> 
         cache,
         _split(config, cache),
         build_loss(config.objective),
-        tuple(build_views(config.masking)),
+        tuple(build_views(config)),
         build_mask_ratio(config.masking),
         ViewSource(
             build_selector(config.masking, grid),

@@ -114,7 +114,7 @@ def train_flops(network: Transformer, config: RunConfig, latent_shape: tuple[int
     selector = build_selector(config.masking, network.grid)
     ratio = build_mask_ratio(config.masking).mean(config.schedule_steps)
     total = 0
-    for view in build_views(config.masking):
+    for view in build_views(config):
         keep = None if view.tokens == "all" else selector.num_kept(network.grid, ratio)
         total += 3 * _flops(network, latent_shape, keep)
         branches = sum(term.target.startswith("teacher") for term in view.terms)
