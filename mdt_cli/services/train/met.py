@@ -22,7 +22,7 @@ def met(precision: str, device: str | None) -> Generator[Event, None, Placement]
     """As `place`, which returns once all processes are there.
 
     It waits in a thread, so that a signal is heard and a warning comes after seconds. MdtError
-    after `LONGEST_MEETING`, and at once where the environment names no place to meet.
+    after `LONGEST_MEETING`, and at once without MASTER_ADDR or MASTER_PORT.
     """
     share = Share.from_environment()
     if share.of == 1:
