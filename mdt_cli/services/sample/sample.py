@@ -246,6 +246,9 @@ def _sampler_facts(sampling: SamplingConfig, diffusion: Diffusion) -> dict[str, 
         "clip": sampling.clip,
         **{key: getattr(sampling, key) for key in diffusion.level_options},
     }
+    if sampling.solver == "dpm++3s":
+        # It visits numbers between the training times.
+        facts.pop("spacing", None)
     if facts.get("shift") == 1:
         del facts["shift"]
     if sampling.solver == "ddim":
