@@ -5,11 +5,10 @@ import io
 import pickle
 import pickletools
 import re
-import struct
 import warnings
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -153,7 +152,7 @@ def _refused(path: Path, message: str) -> MdtError:
             "obtain the state dict alone, saved by torch.save or as .safetensors",
         )
     if "pickle protocol" in message or "Unsupported operand" in message:
-        with _pickle_of(path) as file:
+        with suppress(*ZIP_FAULTS), _pickle_of(path) as file:
             if file.read(1) == b"\x80":
                 return MdtError(
                     f"{path} is a pickle of a protocol that cannot be read safely",
@@ -178,7 +177,7 @@ def _forbidden(path: Path) -> Iterator[str]:
                         texts.append(argument)
                     if name is not None and not name.startswith(_HARMLESS):
                         yield name
-        except (ValueError, OSError, EOFError, LookupError, MemoryError, struct.error):
+        except ZIP_FAULTS:
             return
 
 

@@ -8,8 +8,17 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(gt=0)]
-CountOrZero = Annotated[int, Field(ge=0)]
+# More than anyone trains or has; a number with more digits is a slip.
+MOST = 10**12
+Count = Annotated[int, Field(gt=0, le=MOST)]
+CountOrZero = Annotated[int, Field(ge=0, le=MOST)]
+# Of a network: far above every published one, and still a number of bytes.
+Width = Annotated[int, Field(gt=0, le=1 << 16)]
+WidthOrZero = Annotated[int, Field(ge=0, le=1 << 16)]
+Depth = Annotated[int, Field(gt=0, le=1024)]
+DepthOrZero = Annotated[int, Field(ge=0, le=1024)]
+# Evaluations of a network for one image.
+SolverSteps = Annotated[int, Field(gt=0, le=100_000)]
 
 
 class Table(BaseModel):

@@ -1,19 +1,19 @@
 """`[model]`: the shape of the transformer. Input size, channels and classes come from the cache."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
-from mdt_cli.config.base import Count, CountOrZero, Positive, Table
+from mdt_cli.config.base import Depth, DepthOrZero, Table, Width, WidthOrZero
 
 
 class NarrowDecoderConfig(Table):
     """A smaller transformer behind the blocks; dropped tokens return in front of it (MaskDiT)."""
 
     # 0: there is none.
-    depth: CountOrZero = 0
-    hidden_size: Count = 512
-    num_heads: Count = 16
+    depth: DepthOrZero = 0
+    hidden_size: Width = 512
+    num_heads: Width = 16
     # Subtract its positions where everyone else adds them (LMD).
     subtract_positions: bool = False
 
@@ -27,12 +27,16 @@ class NarrowDecoderConfig(Table):
         return self
 
 
+# Above every network that was published; the bounds of depth and width allow more together.
+MAX_PARAMETERS = 200_000_000_000
+
+
 class ModelConfig(Table):
-    patch_size: Count = 2
-    hidden_size: Count = 384
-    depth: Count = 12
-    num_heads: Count = 6
-    mlp_ratio: Positive = 4.0
+    patch_size: Width = 2
+    hidden_size: Width = 384
+    depth: Depth = 12
+    num_heads: Width = 6
+    mlp_ratio: Annotated[float, Field(gt=0, le=256)] = 4.0
     # adaln: time and class modulate every block (DiT). tokens: they are tokens themselves, in
     # plain blocks (U-ViT, MaskDM). none: there are no times and classes, but a class token (MAE).
     condition: Literal["adaln", "tokens", "none"] = "adaln"
@@ -51,12 +55,12 @@ class ModelConfig(Table):
     # gelu: two Linear maps. swiglu: gated, two thirds as wide, at the same cost.
     mlp: Literal["gelu", "swiglu"] = "gelu"
     # Channels between two linear maps that embed a patch (JiT); 0: one map.
-    patch_bottleneck: CountOrZero = 0
+    patch_bottleneck: WidthOrZero = 0
     # Copies of the class vector that join the tokens before block `class_tokens_at` (JiT).
-    class_tokens: CountOrZero = 0
-    class_tokens_at: CountOrZero = 0
+    class_tokens: WidthOrZero = 0
+    class_tokens_at: DepthOrZero = 0
     # The last `decoder_depth` blocks form a decoder with learned positions of its own (MDT).
-    decoder_depth: CountOrZero = 0
+    decoder_depth: DepthOrZero = 0
     # Mirror-wise skips between the halves of the encoder (MDT v2, as U-ViT).
     long_skips: bool = False
     # Every decoder block also sees the embedded input of all tokens (MDT v2).
@@ -67,6 +71,13 @@ class ModelConfig(Table):
 
     @model_validator(mode="after")
     def _shape_fits(self) -> Self:
+        parameters = self.depth * self.hidden_size**2 * (4 + 2 * self.mlp_ratio)
+        if parameters > MAX_PARAMETERS:
+            raise ValueError(
+                f"depth {self.depth}, hidden_size {self.hidden_size} and mlp_ratio "
+                f"{self.mlp_ratio:g} make {parameters:.1e} parameters; at most "
+                f"{MAX_PARAMETERS:.0e} are built"
+            )
         if self.hidden_size % self.num_heads:
             raise ValueError(
                 f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}"

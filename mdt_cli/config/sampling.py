@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from mdt_cli.config.base import Count, NonNegative, Positive, Table
+from mdt_cli.config.base import NonNegative, Positive, SolverSteps, Table
 
 Scale = Annotated[float, Field(ge=0)]
 Channels = Literal["all", "first3"]
@@ -62,7 +62,7 @@ class SamplingConfig(Table):
     # ddpm: ancestral with respacing and learned variance. ddim, dpm++: epsilon, edm or flow by
     # diffusers where it is exact. heun, euler: probability-flow ODE.
     solver: Literal["ddpm", "ddim", "euler", "heun", "dpm++"] = "ddpm"
-    steps: Count = 250
+    steps: SolverSteps = 250
     # Share of DDPM noise put back by ddim; 0: deterministic.
     eta: NonNegative = 0.0
     # Training times that an epsilon run visits. respaced: evenly, the first and the last among

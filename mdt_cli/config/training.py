@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from mdt_cli.config.base import Count, CountOrZero, NonNegative, Positive, Table
+from mdt_cli.config.base import Count, CountOrZero, NonNegative, Positive, SolverSteps, Table
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
@@ -147,4 +147,4 @@ class PreviewConfig(Table):
     every: CountOrZero = 10_000
     per_class: Count = 2
     max_classes: Count = 10
-    steps: Count = 25
+    steps: SolverSteps = 25
