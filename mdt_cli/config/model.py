@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from mdt_cli.config.base import Depth, DepthOrZero, Table, Width, WidthOrZero
+from mdt_cli.config.base import Depth, DepthOrZero, NonNegative, Table, Width, WidthOrZero
 
 
 class NarrowDecoderConfig(Table):
@@ -56,6 +56,11 @@ class ModelConfig(Table):
     mlp: Literal["gelu", "swiglu"] = "gelu"
     # Channels between two linear maps that embed a patch (JiT); 0: one map.
     patch_bottleneck: WidthOrZero = 0
+    # A second head behind this many blocks, whose loss the terms with `head = "early"` give, and
+    # which internal guidance needs; 0: there is none. Every pass without such a term gets one,
+    # the objective with `early_weight`.
+    early_head_at: DepthOrZero = 0
+    early_weight: NonNegative = 0.5
     # Copies of the class vector that join the tokens before block `class_tokens_at` (JiT).
     class_tokens: WidthOrZero = 0
     class_tokens_at: DepthOrZero = 0
@@ -143,6 +148,11 @@ class ModelConfig(Table):
                     f"rope needs heads of a multiple of 4 channels; {where}hidden_size {size} / "
                     f"{where}num_heads {count} = {size // count}"
                 )
+        if self.early_head_at >= self.depth:
+            raise ValueError(
+                f"early_head_at {self.early_head_at} is not in front of the last of {self.depth} "
+                "blocks"
+            )
         if self.class_tokens_at and not self.class_tokens:
             raise ValueError("class_tokens_at needs class_tokens above 0")
         if self.class_tokens_at >= self.depth:

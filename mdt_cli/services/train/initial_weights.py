@@ -12,7 +12,13 @@ from mdt_cli.artifacts.weights import ONLINE, fit_report, read_header, read_tens
 from mdt_cli.config.run import RunConfig
 from mdt_cli.services.build.objective import build_loss
 from mdt_cli.services.events import Event, Note, Warned
-from mdt_cli.services.model import TRAINING_ONLY, find_weights, put_weights, weights_config
+from mdt_cli.services.model import (
+    EARLY_HEAD,
+    TRAINING_ONLY,
+    find_weights,
+    put_weights,
+    weights_config,
+)
 
 # Where the label table is, by the way the network is conditioned.
 LABELS = ("label.", "extras.label.", "classifier.")
@@ -58,7 +64,7 @@ def put_stage_weights(
     where anything else does not fit.
     """
     ours = dict(network.named_parameters())
-    may_go = may_come = TRAINING_ONLY + (LABELS if new_classes else ())
+    may_go = may_come = (*TRAINING_ONLY, EARLY_HEAD, *(LABELS if new_classes else ()))
     if any(k.startswith(CLASSIFIER) for k in ours):
         # Its positions may begin to learn; they start as the fixed ones are.
         may_go, may_come = may_go + DECODER, (*may_come, CLASSIFIER, "positions_ND")
