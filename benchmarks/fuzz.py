@@ -1,8 +1,8 @@
 """Tries each reader on thousands of damaged and foreign files: `python benchmarks/fuzz.py 5000`.
 
 Each input is read in a forked worker under a limit of memory and of time. Right are a result and an
-MdtError; any other exception, a kill, more than 5 s of processor time or more than 1 GiB is a fault,
-and printed with the seed that makes the input again.
+MdtError; any other exception, a kill, more than 5 s of processor time or more than 1 GiB is a
+fault, and printed with the seed that makes the input again.
 """
 
 import argparse
