@@ -133,6 +133,16 @@ class RunConfig(Table):
         return self
 
     @model_validator(mode="after")
+    def _latents_fit(self) -> Self:
+        generates = self.objective.kind not in ("reconstruction", "classification")
+        if self.data.latents == "unscaled" and generates:
+            raise ValueError(
+                'data.latents "unscaled" is for objectives that generate nothing, not '
+                f'{self.objective.kind}: set data.latents to "scaled"'
+            )
+        return self
+
+    @model_validator(mode="after")
     def _classifier_fits(self) -> Self:
         if self.objective.kind != "classification":
             return self

@@ -70,7 +70,8 @@ class TransformerShape:
     condition: how time and class enter (see conditioning.py). zero_null: the label "no class" is
     zeros. output_conv: a 3x3 convolution on the output (U-ViT). patch_bottleneck: channels between
     the two linear maps of the patch embedding, 0 for one map. class_tokens: copies of the class
-    vector that join the tokens before block `class_tokens_at`.
+    vector that join the tokens before block `class_tokens_at`. class_token_position: the class
+    token of condition none has a learned position.
     """
 
     latent_shape: tuple[int, int, int]
@@ -86,6 +87,7 @@ class TransformerShape:
     patch_bottleneck: int = 0
     class_tokens: int = 0
     class_tokens_at: int = 0
+    class_token_position: bool = False
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -126,6 +128,7 @@ class TransformerShape:
             "patch_bottleneck": self.patch_bottleneck,
             "class_tokens": self.class_tokens,
             "class_tokens_at": self.class_tokens_at,
+            "class_token_position": self.class_token_position,
         }
 
     @classmethod
@@ -135,7 +138,7 @@ class TransformerShape:
         What version 0.1 did not write has its default.
         """
         style = {f.name: flat.get(f.name, f.default) for f in fields(BlockStyle)}
-        later = ("patch_bottleneck", "class_tokens", "class_tokens_at")
+        later = ("patch_bottleneck", "class_tokens", "class_tokens_at", "class_token_position")
         channels, height, width = flat["latent_shape"]
         return cls(
             latent_shape=(channels, height, width),

@@ -25,6 +25,7 @@ from mdt_cli.images.image_set import Found, ImageSet, make_set, without_classes
 from mdt_cli.images.open_image import UnreadableError
 from mdt_cli.images.reading import Reading
 from mdt_cli.locks import writing_folder
+from mdt_cli.services.build.latents import latent_units
 from mdt_cli.services.build.masking import build_selector
 from mdt_cli.services.events import Event, Note, SamplesDone
 from mdt_cli.services.model import LoadedModel, load_trained
@@ -144,6 +145,7 @@ class _Restoring:
         self._trained, self._images, self._ratio = trained, images, request.mask_ratio
         self._device = next(trained.network.parameters()).device
         self.codec = codec_from_facts(trained.facts["codec"], self._device, request.codec)
+        self._units = latent_units(trained.config.data, trained.facts["codec"])
         self._selector = build_selector(trained.config.masking, trained.network.grid)
         self.normalised = targets_are_normalised(trained.config.masking)
         # Fails before any work where the ratio keeps nothing.
@@ -167,6 +169,7 @@ class _Restoring:
                     subset.to(self._device),
                     self.normalised,
                     self._trained.num_classes,
+                    self._units,
                 )
         except torch.OutOfMemoryError as error:
             raise MdtError(

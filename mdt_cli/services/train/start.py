@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from mdt_cli.artifacts import run_folder
+from mdt_cli.artifacts.earlier_presets import as_begun, kept_keys
 from mdt_cli.artifacts.checkpoint import checkpoints
 from mdt_cli.artifacts.latent_cache.read import LatentCache, open_cache
 from mdt_cli.artifacts.weights import read_header
@@ -111,6 +112,10 @@ def starting_config(
 def train(request: TrainRequest) -> Iterator[Event]:
     """Start or resume a run; ends with TrainingDone. MdtError before the first step if possible."""
     device = pick_device(request.device)
+    loaded, kept = as_begun(request.run, request.loaded, request.fresh)
+    request = replace(request, loaded=loaded)
+    if kept:
+        yield Note(kept_keys(kept))
     check_launcher(request.loaded.config.training, device.type, os.environ)
     check_precision(request.loaded.config.training.precision, request.device)
     cache = open_cache(request.cache, verify=True)
@@ -151,8 +156,10 @@ def _train(request: TrainRequest, cache: LatentCache, placement: Placement) -> I
     if not request.fresh:
         resumed = yield from state.resume()
     if not resumed and request.initial is not None:
-        yield from load_initial(request.initial, network, config, cache)
+        averages = yield from load_initial(request.initial, network, config, cache)
         state.restart_averages()
+        for name, tensors in averages.items():
+            state.averages[name].load(tensors)
     score = None
     if config.evaluation.every:
         # Extractors and metrics are loaded only by a run that computes them.
