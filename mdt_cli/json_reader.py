@@ -55,9 +55,10 @@ def read_json_object(path: Path, hint: str | None = None, limit: int = MAX_BYTES
 
 @dataclass
 class JsonLines:
-    """The objects of a file of JSON lines; `skipped` counts the lines that are none, once read.
+    """The records of a log: objects whose `step`, where they have one, is a whole number.
 
-    A log is appended to while it is read and while its process is killed: a line may be cut short.
+    `skipped` counts the other lines, once read: a log is appended to while it is read and while its
+    process is killed, so a line may be cut short.
     """
 
     path: Path
@@ -79,7 +80,7 @@ class JsonLines:
                     text = line.decode("utf-8").strip()
                 except ValueError:
                     record, text = None, ""
-                if isinstance(record, dict):
+                if isinstance(record, dict) and type(record.get("step", 0)) is int:
                     yield text, record
                 else:
                     self.skipped += 1

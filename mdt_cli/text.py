@@ -1,7 +1,9 @@
 """Text of files that anyone may have written: how much of it is read, and in which encoding."""
 
 import codecs
+import difflib
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 
 # Encodings that editors and shells write besides UTF-8, by the bytes such a file starts with.
@@ -44,3 +46,12 @@ def decode_text(data: bytes) -> str:
 def shortened(text: str, length: int = 200) -> str:
     """`text`, cut to about `length` characters where it is longer: a message stays readable."""
     return text if len(text) <= length else f"{text[: length - 3]}..."
+
+
+def nearest(given: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The one of `known` that `given` most likely means, in any case; None where none is near."""
+    by_lower: dict[str, str] = {}
+    for name in known:
+        by_lower.setdefault(name.lower(), name)
+    near = difflib.get_close_matches(given.strip().lower(), by_lower, n=1, cutoff=cutoff)
+    return by_lower[near[0]] if near else None

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from mdt_cli.artifacts.weights import FORMAT, Header, save_tensors, save_weights
 from mdt_cli.errors import MdtError
 from mdt_cli.files import atomic_path, sha256_of, write_json
 from mdt_cli.json_reader import read_json
+from mdt_cli.schema import Beside, Hex, Whole, check_schema
+from mdt_cli.text import shortened
 
 WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
 
@@ -23,6 +26,18 @@ def ema_file(name: str) -> str:
 
 class DamagedError(MdtError):
     """A checkpoint does not hold what was written: the one before it may be used instead."""
+
+
+class StateFields(TypedDict):
+    """The shape of `state.json`."""
+
+    format: int
+    step: Whole
+    images: Whole
+    bad_steps: Whole
+    scaler: dict[str, float] | None
+    run_id: str
+    files: dict[Beside, Hex]
 
 
 @dataclass(frozen=True)
@@ -77,11 +92,12 @@ def read_state(folder: Path, unread: Collection[str] = ()) -> CheckpointState:
     path = folder / STATE
     try:
         state = read_json(path)
-        if state["format"] != FORMAT:
+        if isinstance(state, dict) and state.get("format", FORMAT) != FORMAT:
             raise MdtError(
-                f"{path} has format {state['format']}; this mdt reads {FORMAT}",
+                f"{path} has format {shortened(str(state['format']))}; this mdt reads {FORMAT}",
                 "use the mdt version that wrote it",
             )
+        check_schema(StateFields, state)
         for name, digest in state["files"].items():
             path = folder / name
             path.stat()
@@ -108,7 +124,7 @@ def checkpoints(run: Path) -> list[Path]:
 def step_of(folder: Path) -> int:
     """The step in the name of a checkpoint folder; -1 where there is none."""
     digits = folder.name.removeprefix("step-")
-    return int(digits) if digits.isdigit() else -1
+    return int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 19 else -1
 
 
 def flatten_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -1,18 +1,17 @@
-"""A run that has begun goes on under the presets of the version that began it."""
+"""A run that has begun goes on under its presets as they were then."""
 
 import json
-import re
-from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from mdt_cli.artifacts.run_folder import CONFIG, config_text, read_config
+from mdt_cli.artifacts.begun_run import has_begun, recorded_sources
+from mdt_cli.artifacts.run_folder import CONFIG, read_config
 from mdt_cli.config import presets
 from mdt_cli.config.load import DEFAULT, Loaded
 from mdt_cli.config.run import RunConfig
 from mdt_cli.text import shortened
 
 PRESET, SET = "preset ", "--set "
-KEY = re.compile(r"(\w+) = .*  # (.+)")
 
 
 def as_begun(run: Path, loaded: Loaded, fresh: int) -> tuple[Loaded, list[str]]:
@@ -22,9 +21,9 @@ def as_begun(run: Path, loaded: Loaded, fresh: int) -> tuple[Loaded, list[str]]:
     and the same --set gave a key another value then, that value stays; the second result names such
     keys with it. All other differences are left to `run_folder.check`.
     """
-    if fresh >= 2 or not (run / CONFIG).is_file():
+    if fresh >= 2 or not has_begun(run):
         return loaded, []
-    before = _sources(config_text(run))
+    before = {key: who for key, who in recorded_sources(run).items() if who != DEFAULT}
     old = read_config(run / CONFIG).model_dump(mode="json")
     new = loaded.config.model_dump(mode="json")
     named = {part for source in before.values() for part in _presets(source)}
@@ -46,18 +45,7 @@ def as_begun(run: Path, loaded: Loaded, fresh: int) -> tuple[Loaded, list[str]]:
                 sources[path] = then
     if not kept:
         return loaded, []
-    return Loaded(RunConfig.model_validate(new), sources), kept
-
-
-def _sources(text: str) -> Mapping[str, str]:
-    """Who set each key of each table, as `to_toml` wrote it."""
-    table, found = "", {}
-    for line in text.splitlines():
-        if line.startswith("["):
-            table = line.strip("[]")
-        elif match := KEY.fullmatch(line):
-            found[f"{table}.{match[1]}"] = match[2]
-    return {key: source for key, source in found.items() if source != DEFAULT}
+    return replace(loaded, config=RunConfig.model_validate(new), sources=sources), kept
 
 
 def _presets(source: str) -> set[str]:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mdt_cli.artifacts.foreign_weights import refuse_torch_file
 from mdt_cli.artifacts.latent_cache.as_images import cached_images, is_cache
 from mdt_cli.artifacts.sample_folder.provenance import is_sample, provenance, sample_classes
 from mdt_cli.errors import MdtError
@@ -17,8 +18,11 @@ from mdt_cli.images.reading import EVERYTHING, AmbiguousSetError, Reading
 
 CHECKPOINT = ("state.json", "weights.safetensors")
 # Kinds of sets whose images have no paths.
-WITHOUT_NAMES = ("npz", "latent cache")
-WEIGHTS = (".safetensors", ".ckpt", ".pt", ".pth")
+WITHOUT_NAMES = ("npz", "npy", "latent cache")
+TABLES = ("parquet", "arrow")
+# Rows in files that --only may choose from.
+ROWS = ("idx", "cifar")
+WEIGHTS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 
 
 def open_images(path: Path, reading: Reading = EVERYTHING) -> ImageSet:
@@ -38,10 +42,16 @@ def open_images(path: Path, reading: Reading = EVERYTHING) -> ImageSet:
             f"leave out {' and '.join(reading.options)}",
         )
     named = [option for option in reading.options if option.startswith("--label")]
-    if images.kind == "parquet" and named and named != ["--label-column"]:
+    if images.kind in TABLES and named and named != ["--label-column"]:
         raise MdtError(
-            f"{named[0]} needs names of files, and {path} holds rows of parquet files",
+            f"{named[0]} needs names of files, and {path} holds rows of {images.kind} files",
             "name the column of classes with --label-column",
+        )
+    others = [option for option in reading.options if option != reading.only_option]
+    if images.kind in ROWS and others:
+        raise MdtError(
+            f"{others[0]} cannot be used for {path} ({images.kind}): its classes are in its files",
+            f"leave out {others[0]}",
         )
     return images
 
@@ -49,6 +59,7 @@ def open_images(path: Path, reading: Reading = EVERYTHING) -> ImageSet:
 def _open(path: Path, reading: Reading) -> ImageSet:
     if not path.is_dir():
         if path.is_file() and path.suffix.lower() in WEIGHTS:
+            refuse_torch_file(path)
             raise MdtError(
                 f"{path} holds weights, not images",
                 f"generate samples with them first: mdt sample {path} SAMPLES",

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,8 @@ def with_determinism(run: Path, loaded: Loaded, device_type: str, fresh: int) ->
             on, source = before, "as the run began"
     training = loaded.config.training.model_copy(update={"deterministic": on})
     config = loaded.config.model_copy(update={"training": training})
-    return Loaded(config, {**loaded.sources, "training.deterministic": source})
+    sources = {**loaded.sources, "training.deterministic": source}
+    return replace(loaded, config=config, sources=sources)
 
 
 def check_stage(run: Path, stage: str) -> None:
@@ -179,7 +181,7 @@ def _check_same(path: Path, loaded: Loaded) -> list[str]:
     if differing:
         raise MdtError(
             f"{path.parent} holds a run with another configuration:\n" + "\n".join(differing),
-            "choose another folder, or give the same keys to resume this run",
+            "choose another folder, or leave out -p and --set to resume this run with its own keys",
         )
     return [f"{key}: {old[key]} -> {new[key]}" for key in asked]
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from mdt_cli.artifacts.learning_speed import (
     WINDOW,
@@ -16,6 +16,8 @@ from mdt_cli.artifacts.weights import ONLINE
 from mdt_cli.json_reader import JsonLines
 
 TOP = (1, 5)
+# Beyond this, sums of a million records would overflow.
+LARGEST = 1e30
 
 
 def learning(run: Path) -> dict[str, Any] | None:
@@ -48,6 +50,7 @@ def accuracy(run: Path) -> dict[str, float | None]:
     Of the first EMA weights. Empty for a run that is no classifier.
     """
     looks = [record for record in _records(run / METRICS) if any(_names(record))]
+    looks = [look for look in looks if all(map(_is_number, _accuracies(look)))]
     if not looks:
         return {}
     weights = next((name for name in _names(looks[-1]) if name != ONLINE), ONLINE)
@@ -70,13 +73,24 @@ def _names(record: Mapping[str, Any]) -> Iterator[str]:
     return (key.removeprefix("top1/") for key in record if key.startswith("top1/"))
 
 
+def _accuracies(record: Mapping[str, Any]) -> Iterator[Any]:
+    return (record.get(f"top{k}/{name}") for k in TOP for name in _names(record))
+
+
+def _is_number(value: object) -> bool:
+    """Whether it is a number that sums may be made of; NaN is."""
+    return type(value) in (int, float) and not abs(cast(float, value)) > LARGEST
+
+
 def _speed(run: Path) -> LearningSpeed | None:
     keys = ("step", "images", "loss", "images_per_second")
     return learning_speed(
         [
             LogRecord(*(record[key] for key in keys))
             for record in _records(run / LOG)
-            if all(key in record for key in keys)
+            if all(_is_number(record.get(key)) for key in keys)
+            and record["step"] > 0
+            and record["images_per_second"] > 0
         ]
     )
 

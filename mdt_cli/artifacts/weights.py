@@ -10,8 +10,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mdt_cli.artifacts.data_schema import DataFields
+from mdt_cli.artifacts.foreign_weights import how_to_import
 from mdt_cli.errors import MdtError
 from mdt_cli.json_reader import parse_json
+from mdt_cli.schema import check_schema
+from mdt_cli.text import shortened
 
 FORMAT = 1
 ONLINE = "online"
@@ -85,19 +89,31 @@ def read_header(path: Path) -> Header:
     except (SafetensorError, OSError) as error:
         raise MdtError(f"{path} is not a complete safetensors file: {error}") from error
     if "mdt.config" not in metadata:
-        raise MdtError(f"{path} was not written by mdt: it has no configuration in its header")
-    if metadata.get("mdt.format") != str(FORMAT):
         raise MdtError(
-            f"{path} has weights format {metadata.get('mdt.format')}; this mdt reads {FORMAT}",
+            f"{path} was not written by mdt: it has no configuration in its header",
+            how_to_import(path),
+        )
+    if (number := metadata.get("mdt.format")) != str(FORMAT):
+        raise MdtError(
+            f"{path} has weights format {shortened(str(number))}; this mdt reads {FORMAT}",
             "use the mdt version that wrote it",
         )
-    return Header(
-        config=parse_json(metadata["mdt.config"]),
-        data=parse_json(metadata["mdt.data"]),
-        step=int(metadata["mdt.step"]),
-        ema=metadata["mdt.ema"],
-        stage=metadata["mdt.stage"],
-    )
+    try:
+        config, data = parse_json(metadata["mdt.config"]), parse_json(metadata["mdt.data"])
+        check_schema(dict[str, Any], config)
+        check_schema(DataFields, data)
+        return Header(config, data, _step(metadata), metadata["mdt.ema"], metadata["mdt.stage"])
+    except KeyError as error:
+        raise MdtError(f"the header of {path} is damaged: it has no {error.args[0]}") from error
+    except ValueError as error:
+        raise MdtError(f"the header of {path} is damaged: {error}") from error
+
+
+def _step(metadata: Mapping[str, str]) -> int:
+    text = metadata["mdt.step"]
+    if not (text.isascii() and text.isdigit() and len(text) < 19):
+        raise ValueError(f"mdt.step: it is no number of steps: {shortened(text)}")
+    return int(text)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -18,8 +18,13 @@ def import_checkpoint(
         Path, typer.Argument(help="The folder or .safetensors file to write; it must not exist.")
     ],
     family: Annotated[
-        str, typer.Option("--family", help="dit, mdt, mdtv2, maskdit, uvit or maskdm.")
-    ],
+        str | None,
+        typer.Option(
+            "--family",
+            help="dit, mdt, mdtv2, maskdit, uvit or maskdm.",
+            show_default="by its layout",
+        ),
+    ] = None,
     weights: Annotated[
         str | None,
         typer.Option(

@@ -33,20 +33,16 @@ def pretrain(
 ) -> None:
     """Train a masked diffusion transformer on a latent cache.
 
-    Rerun the same command to resume from the newest checkpoint. Example:
+    Rerun the same command to resume from the newest checkpoint; without -p, a run keeps its own
+    settings. Example:
 
     mdt pretrain cache runs/first -p mdtv2 -p size/s --set training.steps=50000
     """
     from mdt_cli.cli.training import follow, show_plan
-    from mdt_cli.config.load import load_config
     from mdt_cli.config.write import to_toml
-    from mdt_cli.errors import MdtError
+    from mdt_cli.services.train.settings import pretrain_config
 
-    if not preset and not assign:
-        raise MdtError(
-            "no preset was given", "choose one with -p, such as -p mdtv2; `mdt presets` lists them"
-        )
-    loaded = load_config(preset or [], assign or [])
+    loaded = pretrain_config(run, preset or [], assign or [], fresh)
     if dry_run:
         from mdt_cli.services.train.cost import plan
 

@@ -3,11 +3,11 @@ extractors and resize modes. No torch.
 """
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 
 from mdt_cli.errors import MdtError
+from mdt_cli.text import nearest
 
 ExtractorName = Literal["inception", "efficientnet-lite0", "dinov2", "clip"]
 ResizeName = Literal["clean", "legacy_tensorflow", "legacy_pytorch"]
@@ -144,8 +144,8 @@ def choose(flag: str, given: str | None, names: tuple[Name, ...]) -> Name | None
     for name in names:
         if name == given.strip():
             return name
-    near = get_close_matches(given, names, n=1)
-    meant = f"; did you mean {near[0]}?" if near else ""
+    near = nearest(given, names)
+    meant = f"; did you mean {near}?" if near else ""
     raise MdtError(f"{flag}: no {given}{meant}", f"there are: {', '.join(names)}")
 
 

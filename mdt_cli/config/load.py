@@ -1,14 +1,15 @@
 """Presets and `--set` to one validated configuration that remembers who set each key."""
 
-import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from mdt_cli.config import presets
+from mdt_cli.config.faults import described
 from mdt_cli.config.run import RunConfig
+from mdt_cli.config.suggestions import replacements, typed
 from mdt_cli.errors import MdtError
 from mdt_cli.text import shortened
 from mdt_cli.toml_reader import MAX_BYTES, MAX_PARTS, parse_toml
@@ -18,10 +19,14 @@ DEFAULT = "default"
 
 @dataclass(frozen=True)
 class Loaded:
-    """A valid configuration; `sources` maps a dotted key to who set it (absent: the default)."""
+    """A valid configuration; `sources` maps a dotted key to who set it (absent: the default).
+
+    `has_recipe`: whether a preset, or what it starts from, names what is trained.
+    """
 
     config: RunConfig
     sources: Mapping[str, str]
+    has_recipe: bool = True
 
     def source(self, key: str) -> str:
         """Who set `key`, or the table or list around it."""
@@ -40,32 +45,72 @@ def load_config(
     assignments: Sequence[str],
     base: Mapping[str, Any] | None = None,
     base_source: str = "the weights it starts from",
+    any_order: bool = False,
 ) -> Loaded:
     """Compose base < presets left to right < assignments (`a.b=TOML value`) left to right.
 
-    Raises one MdtError that lists every fault with who set it and the nearest valid key.
+    Raises one MdtError that lists every fault with who set it and the nearest valid key, or says in
+    which order the presets go; `any_order` takes them as they come.
     """
     tree: dict[str, Any] = {}
     sources: dict[str, str] = {}
     layers: list[tuple[Mapping[str, Any], str]] = []
     if base is not None:
         layers.append((base, base_source))
-    layers += [(presets.read_preset(name).keys, f"preset {name}") for name in preset_names]
-    layers += [(_assignment(text), f"--set {shortened(text)}") for text in assignments]
+    named = [presets.read_preset(name) for name in preset_names]
+    if not any_order:
+        presets.check_order(named)
+    layers += [(preset.keys, f"preset {preset.name}") for preset in named]
+    layers += [
+        (_assignment(text), f"--set {shortened(text)}") for text in sorted(assignments, key=_is_key)
+    ]
     for keys, source in layers:
         _merge(tree, keys, "", source, sources)
     try:
         config = RunConfig.model_validate(tree)
     except ValidationError as error:
-        raise MdtError(_faults(error, tree, Loaded(RunConfig(), sources))) from error
-    return Loaded(config, sources)
+        lines = described(error, tree, sources, Loaded(RunConfig(), sources).source)
+        hint = _mended(error, tree, layers[: len(layers) - len(assignments)], assignments)
+        raise MdtError("\n".join(["the configuration is not valid", *lines]), hint) from error
+    has_recipe = base is not None or any(p.role in (presets.RECIPE, presets.OWN) for p in named)
+    return Loaded(config, sources, has_recipe)
+
+
+def _is_key(text: str) -> bool:
+    """False for a kind: what is set of a variant is set after the variant was chosen."""
+    return not text.partition("=")[0].strip().endswith(".kind")
+
+
+def _mended(
+    error: ValidationError,
+    tree: Mapping[str, Any],
+    layers: Sequence[tuple[Mapping[str, Any], str]],
+    assignments: Sequence[str],
+) -> str | None:
+    """What to type instead of the faulty assignments, where that gives a valid configuration.
+
+    `layers` are those below the assignments.
+    """
+    instead = replacements(error, tree, assignments)
+    written = [new for text in assignments for new in instead.get(text, [text])]
+    mended: dict[str, Any] = {}
+    layers = [*layers, *((_assignment(text), "") for text in sorted(written, key=_is_key))]
+    for keys, source in layers:
+        _merge(mended, keys, "", source, {})
+    try:
+        RunConfig.model_validate(mended)
+    except ValidationError:
+        return None
+    return f"write {typed([new for news in instead.values() for new in news])}"
 
 
 def _assignment(text: str) -> dict[str, Any]:
     key, equals, value = text.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):
-        raise MdtError(f"--set {text}: expected KEY=VALUE", "such as --set training.steps=1000")
+        raise MdtError(
+            f"--set {shortened(text)}: expected KEY=VALUE", "such as --set training.steps=1000"
+        )
     if len(parts) > MAX_PARTS or len(text) > MAX_BYTES:
         raise MdtError(
             f"--set {shortened(text)}: a key has at most {MAX_PARTS} parts, a value {MAX_BYTES:,} "
@@ -107,106 +152,3 @@ def _merge(
 def _forget(sources: dict[str, str], path: str) -> None:
     for known in [k for k in sources if k == path or k.startswith(path + ".")]:
         del sources[known]
-
-
-def _faults(error: ValidationError, tree: Mapping[str, Any], loaded: Loaded) -> str:
-    lines = ["the configuration is not valid"]
-    faults = error.errors(include_url=False)
-    places = [fault["loc"] for fault in faults]
-    for fault in faults:
-        inside = any(p != fault["loc"] and p[: len(fault["loc"])] == fault["loc"] for p in places)
-        if fault["type"] == "too_short" and inside:
-            continue  # pydantic counts only the valid items; the invalid ones are reported anyway
-        key = ".".join(str(part) for part in _dotted(fault["loc"]))
-        if fault["type"] == "extra_forbidden":
-            problem = "no such key" + _did_you_mean(key, tree)
-        elif fault["type"] == "value_error":
-            problem = str(fault["ctx"]["error"])
-        elif fault["type"] == "union_tag_invalid":
-            wanted = fault["ctx"]["expected_tags"].replace("'", '"')
-            given = fault["ctx"]["tag"]
-            near = difflib.get_close_matches(given, wanted.replace('"', "").split(", "), n=1)
-            key += ".kind"
-            problem = f'no such kind "{given}"; there are {wanted}'
-            problem += f"; did you mean {near[0]}?" if near else ""
-        else:
-            message = fault["msg"]
-            problem = f"{message[:1].lower()}{message[1:]}, not {shortened(repr(fault['input']))}"
-        # A fault between several keys names them; whoever set one of those can mend it.
-        words = set(problem.replace(",", " ").replace(":", " ").split())
-        between = {
-            who
-            for known, who in loaded.sources.items()
-            if known in words or known.removeprefix(f"{key}.") in words
-        }
-        setters = loaded.source(key)
-        if between and key in ("", *tree):
-            setters = ", ".join(sorted(between))
-        lines.append(f"  {key + ': ' if key else ''}{problem}  (set by {setters})")
-    return "\n".join(lines)
-
-
-def _dotted(location: Sequence[str | int]) -> Iterator[str | int]:
-    """Without the union tags that pydantic puts between a key and the keys of its variant."""
-    annotation: Any = RunConfig
-    for part in location:
-        variant = next(
-            (v for v in _variants(annotation) if v.model_fields["kind"].default == part), None
-        )
-        if variant is not None:
-            annotation = variant
-            continue
-        yield part
-        fields = getattr(annotation, "model_fields", {})
-        annotation = fields[part].annotation if part in fields else None
-
-
-def _variants(annotation: Any) -> list[type[BaseModel]]:
-    return [
-        member
-        for member in getattr(annotation, "__args__", ())
-        if isinstance(member, type)
-        and issubclass(member, BaseModel)
-        and "kind" in member.model_fields
-    ]
-
-
-def _tables(annotation: Any) -> list[type[BaseModel]]:
-    """The table that a key holds, or the variants it may hold."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return _variants(annotation)
-
-
-def known_keys(
-    tree: Mapping[str, Any] | None = None, table: type[BaseModel] = RunConfig, prefix: str = ""
-) -> list[str]:
-    """Every dotted key that may be set; of a union, the variant that `tree` chose or all."""
-    keys: list[str] = []
-    for name, field in table.model_fields.items():
-        annotation = field.annotation
-        tables = _tables(annotation)
-        inner = None if tree is None else tree.get(name, {})
-        if isinstance(inner, Mapping) and len(tables) > 1:
-            chosen = inner.get("kind", getattr(field.default, "kind", None))
-            tables = [t for t in tables if t.model_fields["kind"].default == chosen] or tables
-        keys.append(prefix + name)
-        for one in tables:
-            below = inner if isinstance(inner, Mapping) else None
-            keys += known_keys(below, one, f"{prefix}{name}.")
-    return sorted(set(keys))
-
-
-def _did_you_mean(key: str, tree: Mapping[str, Any]) -> str:
-    known = known_keys(tree)
-    table, _, last = key.rpartition(".")
-    beside = [k for k in known if k.rpartition(".")[0] == table]
-    same_name = [k for k in known if k.rpartition(".")[2] == last]
-    near = (
-        difflib.get_close_matches(key, beside, n=1)
-        or same_name
-        or difflib.get_close_matches(key, known, n=1)
-    )
-    if near:
-        return f"; did you mean {near[0].rpartition('.')[2] if near[0] in beside else near[0]}?"
-    return f"; there are {', '.join(k.rpartition('.')[2] for k in beside)}" if beside else ""

@@ -5,14 +5,32 @@ In the variable y = x / scale every process here follows one equation, dy/dtau =
 scale = sqrt(abar) and tau = sigma / scale, rectified flow with scale 1 and tau = t.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import wraps
+from typing import ParamSpec
 
 import torch
 from torch import Tensor
 
 # (x [B, C, H, W], t [B]) -> clean estimate [B, C, H, W]; the label is bound by the caller.
 Denoise = Callable[[Tensor, Tensor], Tensor]
+# What a solver is given.
+Given = ParamSpec("Given")
+
+
+def final(solver: Callable[Given, Iterator[Tensor]]) -> Callable[Given, Tensor]:
+    """The function that runs a solver, which yields its state after each step, to its last one."""
+
+    @wraps(solver)
+    def run(*args: Given.args, **kwargs: Given.kwargs) -> Tensor:
+        states = solver(*args, **kwargs)
+        last = next(states)
+        for state in states:
+            last = state
+        return last
+
+    return run
 
 
 @dataclass(frozen=True)

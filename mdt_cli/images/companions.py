@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from mdt_cli.errors import MdtError
 from mdt_cli.images.files import as_text, suffix
 from mdt_cli.images.reading import AmbiguousSetError, Reading
 
@@ -17,6 +18,11 @@ PARTNER = re.compile(
     r"(.+?)[-_. ](mask|seg|segmentation|thumb|thumbnail|depth|gt|groundtruth|matte|trimap)s?",
     re.IGNORECASE,
 )
+# Folders of one size each, and of 1,000 numbered images each.
+SIZE = re.compile(
+    r"(?:[0-9]+x[0-9]+|16|28|32|48|64|96|128|192|224|256|299|384|512|768|1024|2048)(?:px|p)?"
+)
+NUMBERED = re.compile(r"([0-9]{5,6})/(?:img)?([0-9]{6,8})\.[A-Za-z]+")
 # More endings than these are names with dots, not kinds of images.
 FEW_KINDS = 8
 
@@ -78,9 +84,12 @@ def check_companions(names: Sequence[str], path: Path, reading: Reading) -> None
 
 
 def _check_folders(names: Sequence[str], path: Path, reading: Reading) -> None:
+    _check_sizes(names, path, reading)
     counts = Counter(name.rpartition("/")[0] for name in names)
     parts = {part.lower() for folder in counts for part in folder.split("/")}
-    wrong = FOLDERS | (BESIDE_IMAGES if parts & IMAGES else set())
+    # `thumbnails128x128` counts as `thumbnails`.
+    wrong = {part for part in parts if re.sub(r"[^a-z].*", "", part) in FOLDERS}
+    wrong |= parts & BESIDE_IMAGES if parts & IMAGES else set()
     others = [f for f in counts if {part.lower() for part in f.split("/")} & wrong]
     if not others or len(others) == len(counts):
         return
@@ -95,6 +104,42 @@ def _check_folders(names: Sequence[str], path: Path, reading: Reading) -> None:
         "which seem to be no images of the set",
         f"leave them out: {left_out}; keep all: {reading.only_option} '*'",
     )
+
+
+def _check_sizes(names: Sequence[str], path: Path, reading: Reading) -> None:
+    """AmbiguousSetError where all folders are named by sizes and hold images of the same names."""
+    inner: dict[str, set[str]] = {}
+    for name in names:
+        top, _, rest = name.partition("/")
+        inner.setdefault(top, set()).add(rest)
+    if len(inner) < 2 or not all(SIZE.fullmatch(top) for top in inner):
+        return
+    first, *others = inner.values()
+    if all(held == first for held in others):
+        largest = max(inner, key=lambda top: int(re.findall(r"[0-9]+", top)[0]))
+        raise AmbiguousSetError(
+            f"{path} holds the same {len(first)} images in folders of several sizes: "
+            f"{', '.join(sorted(inner, key=reading.key))}",
+            f"choose one: {reading.only_option} '{largest}/*'; if they are classes: "
+            f"{reading.only_option} '*'",
+        )
+
+
+def check_numbered_folders(names: Sequence[str], path: Path, reading: Reading) -> None:
+    """MdtError where folders are those in which EDM numbers its images, 1,000 in each: no classes.
+
+    `00000/img00000000.png` of its data sets, `000000/000123.png` of its samples.
+    """
+    if reading.only or reading.by_first_rules:
+        return
+    found = [NUMBERED.fullmatch(name) for name in names]
+    if all(part is not None and int(part[2]) // 1000 == int(part[1]) for part in found):
+        raise MdtError(
+            f"{path} has no labels: its folders ({names[0].partition('/')[0]}, ...) hold 1,000 "
+            "numbered images each and are no classes",
+            "pass --labels with a list of files and classes, ignore all labels (encode-latents "
+            f"--unconditional), or take the folders as classes: {reading.only_option} '*'",
+        )
 
 
 def _sample(name: str) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""What contains images (folder, zip, tar, parquet, npz), and the set of images in it."""
+"""What contains images (a folder, an archive, a table, rows), and the set of images in it."""
 
 import os
 import zipfile
@@ -11,7 +11,8 @@ from pathlib import Path
 from mdt_cli.errors import MdtError
 from mdt_cli.images import labels
 from mdt_cli.images.archives import DEFLATED, STORED, ArchiveReader, Extent, FolderReader
-from mdt_cli.images.files import as_text, is_hidden, is_packed_tar, walk
+from mdt_cli.images.arrow import from_saved, is_saved
+from mdt_cli.images.files import as_text, is_hidden, walk
 from mdt_cli.images.find_classes import find_classes
 from mdt_cli.images.image_set import Found, ImageSet, chosen, kept, make_set, no_images
 from mdt_cli.images.layout import Folders
@@ -20,6 +21,8 @@ from mdt_cli.images.npz import from_npz
 from mdt_cli.images.parquet import from_parquet
 from mdt_cli.images.pickles import refused_pickle
 from mdt_cli.images.reading import EVERYTHING, AmbiguousSetError, Reading
+from mdt_cli.images.refused import refused_among, refused_format
+from mdt_cli.images.row_files import from_row_files
 from mdt_cli.images.tables import MAX_TABLE_BYTES
 from mdt_cli.images.tar import from_tars
 from mdt_cli.text import read_limited
@@ -35,13 +38,13 @@ def open_container(path: Path, reading: Reading = EVERYTHING) -> ImageSet:
     """
     if not path.exists():
         raise MdtError(
-            f"no such folder or file: {path}", "give a folder, zip, tar, parquet or npz of images"
+            f"no such folder or file: {path}", "give a folder of images, or a file that holds some"
         )
     if path.is_dir():
         return open_folder(path, reading=reading)
     suffix = path.suffix.lower()
     if suffix == ".npz":
-        return from_npz(path)
+        return from_npz(path, reading)
     # A tar whose last member is a zip also ends as a zip does.
     if suffix == ".tar":
         return from_tars([path], path.parent, path, reading)
@@ -49,16 +52,28 @@ def open_container(path: Path, reading: Reading = EVERYTHING) -> ImageSet:
         return _from_zip(path, reading)
     if suffix == ".parquet":
         return from_parquet([path], path.parent, path, reading)
-    if suffix == ".zip":
+    if suffix == ".zip" or _starts_a_zip(path):
         raise MdtError(f"{path} is not a readable zip", "it may be truncated: copy it again")
     if suffix in (".pkl", ".pickle"):
         raise refused_pickle(path)
-    if is_packed_tar(path.name):
-        raise MdtError(f"{path} is a packed tar", "unpack it to .tar, or to a folder, first")
+    rows = from_row_files([path], path, reading)
+    if rows is not None:
+        return rows
+    refused = refused_format(path)
+    if refused is not None:
+        raise refused
     raise MdtError(
-        f"{path} is neither a folder nor a zip, tar, parquet or npz file",
+        f"{path} is neither a folder nor a zip, tar, parquet, npz, npy, idx or CIFAR file",
         "unpack it, or give the folder that holds it",
     )
+
+
+def _starts_a_zip(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(4) == b"PK\x03\x04"
+    except OSError:
+        return False
 
 
 def open_folder(
@@ -93,7 +108,11 @@ def open_folder(
     if not images:
         if any(name.name.startswith("img-mean-std-") for name in names):
             raise _edm_latents(path)
-        raise no_images(path, ignored)
+        others = from_saved(path, reading) if is_saved(path) else None
+        others = others or from_row_files(names, path, reading)
+        if others is not None:
+            return others
+        raise refused_among(names) or no_images(path, ignored)
     folders = Folders.of([item.name for item in images], path, reading)
     notes = folders.notes
     empty = _empty_folders(path / folders.wrapper, folders.inner)

@@ -31,7 +31,8 @@ def from_folders(names: Sequence[str], where: str, reading: Reading) -> Classes:
         raise MdtError(
             f"{where} holds images both in class folders ({_some(classes[1:])}) and beside them "
             f"({_some(loose)})",
-            "put every image into a class folder, or all into one flat folder",
+            "put every image into a class folder, or all into one flat folder, or leave out those "
+            f"beside: {reading.only_option} " + (f"'!{loose[0]}'" if len(loose) == 1 else "'*/*'"),
         )
     if reading.by_first_rules and set(classes) <= FIRST_SPLITS and len(classes) > 1:
         raise MdtError(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from mdt_cli.images.companions import check_companions
+from mdt_cli.images.companions import check_companions, check_numbered_folders
 from mdt_cli.images.files import as_text
 from mdt_cli.images.labels import Classes, from_folders
 from mdt_cli.images.reading import AmbiguousSetError, Reading
@@ -81,6 +81,7 @@ class Folders:
         """
         self.check_splits()
         check_companions(self.inner, self.path, self.reading)
+        check_numbered_folders(self.inner, self.path, self.reading)
         return from_folders(self.inner, str(self.path), self.reading)
 
 

@@ -10,7 +10,7 @@ from mdt_cli.images.beside import Beside, at_suffix
 from mdt_cli.images.columns import labelled_rows
 from mdt_cli.images.files import as_text, is_hidden, is_image, suffix
 from mdt_cli.images.image_set import Found
-from mdt_cli.images.labels import Classes, from_values
+from mdt_cli.images.labels import WHOLE, Classes, from_values
 from mdt_cli.images.match import match_values, plain
 from mdt_cli.images.open_image import UnreadableError
 from mdt_cli.images.reading import Reading
@@ -22,6 +22,8 @@ EDM_LABELS = "dataset.json"
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.tsv", "metadata.parquet")
 # Files beside images that may list classes, and how much of each is searched for their names.
 LISTS = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".txt", ".lst")
+# Files of other programs, which are labels if their names say so.
+UNREAD = (".npy", ".mat", ".pkl", ".pickle", ".pt", ".pth", ".h5", ".hdf5", ".xlsx", ".xls", ".xml")
 SEARCHED_FILES, SEARCHED_BYTES = 50, 1 << 20
 UNCONDITIONAL = "ignore all labels (encode-latents --unconditional)"
 
@@ -88,6 +90,14 @@ def check_unread_lists(listing: Listing) -> None:
         and item.name.rpartition("/")[2] not in (EDM_LABELS, *METADATA)
         and item.name.rpartition(".")[0] not in known
     ]
+    for item in listing.found:
+        file = item.name.rpartition("/")[2].lower()
+        if suffix(file) in UNREAD and any(word in file for word in ("label", "class", "target")):
+            raise MdtError(
+                f"{listing.path} has no classes in folders, and {as_text(item.name)}, which seems "
+                "to hold some, cannot be read",
+                f"write a CSV of files and classes and pass it with --labels; or {UNCONDITIONAL}",
+            )
     for item in candidates[:SEARCHED_FILES]:
         text = listing.read(item)[:SEARCHED_BYTES].decode("utf-8", "replace")
         words = dict.fromkeys(re.split(r"""[\s,;|"'\[\]{}:]+""", text))
@@ -99,6 +109,13 @@ def check_unread_lists(listing: Listing) -> None:
                 f"use it: --labels {as_text(str(listing.path / item.name))}; or {UNCONDITIONAL}"
                 if listing.path.is_dir()
                 else f"unpack it and pass it with --labels; or {UNCONDITIONAL}",
+            )
+        lines = text.split()
+        if len(lines) == len(listing.images) > 1 and all(WHOLE.fullmatch(line) for line in lines):
+            raise MdtError(
+                f"{listing.path} has no classes in folders, but {as_text(item.name)} has a number "
+                "for each image and no names",
+                "write a CSV of files and classes and pass it with --labels; or " + UNCONDITIONAL,
             )
 
 

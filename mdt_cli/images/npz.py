@@ -1,5 +1,7 @@
 """npz files: images as rows of `arr_0`, read one by one and never unpickled."""
 
+import json
+import shlex
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -16,25 +18,30 @@ from mdt_cli.errors import MdtError
 from mdt_cli.images import labels
 from mdt_cli.images.decode import Pixels
 from mdt_cli.images.image_set import Found, ImageSet, make_set
+from mdt_cli.images.reading import EVERYTHING, Reading
 
 IMAGES, LABELS = "arr_0", "arr_1"
 # A truncated or foreign file shows itself as any of these, by where it broke.
 BROKEN = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, KeyError)
 
 
-def from_npz(path: Path) -> ImageSet:
-    """The rows of `arr_0`, uint8 [N,H,W,3] or [N,H,W,1], with classes from the integers in `arr_1`.
+def from_npz(path: Path, reading: Reading = EVERYTHING) -> ImageSet:
+    """The rows of `arr_0`, uint8 [N,H,W,3], [N,H,W,1] or [N,H,W], with the classes in `arr_1`.
 
     Row 5 is named `arr_0[5]`. Raises MdtError for an npz without images.
     """
-    if {"mu", "sigma"} <= (held := keys(path)) and IMAGES not in held:
+    held = keys(path)
+    if {"mu", "sigma"} <= held and IMAGES not in held:
         raise MdtError(
             f"{path} holds statistics of a reference, not images",
             f"the reference comes last: mdt evaluate SAMPLES {path}",
         )
+    if IMAGES not in held:
+        raise _other_names(path, held)
     with RowFile(path, IMAGES) as rows:
         shape, dtype, checksum = rows.shape, rows.dtype, rows.checksum
-    if dtype != np.uint8 or len(shape) != 4 or shape[3] not in (1, 3):
+    grey = len(shape) == 3 and min(shape[1:]) > 3
+    if dtype != np.uint8 or not (grey or (len(shape) == 4 and shape[3] in (1, 3))):
         raise MdtError(
             f"{path}: {IMAGES} is {dtype} {list(shape)}, but images are uint8 [N, H, W, 3]",
             "write uint8 images, channels last",
@@ -43,18 +50,80 @@ def from_npz(path: Path) -> ImageSet:
         raise MdtError(f"{path} holds no images", f"{IMAGES} has no rows")
     numbers = load_arrays(path, frozenset({LABELS})).get(LABELS) if LABELS in held else None
     find = None
-    if numbers is not None and numbers.ndim == 1 and numbers.dtype.kind in "iu":
-        find = partial(_classes, numbers.tolist(), shape[0], path)
+    if numbers is not None and _are_labels(numbers, reading):
+        find = partial(_classes, numbers, shape[0], path, reading)
     # The checksum is of all rows: where one of them changes, the set is another.
     stamp = "x".join(str(side) for side in shape[1:]) + f" {checksum:08x}"
     images = [Found(f"{IMAGES}[{row}]", row, stamp) for row in range(shape[0])]
     return make_set(path, "npz", NpzReader(path), images, find, {}, size=(shape[1], shape[2]))
 
 
-def _classes(numbers: list[int], count: int, path: Path) -> labels.Classes:
-    if len(numbers) != count:
-        raise MdtError(f"{path} has {len(numbers)} labels for {count} images")
-    return labels.from_values(numbers, None, str(path))
+def _are_labels(numbers: NDArray[Any], reading: Reading) -> bool:
+    # Version 0.1 left out what was not a row of whole numbers.
+    return not reading.by_first_rules or (numbers.ndim == 1 and numbers.dtype.kind in "iu")
+
+
+def _classes(values: NDArray[Any], count: int, path: Path, reading: Reading) -> labels.Classes:
+    row = values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
+    whole = row.dtype.kind in "iuU" or (row.dtype.kind == "f" and bool((row == row.round()).all()))
+    if row.ndim != 1 or not whole:
+        raise MdtError(
+            f"{path}: {LABELS} is {values.dtype} {list(values.shape)}, but classes are one whole "
+            "number or name for each image",
+            "write them as integers [N], or pass --unconditional",
+        )
+    if len(row) != count:
+        raise MdtError(f"{path} has {len(row)} labels for {count} images")
+    found = row.astype(np.int64) if row.dtype.kind == "f" else row
+    return labels.from_values(found.tolist(), None, str(path), reading)
+
+
+def _other_names(path: Path, held: frozenset[str]) -> MdtError:
+    """The error for arrays of other names, with the command that writes them under ours."""
+    facts = {name: _shape_of(path, name) for name in sorted(held)}
+    listed = ", ".join(f"{name} {list(facts[name] or ())}" for name in list(facts)[:8]) or "nothing"
+    message = f"{path} has no {IMAGES} (it holds {listed})"
+    rows = [name for name, shape in facts.items() if shape is not None and _is_images(shape)]
+    rows.sort(key=lambda name: ("train" not in name, name))
+    if not rows:
+        return MdtError(message, f"images in an npz are named {IMAGES}: uint8 [N, H, W, 3]")
+    name, count = rows[0], (facts[rows[0]] or (0,))[0]
+    kin = [
+        other
+        for other, shape in facts.items()
+        if other != name and shape in ((count,), (count, 1)) and _same_split(name, other)
+    ]
+    target = path.with_name(f"{path.stem}-{name}.npz")
+    shape = facts[name] or ()
+    turned = ".transpose(0, 2, 3, 1)" if len(shape) == 4 and shape[3] not in (1, 3) else ""
+    classes = f", arr_1=d[{json.dumps(kin[0])}]" if kin else ""
+    program = (
+        f"import numpy; d = numpy.load({json.dumps(str(path))}); "
+        f"numpy.savez({json.dumps(str(target))}, arr_0=d[{json.dumps(name)}]{turned}{classes})"
+    )
+    return MdtError(
+        message,
+        f"images in an npz are named {IMAGES} and class numbers {LABELS}; this writes {target}: "
+        f"python -c {shlex.quote(program)}",
+    )
+
+
+def _is_images(shape: tuple[int, ...]) -> bool:
+    if len(shape) == 3:
+        return min(shape[1:]) > 3
+    return len(shape) == 4 and (shape[3] in (1, 3) or shape[1] in (1, 3))
+
+
+def _same_split(images: str, other: str) -> bool:
+    return all((word in images) == (word in other) for word in ("train", "test", "val"))
+
+
+def _shape_of(path: Path, name: str) -> tuple[int, ...] | None:
+    try:
+        with RowFile(path, name) as rows:
+            return rows.shape
+    except MdtError:
+        return None
 
 
 @dataclass
@@ -69,6 +138,8 @@ class NpzReader:
         if self._rows is None:
             self._rows = RowFile(self.path, IMAGES)
         pixels_HWC = self._rows.row(location)
+        if pixels_HWC.ndim == 2:
+            pixels_HWC = pixels_HWC[..., None]
         return pixels_HWC if pixels_HWC.shape[2] == 3 else np.repeat(pixels_HWC, 3, axis=2)
 
     def files(self, locations: Sequence[int]) -> set[Path]:

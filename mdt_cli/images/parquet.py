@@ -11,6 +11,7 @@ from mdt_cli.images.columns import asked_column, label_column
 from mdt_cli.images.image_set import Found, ImageSet, make_set
 from mdt_cli.images.parquet_splits import one_split
 from mdt_cli.images.reading import AmbiguousSetError, Reading
+from mdt_cli.images.shards import check_complete
 from mdt_cli.json_reader import parse_json
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "png", "picture")
@@ -33,6 +34,8 @@ def from_parquet(paths: Sequence[Path], root: Path, path: Path, reading: Reading
         ) from error
     paths = sorted(paths, key=lambda file: reading.key(file.relative_to(root).as_posix()))
     paths, notes = one_split(paths, root, reading)
+    if path.is_dir():
+        check_complete([file.relative_to(root).as_posix() for file in paths], root, reading)
     found: list[Found] = []
     values: list[object] = []
     names: Sequence[str] | None = None
@@ -40,9 +43,9 @@ def from_parquet(paths: Sequence[Path], root: Path, path: Path, reading: Reading
     for number, file in enumerate(paths):
         try:
             with pyarrow.parquet.ParquetFile(file) as table:
-                schema, features = table.schema_arrow, _features(table.schema_arrow)
-                images = _image_columns(schema, features, file)
-                column = _image_column(images, file, reading)
+                schema, features = table.schema_arrow, stored_features(table.schema_arrow)
+                images = image_columns(schema, features, file)
+                column = chosen_image_column(images, file, reading)
                 if number and column != image:
                     raise MdtError(
                         f"{file} keeps its images in {column}, the others in {image}",
@@ -51,7 +54,7 @@ def from_parquet(paths: Sequence[Path], root: Path, path: Path, reading: Reading
                 image = column
                 found.extend(_rows(table.metadata, number, file, root))
                 try:
-                    label = _label_column(schema, features, images, file, reading)
+                    label = chosen_label_column(schema, features, images, file, reading)
                 except MdtError as error:
                     fault = fault or error
                     continue
@@ -92,7 +95,7 @@ def _rows(metadata: Any, number: int, path: Path, root: Path) -> list[Found]:
     return rows
 
 
-def _features(schema: Any) -> dict[str, dict[str, Any]]:
+def stored_features(schema: Any) -> dict[str, dict[str, Any]]:
     """What the `datasets` library wrote about the columns, {} where it wrote nothing."""
     try:
         stored = parse_json((schema.metadata or {}).get(b"huggingface", b"{}"))
@@ -102,7 +105,8 @@ def _features(schema: Any) -> dict[str, dict[str, Any]]:
     return {k: v for k, v in features.items() if isinstance(v, dict)}
 
 
-def _image_columns(schema: Any, features: dict[str, dict[str, Any]], path: Path) -> list[str]:
+def image_columns(schema: Any, features: dict[str, dict[str, Any]], path: Path) -> list[str]:
+    """The columns that hold images, by their kind or their name. MdtError where there is none."""
     import pyarrow
 
     images = [name for name, feature in features.items() if feature.get("_type") == "Image"]
@@ -120,7 +124,8 @@ def _image_columns(schema: Any, features: dict[str, dict[str, Any]], path: Path)
     return list(dict.fromkeys(images))
 
 
-def _image_column(images: Sequence[str], path: Path, reading: Reading) -> str:
+def chosen_image_column(images: Sequence[str], path: Path, reading: Reading) -> str:
+    """The column of images that is read. AmbiguousSetError where there are several."""
     if reading.file_column is not None:
         return asked_column(reading.file_column, "--file-column", images, str(path))
     if len(images) > 1 and not reading.by_first_rules:
@@ -131,7 +136,7 @@ def _image_column(images: Sequence[str], path: Path, reading: Reading) -> str:
     return images[0]
 
 
-def _label_column(
+def chosen_label_column(
     schema: Any,
     features: dict[str, dict[str, Any]],
     images: Sequence[str],

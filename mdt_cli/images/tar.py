@@ -18,6 +18,7 @@ from mdt_cli.images.image_set import Found, ImageSet, chosen, kept, make_set, no
 from mdt_cli.images.layout import Folders
 from mdt_cli.images.listed import Listing
 from mdt_cli.images.reading import Reading
+from mdt_cli.images.shards import check_shards
 
 
 def from_tars(paths: Sequence[Path], root: Path, path: Path, reading: Reading) -> ImageSet:
@@ -27,6 +28,7 @@ def from_tars(paths: Sequence[Path], root: Path, path: Path, reading: Reading) -
     compressed tar.
     """
     paths = sorted(paths, key=lambda tar: reading.key(tar.relative_to(root).as_posix()))
+    check_shards([tar.relative_to(root).as_posix() for tar in paths], path, reading)
     found: list[Found] = []
     beside = Beside(reading, str(root))
     for number, tar in enumerate(paths):

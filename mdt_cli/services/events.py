@@ -25,11 +25,15 @@ class Warned:
 
 @dataclass(frozen=True)
 class Progress:
-    """`done` of `total` units, those kept from an earlier run included."""
+    """`done` of `total` units, those kept from an earlier run included.
+
+    ahead: how many more the work on the present ones is worth.
+    """
 
     done: int
     total: int
     note: str = ""
+    ahead: float = 0.0
 
 
 @dataclass(frozen=True)

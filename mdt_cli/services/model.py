@@ -1,6 +1,5 @@
 """From a path to a network that is ready to use: run folder, checkpoint folder or weights file."""
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,9 @@ from mdt_cli.artifacts.checkpoint import (
     ema_file,
     read_state,
 )
+from mdt_cli.artifacts.foreign_weights import refuse_torch_file
 from mdt_cli.artifacts.weights import ONLINE, Header, fit_report, read_header, read_tensors
+from mdt_cli.config.faults import fault_lines
 from mdt_cli.config.run import RunConfig
 from mdt_cli.core.batch import Batch
 from mdt_cli.core.model.transformer import Transformer
@@ -29,6 +30,7 @@ from mdt_cli.errors import MdtError
 from mdt_cli.files import sha256_of
 from mdt_cli.services.build.network import build_network
 from mdt_cli.services.build.objective import build_loss
+from mdt_cli.text import nearest
 
 # Marks a folder of imported weights, and says where they are from.
 IMPORTED = "import.json"
@@ -61,6 +63,7 @@ def find_weights(path: Path, ema: str | None) -> Path:
     ema: None for the first EMA weights, a name such as "0.999", or "online". Raises MdtError.
     """
     if path.is_file():
+        refuse_torch_file(path)
         if ema is not None and read_header(path).ema != ema:
             raise MdtError(
                 f"{path} holds the weights {read_header(path).ema}, not {ema}",
@@ -75,6 +78,11 @@ def find_weights(path: Path, ema: str | None) -> Path:
         read_state(path, unread=[OPTIMIZER])
         return _in_checkpoint(path, ema)
     found = checkpoints(path)
+    if not found and (path / "model_index.json").is_file():
+        raise MdtError(
+            f"{path} is a model folder of diffusers, not weights of mdt",
+            "give the run or the weights that it was exported from",
+        )
     if not found:
         if (path / "config.toml").is_file():
             raise MdtError(
@@ -98,15 +106,14 @@ def _in_checkpoint(folder: Path, ema: str | None) -> Path:
     if ema == ONLINE:
         return folder / WEIGHTS
     if ema is None:
-        config = RunConfig.model_validate(read_header(folder / WEIGHTS).config)
+        config = weights_config(folder / WEIGHTS, read_header(folder / WEIGHTS))
         return folder / ema_file(config.ema.names[0])
     have = sorted(file.stem.removeprefix("ema-") for file in folder.glob("ema-*.safetensors"))
     if ema not in have:
-        near = difflib.get_close_matches(ema, [*have, ONLINE], n=1)
+        near = nearest(ema, [*have, ONLINE])
         raise MdtError(
             f"{folder} has no EMA weights {ema}",
-            f"there are {', '.join(have)} and online"
-            + (f"; did you mean {near[0]}?" if near else ""),
+            f"there are {', '.join(have)} and online" + (f"; did you mean {near}?" if near else ""),
         )
     return folder / f"ema-{ema}.safetensors"
 
@@ -117,7 +124,7 @@ def weights_config(path: Path, header: Header) -> RunConfig:
         return RunConfig.model_validate(header.config)
     except ValidationError as error:
         raise MdtError(
-            f"{path} holds a configuration that this mdt does not know: {error}",
+            f"{path} holds a configuration that this mdt does not know:\n" + fault_lines(error),
             "use the mdt version that wrote it",
         ) from error
 

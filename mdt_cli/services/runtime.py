@@ -91,7 +91,11 @@ def pick_device(asked: str | None) -> torch.device:
     if asked is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if not re.fullmatch(r"cpu|cuda(:\d+)?", asked):
-        raise MdtError(f"no such device: {asked}", "use cpu, cuda, or cuda:1 for the second GPU")
+        here = "use --device cuda, or --device cuda:1 for the second GPU"
+        raise MdtError(
+            f"no such device: {asked}",
+            here if torch.cuda.is_available() else "torch sees no CUDA GPU: use --device cpu",
+        )
     device = torch.device(asked)
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device.type == "cuda" and not count:

@@ -184,7 +184,8 @@ def test_refusals_are_a_sentence_and_exit_code_one(
     words = ["import", str(tmp_path / "mdt.pt"), place, "--family", "mdt", "--decoder-depth", "2"]
     assert run(words) == 1
     assert "cannot write" in capsys.readouterr().err
-    assert run(["import", str(tmp_path / "mdt.pt"), str(out)]) == 2
+    assert run(["import", str(tmp_path / "mdt.pt"), str(out)]) == 1
+    assert "add --decoder-depth 2" in capsys.readouterr().err
 
 
 def test_the_lines_of_the_documentation(tmp_path: Path, autoencoder: str, monkeypatch) -> None:

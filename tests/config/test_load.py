@@ -4,7 +4,8 @@ import tomllib
 
 import pytest
 
-from mdt_cli.config.load import known_keys, load_config
+from mdt_cli.config.keys import known_keys
+from mdt_cli.config.load import load_config
 from mdt_cli.config.run import RunConfig
 from mdt_cli.config.write import to_toml
 from mdt_cli.errors import MdtError
@@ -56,10 +57,10 @@ def test_every_fault_at_once_with_who_set_it_and_the_nearest_key() -> None:
         ],
     )
     for line in (
-        "masking.ration: no such key; did you mean ratio?  (set by --set masking.ration=3)",
-        "trainig: no such key; did you mean training?  (set by --set trainig.steps=4)",
+        "masking.ration: no such key; did you mean masking.ratio?  (set by --set masking.ration=3)",
+        "trainig.steps: no such key; did you mean training.steps?  (set by --set trainig.steps=4)",
         "did you mean flow?  (set by --set objective.kind=flw)",
-        "optimizer.lr: input should be greater than 0, not -1  (set by --set optimizer.lr=-1)",
+        "optimizer.lr: must be greater than 0, not -1  (set by --set optimizer.lr=-1)",
         "385 is not a multiple of num_heads 6  (set by --set model.hidden_size=385)",
         "lr: no such key; did you mean optimizer.lr?",
     ):

@@ -457,3 +457,20 @@ def test_images_beside_archives(tmp_path: Path) -> None:
         open_images(path)
     assert good(open_images(path, reading_of(["*.parquet"])))
     assert len(open_images(path, reading_of(["*.png"]))) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("imagelabels.mat", b"MATLAB", "imagelabels.mat, which seems to hold some, cannot be read"),
+        ("labels.npy", b"\x93NUMPY", "labels.npy, which seems to hold some"),
+        ("ILSVRC2012_validation_ground_truth.txt", b"490\n361\n171\n822\n", "a number for each"),
+    ],
+)
+def test_labels_of_other_programs_are_not_passed_over(
+    tmp_path: Path, name: str, data: bytes, message: str
+) -> None:
+    refused(write_folder(tmp_path / "in", FLAT | {name: data}), message, "--labels")
+    # Images in one folder are flat as well; what a command says of it names the list.
+    wrapped = {f"jpg/{image}": content for image, content in FLAT.items()} | {name: data}
+    refused(write_zip(tmp_path / "in.zip", wrapped), message, "--labels")

@@ -128,6 +128,7 @@ COMPANIONS = {
     "two folders": ("images/1.png", "images/2.png", "masks/1.png", "masks/2.png"),
     "in each": ("a/image/1.png", "a/mask/1.png", "b/image/2.png", "b/mask/2.png"),
     "thumbnails": ("a/1.png", "a/thumbnails/1.png", "b/2.png"),
+    "of one size": ("images1024x1024/1.png", "thumbnails128x128/1.png"),
 }
 
 
@@ -196,3 +197,93 @@ def test_patterns_that_name_nothing_or_meet_rows(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", arr_0=np.zeros((2, 4, 4, 3), np.uint8))
     with pytest.raises(MdtError, match="images and classes are fixed"):
         open_images(tmp_path / "a.npz", Reading(only=("*",)))
+
+
+def test_the_same_images_at_several_sizes(tmp_path: Path) -> None:
+    sizes = write_folder(tmp_path / "a", files("64/1.png", "64/2.png", "256/1.png", "256/2.png"))
+    assert refused(sizes, "folders of several sizes: 64, 256").names == ["256/1.png", "256/2.png"]
+    numbers = write_folder(tmp_path / "b", files("64/1.png", "256/2.png"))
+    assert open_images(numbers).classes == ("64", "256")
+
+
+TARS = {
+    "names": ("train-0000.tar", "train-0001.tar", "val-0000.tar"),
+    "folders": ("train/0.tar", "train/1.tar", "validation/0.tar"),
+    "words": ("imagenet1k-train-00.tar", "imagenet1k-train-01.tar", "imagenet1k-validation-00.tar"),
+    "sizes": ("64/0.tar", "64/1.tar", "128/0.tar"),
+}
+
+
+@pytest.mark.parametrize("case", TARS)
+def test_tars_of_several_splits_or_sizes(tmp_path: Path, case: str) -> None:
+    for k, name in enumerate(TARS[case]):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_tar(tmp_path / name, {f"{k}.png": png(k)})
+    images = refused(tmp_path, "tars of (several splits|the same names)")
+    assert len(images) == (1 if case == "sizes" else 2)
+
+
+def test_shards_of_other_folders_are_one_set(tmp_path: Path) -> None:
+    for k, name in enumerate(("part1/0.tar", "part2/1.tar", "more/2.tar")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_tar(tmp_path / name, {f"{k}.png": png(k)})
+    assert len(open_images(tmp_path)) == 3
+
+
+def test_parquet_files_that_are_missing_or_there_twice(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "a/train-00000-of-00003.parquet", 2)
+    write_parquet(tmp_path / "a/train-00002-of-00003.parquet", 2)
+    with pytest.raises(MdtError, match=r"lacks 1 of the 3 files train.*: 00001"):
+        open_images(tmp_path / "a")
+    assert len(open_images(tmp_path / "a", Reading(only=("*",)))) == 4
+    assert len(open_images(tmp_path / "a/train-00000-of-00003.parquet")) == 2
+    write_parquet(tmp_path / "b/train-00000-of-00001.parquet", 2)
+    write_parquet(tmp_path / "b/train-00000-of-00001-0123456789abcdef.parquet", 2)
+    with pytest.raises(MdtError, match="train more than once"):
+        open_images(tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("00000/img00000000.png", "00001/img00001000.png"),
+        ("000000/000003.png", "000001/001003.png"),
+    ],
+)
+def test_folders_of_a_thousand_numbered_images_are_no_classes(
+    tmp_path: Path, names: tuple[str, ...]
+) -> None:
+    held = files(*names)
+    for path in (write_folder(tmp_path / "a", held), write_zip(tmp_path / "a.zip", held)):
+        images = open_images(path)
+        assert (images.classes, len(images)) == ((), 2)
+        assert images.fault is not None
+        assert "hold 1,000 numbered images each" in images.fault.message
+        assert len(open_images(path, Reading(only=("*",))).classes) == 2
+
+
+def test_one_loose_image_can_be_left_out(tmp_path: Path) -> None:
+    path = write_folder(tmp_path, files("a/1.png", "b/2.png", "preview.png"))
+    assert "--only '!preview.png'" in str(getattr(open_images(path).fault, "hint", ""))
+    assert open_images(path, Reading(only=("!preview.png",))).classes == ("a", "b")
+    more = write_folder(tmp_path, files("x.png"))
+    assert "--only '*/*'" in str(getattr(open_images(more).fault, "hint", ""))
+    assert open_images(more, Reading(only=("*/*",))).classes == ("a", "b")
+
+
+def test_what_was_begun_by_the_first_rules_reads_as_it_did(tmp_path: Path) -> None:
+    """Layouts that were read otherwise by version 0.1 keep their images and classes."""
+    old = Reading("text")
+    wrapped = write_folder(tmp_path / "w", files("x/data/a/1.png", "x/data/b/2.png"))
+    assert open_images(wrapped, old).classes == ("data",)
+    splits = write_folder(tmp_path / "s", files("Training/a/1.png", "Testing/a/2.png"))
+    assert open_images(splits, old).classes == ("Testing", "Training")
+    listed = files("1.png", "2.png") | {"metadata.csv": b"file_name,label\n1.png,0\n2.png,1"}
+    assert open_images(write_folder(tmp_path / "m", listed), old).classes == ()
+    sample = files("0.jpg", "0.seg.png", "0.cls")
+    assert len(open_images(write_tar(tmp_path / "t.tar", sample), old)) == 2
+    for count, name in enumerate(TABLES["sizes"], 2):
+        write_parquet(tmp_path / f"p/{name}.parquet", count)
+    assert len(open_images(tmp_path / "p", old)) == 5
+    edm = files("0.png") | {"dataset.json": b'{"labels": [["./0.png", 1]]}'}
+    assert open_images(write_folder(tmp_path / "e", edm), old).classes == ()

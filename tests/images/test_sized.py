@@ -261,7 +261,7 @@ def test_missing_empty_and_foreign_paths(tmp_path: Path) -> None:
     with pytest.raises(MdtError, match=r"empty.zip holds no images"):
         opened(write_zip(tmp_path / "empty.zip", {"readme.txt": b""}))
     (tmp_path / "text.txt").write_text("hello")
-    with pytest.raises(MdtError, match="neither a folder nor a zip, tar, parquet or npz"):
+    with pytest.raises(MdtError, match="neither a folder nor a zip, tar, parquet, npz, npy, idx"):
         opened(tmp_path / "text.txt")
     whole = write_zip(tmp_path / "cut.zip", {"a.png": png(0)}).read_bytes()
     (tmp_path / "cut.zip").write_bytes(whole[:100])
@@ -294,7 +294,7 @@ def test_broken_npz_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(MdtError, match="holds no images"):
         opened(file)
     np.savez(file, images=np.zeros(3))
-    with pytest.raises(MdtError, match=r"has no arr_0 \(it holds images\)"):
+    with pytest.raises(MdtError, match=r"has no arr_0 \(it holds images \[3\]\)"):
         opened(file)
     np.savez(file, arr_0=np.asfortranarray(np.zeros((4, 8, 8, 3), np.uint8)))
     with pytest.raises(MdtError, match="column by column"):

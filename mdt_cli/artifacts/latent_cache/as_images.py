@@ -4,18 +4,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 
 from mdt_cli.artifacts.latent_cache.format import FORMAT, MANIFEST, PIXELS
+from mdt_cli.artifacts.latent_cache.schema import ManifestFields
+from mdt_cli.artifacts.tensor_header import read_tensor_header
 from mdt_cli.errors import MdtError
 from mdt_cli.files import sha256_of
 from mdt_cli.images.decode import Pixels
 from mdt_cli.images.image_set import Found, ImageSet, make_set
 from mdt_cli.images.labels import Classes
 from mdt_cli.images.open_image import UnreadableError
-from mdt_cli.json_reader import MAX_LISTING_BYTES, parse_json, read_json
+from mdt_cli.json_reader import MAX_LISTING_BYTES, read_json
+from mdt_cli.schema import check_schema
 
 ENCODE_AGAIN = "rerun the same `mdt encode-latents` command; intact shards are kept"
 
@@ -69,7 +72,7 @@ def cached_images(folder: Path) -> ImageSet:
     The checksum of each shard is verified: a pixel that changed on the disk would change a score.
     """
     try:
-        manifest = read_json(folder / MANIFEST, MAX_LISTING_BYTES)
+        manifest = check_schema(ManifestFields, read_json(folder / MANIFEST, MAX_LISTING_BYTES))
         codec, side = manifest["codec"], int(manifest["image_size"])
         if codec["name"] != PIXELS:
             raise MdtError(
@@ -81,8 +84,8 @@ def cached_images(folder: Path) -> ImageSet:
         images: list[Found] = []
         numbers: list[int] = []
         for entry in manifest["shards"]:
-            if entry["rows"]:
-                file, rows = folder / entry["file"], int(entry["rows"])
+            if entry["rows"] and entry["file"] is not None:
+                file, rows = folder / entry["file"], entry["rows"]
                 if sha256_of(file) != entry["sha256"]:
                     raise ValueError(f"the checksum of {file.name} does not match its manifest")
                 offset, labels = _layout(file, rows, side)
@@ -113,14 +116,11 @@ def _classes(numbers: list[int], names: tuple[str, ...]) -> Classes:
 def _layout(file: Path, rows: int, side: int) -> tuple[int, list[int]]:
     """Where a shard's pixels begin, and its labels."""
     with file.open("rb") as shard:
-        length = int.from_bytes(shard.read(8), "little")
-        if length > file.stat().st_size:
-            raise ValueError(f"{file.name} is cut short")
-        header: dict[str, Any] = parse_json(shard.read(length))
+        header, start = read_tensor_header(shard, file.stat().st_size)
         pixels, label = header[PIXELS], header["label"]
         if pixels["dtype"] != "U8" or pixels["shape"] != [rows, 3, side, side]:
             raise ValueError(f"{file.name} holds {pixels['dtype']} {pixels['shape']}")
         first, last = label["data_offsets"]
-        shard.seek(8 + length + first)
+        shard.seek(start + first)
         data = shard.read(last - first)
-    return 8 + length + pixels["data_offsets"][0], np.frombuffer(data, "<i8").tolist()
+    return start + pixels["data_offsets"][0], np.frombuffer(data, "<i8").tolist()

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from mdt_cli.artifacts.latent_cache.format import FORMAT, MANIFEST, PLAN, VERSION
+from mdt_cli.artifacts.latent_cache.schema import ManifestFields
 from mdt_cli.errors import MdtError
 from mdt_cli.json_reader import MAX_LISTING_BYTES, parse_json
+from mdt_cli.schema import check_schema
 from mdt_cli.text import read_limited
 
 AGAIN = (
@@ -82,6 +84,14 @@ def read_manifest(path: Path) -> tuple[dict[str, Any], str]:
             f"this version of mdt reads {VERSION}",
             "encode the images again, or use the version of mdt that made the cache",
         )
+    try:
+        check_schema(ManifestFields, manifest)
+        if not len(manifest["latent_mean"]) == manifest["latent_shape"][0]:
+            raise ValueError("latent_mean: expected one value for each channel")
+        if manifest["num_classes"] != len(manifest["classes"]):
+            raise ValueError(f"it lists {len(manifest['classes'])} classes, not as many as it says")
+    except ValueError as error:
+        raise MdtError(f"{path / MANIFEST} is damaged: {error}", AGAIN) from error
     return manifest, hashlib.sha256(data).hexdigest()
 
 

@@ -7,6 +7,7 @@ its cache.
 
 import weakref
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -26,8 +27,8 @@ from mdt_cli.artifacts.latent_cache.guarded import (
     unreadable_file,
 )
 from mdt_cli.artifacts.latent_cache.manifest import AGAIN, CacheFacts, cache_facts, read_manifest
+from mdt_cli.artifacts.tensor_header import TensorFields, read_tensor_header
 from mdt_cli.errors import MdtError
-from mdt_cli.json_reader import parse_json
 
 # Shards open at the same time: a cache may have more of them than a process may open files.
 MAX_OPEN = 128
@@ -195,9 +196,8 @@ def _shard(folder: Path, entry: dict[str, Any], facts: CacheFacts) -> _ShardFile
         if size != entry["bytes"]:
             raise damaged(path, f"it has {size} bytes, not {entry['bytes']}")
         with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = parse_json(file.read(min(length, size)))
-            places = _places(path, header, 8 + length, rows, facts)
+            header, start = read_tensor_header(file, size)
+            places = _places(path, header, start, rows, facts)
             file.seek(places.pop("label").offset)
             labels = np.frombuffer(file.read(8 * rows), np.int64).copy()
     except OSError as error:
@@ -208,7 +208,7 @@ def _shard(folder: Path, entry: dict[str, Any], facts: CacheFacts) -> _ShardFile
 
 
 def _places(
-    path: Path, header: dict[str, Any], start: int, rows: int, facts: CacheFacts
+    path: Path, header: Mapping[str, TensorFields], start: int, rows: int, facts: CacheFacts
 ) -> dict[str, _Place]:
     """Where the tensors lie that the manifest promises; MdtError if they are not these."""
     names = [PIXELS] if facts.codec["name"] == PIXELS else [MEAN]

@@ -19,19 +19,21 @@ from torch import Tensor
 from mdt_cli.artifacts.latent_cache.format import (
     FORMAT,
     MANIFEST,
-    MEAN,
     PIXELS,
     PLAN,
-    STD,
     VERSION,
     Plan,
 )
+from mdt_cli.artifacts.latent_cache.schema import ManifestFields, PlanFields, ShardRecord
 from mdt_cli.artifacts.latent_cache.sources import contents_facts, write_contents
+from mdt_cli.artifacts.latent_cache.sums import channel_sums
 from mdt_cli.artifacts.weights import save_tensors
 from mdt_cli.errors import MdtError
 from mdt_cli.files import TEMPORARY, atomic_path, is_bystander, sha256_of, write_json
 from mdt_cli.json_reader import MAX_LISTING_BYTES, read_json
+from mdt_cli.schema import check_schema
 
+START_AGAIN = "delete the cache and encode again"
 # What a record has of a shard and its entry in a manifest has not.
 OF_RECORDS = ("skipped", "contents", "marks")
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -97,7 +99,7 @@ def write_shard(folder: Path, index: int, content: Content) -> Shard:
             )
             digest, size = sha256_of(temporary), temporary.stat().st_size
     numbers, counts = torch.unique(content.labels, return_counts=True)
-    sums, squares = _moments(content.tensors)
+    sums, squares = channel_sums(content.tensors)
     shard = Shard(
         index=index,
         file=name,
@@ -147,9 +149,15 @@ def begun(folder: Path) -> dict[str, Any] | None:
     """
     for name in (MANIFEST, PLAN):
         try:
-            return _read(folder / name)
+            data = _read(folder / name)
+            # Another version is refused by name where its plan is compared.
+            if data.get("version") == VERSION:
+                check_schema(ManifestFields if name == MANIFEST else PlanFields, data)
+            return data
         except FileNotFoundError:
             continue
+        except ValueError as error:
+            raise MdtError(f"{folder / name} is damaged: {error}", START_AGAIN) from error
     if folder.exists() and not folder.is_dir():
         raise MdtError(f"{folder} is a file, not a folder for a cache", "choose another path")
     if folder.is_dir() and any(not is_bystander(e.name) for e in folder.iterdir()):
@@ -234,18 +242,20 @@ def _record_path(folder: Path, index: int) -> Path:
 
 def _record(folder: Path, index: int) -> Shard | None:
     try:
-        return Shard(**_read(_record_path(folder, index)))
-    except (FileNotFoundError, TypeError):
+        record = _read(_record_path(folder, index))
+        check_schema(ShardRecord, record)
+        return Shard(**record)
+    except (FileNotFoundError, TypeError, ValueError):
         pass
     try:
-        manifest = _read(folder / MANIFEST)
+        manifest = check_schema(ManifestFields, _read(folder / MANIFEST))
         skipped = [
             {"name": entry["name"], "reason": entry["reason"]}
             for entry in manifest["skipped"]
             if entry["shard"] == index
         ]
         return Shard(**manifest["shards"][index], skipped=skipped)
-    except (FileNotFoundError, LookupError, TypeError):
+    except (FileNotFoundError, LookupError, TypeError, ValueError):
         return None
 
 
@@ -253,34 +263,12 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         data = read_json(path, MAX_LISTING_BYTES)
     except ValueError as error:
-        raise MdtError(
-            f"{path} is damaged: {error}", "delete the cache and encode again"
-        ) from error
+        raise MdtError(f"{path} is damaged: {error}", START_AGAIN) from error
     except NotADirectoryError as error:
         raise FileNotFoundError(path) from error
     if not isinstance(data, dict):
-        raise MdtError(f"{path} is damaged: not an object", "delete the cache and encode again")
+        raise MdtError(f"{path} is damaged: not an object", START_AGAIN)
     return data
-
-
-def _moments(tensors: Mapping[str, Tensor]) -> tuple[list[float], list[float]]:
-    """Sums over rows and positions per channel: of the latents, and of mean squared + variance.
-
-    In numpy, which adds in the same order whatever the number of threads; exact for pixels.
-    """
-    if PIXELS in tensors:
-        pixels = tensors[PIXELS].numpy()
-        # A square fits into 16 bits, and the sum of a shard's into 64.
-        squared = np.multiply(pixels, pixels, dtype=np.uint16)
-        return (
-            pixels.sum(axis=(0, 2, 3), dtype=np.int64).astype(float).tolist(),
-            squared.sum(axis=(0, 2, 3), dtype=np.int64).astype(float).tolist(),
-        )
-    mean = tensors[MEAN].double().numpy()
-    squares = np.square(mean)
-    if STD in tensors:
-        squares += np.square(tensors[STD].double().numpy())
-    return mean.sum(axis=(0, 2, 3)).tolist(), squares.sum(axis=(0, 2, 3)).tolist()
 
 
 def _statistics(shards: list[Shard], plan: Plan) -> tuple[list[float], list[float]]:

@@ -67,8 +67,13 @@ def codec_from_facts(
         return pixels.PixelCodec()
     if override == pixels.NAME:
         raise MdtError(
-            f"the latents are not pixels but those of {facts['id'] or 'an autoencoder'}",
+            f"the latents are not pixels but those of {facts.get('id') or 'an autoencoder'}",
             "leave out --codec, or name the autoencoder",
+        )
+    if not {"shift", "scale"} <= facts.keys():
+        raise MdtError(
+            "the file does not record the shift and scale of its latents, and cannot be decoded",
+            "use the cache or weights that mdt wrote",
         )
     from mdt_cli.core.codecs import autoencoder
 

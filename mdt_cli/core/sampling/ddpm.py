@@ -3,12 +3,12 @@
 Tables and state are float64, the network float32. Axes: B batch, C channels, H W latent size.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
-from mdt_cli.core.levels import Denoise, respaced_betas, respaced_indices
+from mdt_cli.core.levels import Denoise, final, respaced_betas, respaced_indices
 
 # (x, t) -> (clean estimate, position of the log variance between posterior (0) and beta (1)).
 # None for the position: the network learned no variance and the posterior's own is used.
@@ -52,24 +52,26 @@ class Chain:
         return mean, low + fraction.double() * (self.log_betas[step] - low)
 
 
-def ddpm(estimate: Estimate, noise_BCHW: Tensor, chain: Chain, step_noise: StepNoise) -> Tensor:
+def ddpm_steps(
+    estimate: Estimate, noise_BCHW: Tensor, chain: Chain, step_noise: StepNoise
+) -> Iterator[Tensor]:
     """Ancestral sampling; the estimate is not clipped, the last step adds no noise."""
     x = noise_BCHW.double()
     for step in reversed(range(chain.steps)):
         clean, fraction = estimate(x.float(), _times(chain, step, x))
         mean, log_variance = chain.posterior(step, x, clean, fraction)
         x = mean + (0.5 * log_variance).exp() * step_noise().double() if step else mean
-    return x
+        yield x
 
 
-def ddim(
+def ddim_steps(
     denoise: Denoise,
     noise_BCHW: Tensor,
     chain: Chain,
     eta: float,
     step_noise: StepNoise,
     clip: bool = False,
-) -> Tensor:
+) -> Iterator[Tensor]:
     """Song et al. 2021, eq. 12 and 16: eta 0 is deterministic, eta 1 has DDPM's posterior variance.
 
     `clip` keeps the clean estimate within [-1, 1], but not the noise that it stands for: the
@@ -91,7 +93,10 @@ def ddim(
         x = before**0.5 * clean + max(kept, 0.0) ** 0.5 * predicted_noise
         if sigma > 0:
             x = x + sigma * step_noise().double()
-    return x
+        yield x
+
+
+ddpm, ddim = final(ddpm_steps), final(ddim_steps)
 
 
 def clipped(estimate: Estimate) -> Estimate:

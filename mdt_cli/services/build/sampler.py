@@ -1,6 +1,6 @@
 """From a `[sampling]` table to a sampler, and from seeds to latents."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import assert_never
 
 import torch
@@ -14,10 +14,10 @@ from mdt_cli.config.sampling import (
     SamplingConfig,
 )
 from mdt_cli.core.batch import Answer, Condition
-from mdt_cli.core.levels import Denoise, LevelOptions
+from mdt_cli.core.levels import Denoise, LevelOptions, final
 from mdt_cli.core.objectives.base import Diffusion
-from mdt_cli.core.sampling.ddpm import Chain, Estimate, StepNoise, clipped, ddim, ddpm
-from mdt_cli.core.sampling.dpm_solver import dpm_solver_pp
+from mdt_cli.core.sampling.ddpm import Chain, Estimate, StepNoise, clipped, ddim_steps, ddpm_steps
+from mdt_cli.core.sampling.dpm_solver import dpm_solver_pp_steps
 from mdt_cli.core.sampling.guidance import (
     Channels,
     Estimated,
@@ -28,7 +28,7 @@ from mdt_cli.core.sampling.guidance import (
     of_conditions,
     power_cosine,
 )
-from mdt_cli.core.sampling.ode import euler, heun
+from mdt_cli.core.sampling.ode import euler_steps, heun_steps
 from mdt_cli.core.sampling.seeds import SeededNoise, drawn_labels
 from mdt_cli.errors import MdtError
 
@@ -36,6 +36,8 @@ from mdt_cli.errors import MdtError
 Network = Callable[[Tensor, Tensor, Tensor | None], Answer]
 # (standard normal noise [B, C, H, W], condition of each image, noise of each step) -> latents.
 Sampler = Callable[[Tensor, Condition, StepNoise], Tensor]
+# As a sampler, step by step: the state after each step, the last of which are the latents.
+SamplerSteps = Callable[[Tensor, Condition, StepNoise], Iterator[Tensor]]
 
 
 def generate(
@@ -53,18 +55,43 @@ def generate(
     Without labels a network with classes gets those that the seeds draw. A network without
     classes is sampled without guidance.
     """
+    run = final(generate_steps)
+    return run(
+        network, diffusion, sampling, latent_shape, num_classes, seeds, labels, device
+    ).float()
+
+
+def generate_steps(
+    network: Network,
+    diffusion: Diffusion,
+    sampling: SamplingConfig,
+    latent_shape: tuple[int, int, int],
+    num_classes: int,
+    seeds: Sequence[int],
+    labels: Sequence[int] | None,
+    device: torch.device,
+) -> Iterator[Tensor]:
+    """As `generate`, the state after each of `sampling.steps` steps; the last are the latents."""
     if num_classes and labels is None:
         labels = drawn_labels(seeds, num_classes)
     condition = Condition(torch.tensor(labels, device=device) if num_classes else None)
     noise = SeededNoise(seeds, latent_shape, num_classes)
-    sampler = sampler_of(network, diffusion, sampling, num_classes)
-    return sampler(noise.start().to(device), condition, lambda: noise.step().to(device))
+    steps = sampler_steps_of(network, diffusion, sampling, num_classes)
+    yield from steps(noise.start().to(device), condition, lambda: noise.step().to(device))
 
 
 def sampler_of(
     network: Network, diffusion: Diffusion, sampling: SamplingConfig, num_classes: int
 ) -> Sampler:
     """The sampler of a network; MdtError where the solver does not fit its diffusion."""
+    run = final(sampler_steps_of(network, diffusion, sampling, num_classes))
+    return lambda noise, condition, step_noise: run(noise, condition, step_noise).float()
+
+
+def sampler_steps_of(
+    network: Network, diffusion: Diffusion, sampling: SamplingConfig, num_classes: int
+) -> SamplerSteps:
+    """The same for a caller that does something between `sampling.steps` steps."""
     check_sampling(sampling, diffusion)
     chain = diffusion.chain
     scale, channels = guidance_of(sampling, diffusion)
@@ -92,7 +119,7 @@ def sampler_of(
         return guided(of_conditions(conditioned, named), scale, channels)
 
     @torch.no_grad()
-    def sample(noise: Tensor, condition: Condition, step_noise: StepNoise) -> Tensor:
+    def steps(noise: Tensor, condition: Condition, step_noise: StepNoise) -> Iterator[Tensor]:
         estimate = estimate_for(condition)
         if sampling.clip and sampling.solver != "ddim":
             estimate = clipped(estimate)
@@ -102,18 +129,20 @@ def sampler_of(
                 assert chain is not None
                 walk = Chain(chain.alphas_cumprod, sampling.steps, sampling.spacing)
                 if sampling.solver == "ddpm":
-                    return ddpm(estimate, noise, walk, step_noise).float()
-                return ddim(denoise, noise, walk, sampling.eta, step_noise, sampling.clip).float()
+                    yield from ddpm_steps(estimate, noise, walk, step_noise)
+                else:
+                    eta, clip = sampling.eta, sampling.clip
+                    yield from ddim_steps(denoise, noise, walk, eta, step_noise, clip)
             case "euler":
-                return euler(denoise, noise, levels).float()
+                yield from euler_steps(denoise, noise, levels)
             case "heun":
-                return heun(denoise, noise, levels).float()
+                yield from heun_steps(denoise, noise, levels)
             case "dpm++":
-                return dpm_solver_pp(denoise, noise, levels).float()
+                yield from dpm_solver_pp_steps(denoise, noise, levels)
             case _:
                 assert_never(sampling.solver)
 
-    return sample
+    return steps
 
 
 def check_sampling(sampling: SamplingConfig, diffusion: Diffusion) -> None:

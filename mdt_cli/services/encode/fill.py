@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from mdt_cli.artifacts.latent_cache.format import (
-    MANIFEST,
     PLAN,
     refuse_little_space,
     refuse_other_plan,
     versions,
 )
+from mdt_cli.artifacts.latent_cache.manifest import read_manifest
 from mdt_cli.artifacts.latent_cache.read import open_cache
 from mdt_cli.artifacts.latent_cache.sources import read_contents, write_marks
 from mdt_cli.artifacts.latent_cache.write import (
@@ -34,7 +34,6 @@ from mdt_cli.artifacts.latent_cache.write import (
 )
 from mdt_cli.errors import MdtError, Stopped
 from mdt_cli.files import write_json
-from mdt_cli.json_reader import MAX_LISTING_BYTES, read_json_object
 from mdt_cli.services.encode.content_record import ContentRecord
 from mdt_cli.services.encode.origin import Origin, difference
 from mdt_cli.services.events import CacheDone, CacheShareDone, Event, Note, Progress, Warned
@@ -183,7 +182,7 @@ def _difference(folder: Path, origin: Origin, before: dict[str, Any]) -> str:
 def finished_cache(folder: Path, unchanged: bool) -> Iterator[Event]:
     """What a finished cache holds; the last event is CacheDone."""
     facts = open_cache(folder).facts
-    manifest = read_json_object(folder / MANIFEST, limit=MAX_LISTING_BYTES)
+    manifest, _ = read_manifest(folder)
     skipped = tuple((entry["name"], entry["reason"]) for entry in manifest["skipped"])
     without = [n for n, k in zip(facts.class_names, facts.class_counts, strict=True) if not k]
     if without:

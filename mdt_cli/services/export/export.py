@@ -1,6 +1,5 @@
 """From a run or weights to a model that others can load, compared with the original first."""
 
-import difflib
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,6 +34,7 @@ from mdt_cli.services.model import (
     load_trained,
 )
 from mdt_cli.services.work import Share, as_only_writer
+from mdt_cli.text import nearest
 
 FORMATS = ("diffusers", "safetensors", "diffusers-dit", "torch-export", "onnx")
 # Formats that are one file, and how its name ends.
@@ -65,8 +65,8 @@ class ExportRequest:
 def export(request: ExportRequest) -> Iterator[Event]:
     """Write the model, or nothing; ends with ExportDone. Raises MdtError."""
     if request.format not in FORMATS:
-        near = difflib.get_close_matches(request.format, FORMATS, n=1)
-        meant = f"; did you mean {near[0]}?" if near else ""
+        near = nearest(request.format, FORMATS)
+        meant = f"; did you mean {near}?" if near else ""
         raise MdtError(f"--format: no {request.format}{meant}", f"choose from {', '.join(FORMATS)}")
     yield from as_only_writer(writing_file(request.out), Share.from_environment(), _export(request))
 

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from mdt_cli import __version__
+from mdt_cli.artifacts.report_schema import ReportFields
 from mdt_cli.artifacts.run_folder import CONFIG
 from mdt_cli.config.load import load_config
 from mdt_cli.config.write import to_toml
 from mdt_cli.errors import MdtError
 from mdt_cli.json_reader import read_json
+from mdt_cli.schema import check_schema
 from mdt_cli.services.model import LoadedModel
 
 UNKNOWN_LICENSE = "unknown"
@@ -123,10 +125,9 @@ def _scores(report: Mapping[str, Any] | None, trained: LoadedModel) -> str:
     rows = [
         (
             name,
-            f"{metric['value']:.5g}",
-            f"{metric['samples']:,}",
-            "-" if metric["reference"] is None else f"{metric['reference']:,}",
-            str(metric["extractor"]),
+            "-" if metric["value"] is None else f"{metric['value']:.5g}",
+            *(f"{n:,}" if (n := metric.get(key)) else "-" for key in ("samples", "reference")),
+            str(metric.get("extractor", "-")),
         )
         for name, metric in report["metrics"].items()
     ]
@@ -197,4 +198,8 @@ def read_report(path: Path) -> Mapping[str, Any]:
         raise MdtError(
             f"{path} is not a report of mdt evaluate", "give the report.json that it wrote"
         )
+    try:
+        check_schema(ReportFields, report)
+    except ValueError as error:
+        raise MdtError(f"the report {path} is damaged: {error}", "evaluate again") from error
     return report

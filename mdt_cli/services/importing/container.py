@@ -1,7 +1,6 @@
 """From the containers that training code saves to one state dict under official names."""
 
 import argparse
-import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mdt_cli.errors import MdtError
+from mdt_cli.text import nearest
 
 EMA, ONLINE = "ema", "online"
 # What DistributedDataParallel and torch.compile put around a network, anywhere in a name.
@@ -46,8 +46,8 @@ def unpack(held: object, path: Path, asked: str | None, inside: str) -> Contents
     well. Raises MdtError.
     """
     if asked is not None and asked not in (EMA, ONLINE):
-        near = difflib.get_close_matches(asked, (EMA, ONLINE), n=1)
-        meant = f"; did you mean {near[0]}?" if near else ""
+        near = nearest(asked, (EMA, ONLINE))
+        meant = f"; did you mean {near}?" if near else ""
         raise MdtError(f"--weights {asked}: no such weights{meant}", "expected ema or online")
     if not isinstance(held, Mapping):
         raise MdtError(f"{path} contains a {type(held).__name__}, not a state dict")

@@ -243,18 +243,20 @@ FAMILIES: dict[str, Family] = {
 }
 
 
+def has_layout(family: Family, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether the names are those of this layout, with or without its prefix in a container."""
+
+    def has(mark: str) -> bool:
+        return any(name.startswith((mark, family.inside + mark)) for name in tensors)
+
+    return all(map(has, family.marks)) and not any(map(has, family.others))
+
+
 def check_family(family: Family, tensors: Mapping[str, Tensor], path: str) -> None:
     """MdtError where the tensors have another layout; it names that layout where it is known."""
-
-    def fits(other: Family) -> bool:
-        def has(mark: str) -> bool:
-            return any(name.startswith((mark, other.inside + mark)) for name in tensors)
-
-        return all(map(has, other.marks)) and not any(map(has, other.others))
-
-    if fits(family):
+    if has_layout(family, tensors):
         return
-    found = next((name for name, other in FAMILIES.items() if fits(other)), None)
+    found = next((name for name, other in FAMILIES.items() if has_layout(other, tensors)), None)
     if found is not None:
         raise MdtError(
             f"{path} has the layout of {FAMILIES[found].title}, not of {family.title}",

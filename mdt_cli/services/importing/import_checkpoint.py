@@ -1,6 +1,5 @@
 """Convert official weights: read without running code, checked, written with a full header."""
 
-import difflib
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -32,7 +31,8 @@ from mdt_cli.services.importing.checks import (
 )
 from mdt_cli.services.importing.container import Contents, unpack
 from mdt_cli.services.importing.data_facts import data_facts, published_codec, repeated
-from mdt_cli.services.importing.families import FAMILIES, Family, check_family
+from mdt_cli.services.importing.families import Family, check_family
+from mdt_cli.services.importing.recognise import family_named, family_of
 from mdt_cli.services.importing.shapes import Asked, Assumed, Seen, Shapes, Value
 from mdt_cli.services.model import IMPORTED, load_trained
 from mdt_cli.services.work import Share, as_only_writer
@@ -50,7 +50,7 @@ class ImportRequest:
 
     source: Path
     out: Path
-    family: str
+    family: str | None = None
     weights: str | None = None
     decoder_depth: int | None = None
     codec: str | None = None
@@ -65,10 +65,13 @@ def import_checkpoint(request: ImportRequest) -> Iterator[Event]:
 
 
 def _import(request: ImportRequest) -> Iterator[Event]:
-    family, source = _family(request.family), request.source
+    source = request.source
+    named = None if request.family is None else family_named(request.family)
     if request.out.exists():
         raise MdtError(f"{request.out} exists already", "choose another name, or remove it first")
-    contents = unpack(read_foreign(source), source, request.weights, family.inside)
+    held = read_foreign(source)
+    family = named or family_of(held, source, request.weights)
+    contents = unpack(held, source, request.weights, family.inside)
     check_family(family, contents.tensors, str(source))
     check_finite(contents.tensors, source)
     asked = Asked(
@@ -104,14 +107,6 @@ def _add_null_row(tensors: dict[str, Tensor]) -> Iterator[Event]:
         table = tensors[name]
         tensors[name] = torch.cat([table, table.new_zeros(1, table.shape[1])])
         yield Note(f"added a row of zeros to {name} for the null class (data.class_dropout=0)")
-
-
-def _family(name: str) -> Family:
-    if name not in FAMILIES:
-        near = difflib.get_close_matches(name, FAMILIES, n=1)
-        meant = f"; did you mean {near[0]}?" if near else ""
-        raise MdtError(f"--family: no {name}{meant}", f"there are {', '.join(FAMILIES)}")
-    return FAMILIES[name]
 
 
 def _assigned(request: ImportRequest, key: str) -> str | None:

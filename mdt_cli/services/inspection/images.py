@@ -3,11 +3,15 @@
 from pathlib import Path
 from typing import Any
 
+from mdt_cli.artifacts.foreign_weights import refuse_torch_file
 from mdt_cli.artifacts.open_images import open_images
 from mdt_cli.errors import MdtError
+from mdt_cli.images.cifar import is_batch
 from mdt_cli.images.decode import Raw, stored_size
+from mdt_cli.images.idx import is_idx
 from mdt_cli.images.open_image import MAX_PIXELS, UnreadableError, open_image
 from mdt_cli.images.reading import Reading
+from mdt_cli.images.refused import refused_format
 from mdt_cli.json_reader import parse_json
 from mdt_cli.services.inspection.inspected import Inspected, unknown
 
@@ -52,6 +56,13 @@ def _size(raw: Raw | UnreadableError) -> tuple[int, int]:
     return width, height
 
 
+def any_images(path: Path, reading: Reading) -> Inspected:
+    """A file that its suffix does not name: of rows of images, of one image, or refused by name."""
+    if is_idx(path) or is_batch(path):
+        return images(path, reading)
+    return image_file(path)
+
+
 def image_file(path: Path) -> Inspected:
     """One image file, and how it was made if it is a sample of ours."""
     try:
@@ -63,7 +74,8 @@ def image_file(path: Path) -> Inspected:
             }
             made = image.info.get(PNG_TEXT)
     except UnreadableError as error:
-        raise unknown(path) from error
+        refuse_torch_file(path)
+        raise refused_format(path) or unknown(path) from error
     try:
         how = parse_json(made) if isinstance(made, str | bytes) else None
     except ValueError:

@@ -2,15 +2,20 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mdt_cli.artifacts.latent_cache.format import FORMAT
+from mdt_cli.artifacts.latent_cache.schema import ManifestFields, PlanFields
 from mdt_cli.artifacts.program import ABOUT, ONNX
+from mdt_cli.artifacts.report_schema import ComparisonFields, ReportFields
 from mdt_cli.errors import MdtError
 from mdt_cli.images.reading import EVERYTHING, Reading
 from mdt_cli.json_reader import read_json_object
+from mdt_cli.schema import check_schema
 from mdt_cli.services.inspection.inspected import Inspected, unknown
 from mdt_cli.toml_reader import read_toml
+
+Fields = TypeVar("Fields")
 
 
 def inspect(path: Path, reading: Reading = EVERYTHING) -> Inspected:
@@ -81,17 +86,25 @@ def _file(path: Path, reading: Reading) -> Inspected:
             return _json(path)
         case ".toml":
             return _toml(path)
-        case ".zip" | ".tar" | ".parquet":
+        case ".zip" | ".tar" | ".parquet" | ".npy":
             from mdt_cli.services.inspection.images import images
 
             return images(path, reading)
         case _:
-            from mdt_cli.services.inspection.images import image_file
+            from mdt_cli.services.inspection.images import any_images
 
-            return image_file(path)
+            return any_images(path, reading)
 
 
-def _cache(path: Path, manifest: Mapping[str, Any]) -> Inspected:
+def _checked(shape: type[Fields], path: Path, value: object) -> Fields:
+    try:
+        return check_schema(shape, value)
+    except ValueError as error:
+        raise MdtError(f"{path} is damaged: {error}") from error
+
+
+def _cache(path: Path, found: object) -> Inspected:
+    manifest = _checked(ManifestFields, path / "manifest.json", found)
     damaged = [
         entry["file"]
         for entry in manifest["shards"]
@@ -122,7 +135,8 @@ def _has_size(path: Path, size: int) -> bool:
     return path.is_file() and path.stat().st_size == size
 
 
-def _begun_cache(path: Path, plan: Mapping[str, Any]) -> Inspected:
+def _begun_cache(path: Path, found: object) -> Inspected:
+    plan = _checked(PlanFields, path / "plan.json", found)
     items, rows = plan["source"]["items"], plan["shard_rows"]
     return Inspected(
         path,
@@ -141,11 +155,15 @@ def _samples(path: Path, samples: Mapping[str, Any]) -> Inspected:
     images = sum(1 for _ in path.glob("[0-9]*.png"))
     facts = {**samples, "png files": images, "npz files": [p.name for p in path.glob("*.npz")]}
     if (path / "report.json").is_file():
-        facts["scores"] = _scores(read_json_object(path / "report.json"))
+        facts["scores"] = _scores(_report(path / "report.json"))
     return Inspected(path, "sample folder", facts)
 
 
-def _scores(report: Mapping[str, Any]) -> dict[str, Any]:
+def _report(path: Path) -> ReportFields:
+    return _checked(ReportFields, path, read_json_object(path))
+
+
+def _scores(report: ReportFields) -> dict[str, Any]:
     return {name: metric["value"] for name, metric in report["metrics"].items()}
 
 
@@ -154,14 +172,17 @@ def _exported(path: Path) -> Inspected:
     parts = {
         name: f"{entry[0]}.{entry[1]}"
         for name, entry in index.items()
-        if isinstance(entry, list) and not name.startswith("_") and entry[0] is not None
+        if isinstance(entry, list)
+        and len(entry) == 2
+        and not name.startswith("_")
+        and entry[0] is not None
     }
-    name = index.get("_class_name")
+    name, labels = index.get("_class_name"), index.get("id2label")
     facts: dict[str, Any] = {
-        "pipeline": name[1] if isinstance(name, list) else name,
+        "pipeline": name[-1] if isinstance(name, list) and name else name,
         "parts": parts,
         **{key: index[key] for key in ("objective", "sampling", "codec") if key in index},
-        "classes": list(index.get("id2label", {}).values()),
+        "classes": list(labels.values()) if isinstance(labels, dict) else [],
         "bytes": sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
     }
     return Inspected(path, "diffusers folder", facts)
@@ -175,17 +196,20 @@ def _component(path: Path) -> Inspected:
 def _json(path: Path) -> Inspected:
     found = read_json_object(path)
     if {"metrics", "comparability"} <= found.keys():
+        report = _report(path)
         facts = {
-            "scores": _scores(found),
-            "comparability": found["comparability"]["verdict"],
-            "samples": found["samples"]["path"],
-            "reference": found["reference"]["path"],
-            "extractor": found["extractor"]["id"],
+            "scores": _scores(report),
+            "comparability": report["comparability"]["verdict"],
+            "samples": report.get("samples", {}).get("path"),
+            "reference": report.get("reference", {}).get("path"),
+            "extractor": report.get("extractor", {}).get("id"),
         }
         return Inspected(path, "report", facts)
     if {"reports", "comparison"} <= found.keys():
-        told = {single["samples"]["path"]: _scores(single) for single in found["reports"]}
-        facts = {"scores": told, "reference": found["reports"][0]["reference"]["path"]}
+        reports = _checked(ComparisonFields, path, found)["reports"]
+        told = {r.get("samples", {}).get("path", str(k)): _scores(r) for k, r in enumerate(reports)}
+        reference = next((r.get("reference", {}).get("path") for r in reports), None)
+        facts = {"scores": told, "reference": reference}
         return Inspected(path, "comparison of reports", facts)
     if {"family", "round_trip"} <= found.keys():
         return Inspected(path, "import report", found)

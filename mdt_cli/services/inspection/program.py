@@ -33,6 +33,8 @@ def onnx_program(folder: Path) -> Inspected:
 def _program(path: Path, kind: str, about: Mapping[str, Any] | None, size: int) -> Inspected:
     if about is None:
         return Inspected(path, f"{kind}, not of mdt", {"bytes": size})
+    if not isinstance(about, Mapping) or not isinstance(about.get("config"), Mapping):
+        raise MdtError(f"what {path} records of itself is damaged: it has no configuration")
     facts = {key: value for key, value in about.items() if key != "config"}
     config = to_toml(load_config([], [], about["config"], path.name))
     return Inspected(path, kind, {**facts, "bytes": size}, config)

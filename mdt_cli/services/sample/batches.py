@@ -1,6 +1,8 @@
 """The batches of a sampling job: shared among processes, resumed where files are missing."""
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
 
 from mdt_cli.artifacts.sample_folder.npz import NpzFolder
 from mdt_cli.artifacts.sample_folder.png import Job, Pixels, PngFolder
@@ -10,8 +12,8 @@ from mdt_cli.services.work import Share, poll
 
 RESUME = "Finished images are kept; run the same command again to resume."
 
-# (job, positions of one batch in its seeds) -> their images.
-GenerateBatch = Callable[[Job, range], Mapping[int, Pixels]]
+# (job, positions of one batch in its seeds) -> their images; yields (steps done, steps of all).
+GenerateBatch = Callable[[Job, range], Generator[tuple[int, int], None, Mapping[int, Pixels]]]
 
 
 def generate_share(
@@ -36,7 +38,12 @@ def generate_share(
             stop.raise_if_asked(RESUME)
             if not positions:
                 continue
-            folder.write(positions, generate(job, job.batch(batch)))
+            images = yield from _stepwise(
+                generate(job, job.batch(batch)),
+                Progress(done, total, of_whom, ahead=len(positions)),
+                stop,
+            )
+            folder.write(positions, images)
             generated += len(positions)
             done += len(positions)
             yield Progress(done, total, of_whom)
@@ -45,6 +52,26 @@ def generate_share(
             return None
         yield from _wait_for_others(folder, job, share, stop)
     return generated
+
+
+def _stepwise(
+    work: Generator[tuple[int, int], None, Mapping[int, Pixels]], whole: Progress, stop: Stop
+) -> Generator[Event, None, Mapping[int, Pixels]]:
+    """The images of one batch; between its steps signals are heard and progress is reported.
+
+    whole: `ahead` is what the batch is worth. A batch that is stopped is generated again, from its
+    seeds.
+    """
+    with closing(work):
+        while True:
+            try:
+                step, steps = next(work)
+            except StopIteration as finished:
+                images: Mapping[int, Pixels] = finished.value
+                return images
+            note = ", ".join(filter(None, [whole.note, f"step {step} of {steps}"]))
+            yield replace(whole, note=note, ahead=whole.ahead * step / steps)
+            stop.raise_if_asked(RESUME)
 
 
 def _wait_for_others(

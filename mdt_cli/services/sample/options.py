@@ -2,13 +2,16 @@
 
 import difflib
 import re
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, get_args
 
 from pydantic import ValidationError
 
+from mdt_cli.config.faults import wording
 from mdt_cli.config.sampling import ConstantGuidanceConfig, NoGuidanceConfig, SamplingConfig
+from mdt_cli.config.suggestions import nearest_value
 from mdt_cli.core.sampling.seeds import LARGEST_SEED
 from mdt_cli.errors import MdtError
 
@@ -105,8 +108,12 @@ def _one_class(word: str, names: Sequence[str]) -> list[int]:
     if ends is not None and int(ends[1]) <= int(ends[2]):
         _index(int(ends[2]), names)
         return list(range(int(ends[1]), int(ends[2]) + 1))
-    near = difflib.get_close_matches(word, names, n=3, cutoff=0.5)
-    hint = "the nearest are " + ", ".join(near) if near else f"there are {_some(names)}"
+    cased = [name for name in names if name.lower() == word.lower()]
+    near = cased or difflib.get_close_matches(word, names, n=3, cutoff=0.5)
+    hint = f"there are {_some(names)}"
+    if near:
+        named = near[0] if names.index(near[0]) or near[0] != "all" else f"={near[0]}"
+        hint = f"the nearest are {', '.join(near)}: --classes {shlex.quote(named)}"
     raise MdtError(f'--classes: there is no class "{word}"', hint)
 
 
@@ -135,9 +142,9 @@ def with_choices(
     for key, given in (("solver", solver), ("precision", precision)):
         known = get_args(SamplingConfig.model_fields[key].annotation)
         if given is not None and given not in known:
-            near = difflib.get_close_matches(given, known, n=1)
+            near = nearest_value(given, known)
             raise MdtError(
-                f"--{key} {given}: no such {key}{f'; did you mean {near[0]}?' if near else ''}",
+                f"--{key} {given}: no such {key}{f'; did you mean {near}?' if near else ''}",
                 f"it is one of {', '.join(known)}",
             )
     changes: dict[str, Any] = {}
@@ -160,4 +167,4 @@ def with_choices(
     except ValidationError as error:
         fault = error.errors()[0]
         name = "guidance" if "guidance" in fault["loc"] else str(fault["loc"][0])
-        raise MdtError(f"--{name} {fault['input']}: {fault['msg']}") from error
+        raise MdtError(f"--{name} {fault['input']}: {wording(fault)}") from error

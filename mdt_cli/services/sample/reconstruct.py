@@ -1,7 +1,7 @@
 """Masked reconstruction: images with hidden patches, restored by the network."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -153,7 +153,11 @@ class _Restoring:
             1
         ]
 
-    def __call__(self, job: Job, positions: range) -> Mapping[int, Pixels]:
+    def __call__(
+        self, job: Job, positions: range
+    ) -> Generator[tuple[int, int], None, Mapping[int, Pixels]]:
+        # The network is asked once: there are no steps to report.
+        yield from ()
         seeds = [job.seeds[position] for position in positions]
         indices = [seed % len(self._images) for seed in seeds]
         network = self._trained.network

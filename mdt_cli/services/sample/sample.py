@@ -23,7 +23,7 @@ from mdt_cli.errors import MdtError
 from mdt_cli.images.contact_sheet import save_grid, square
 from mdt_cli.locks import writing_folder
 from mdt_cli.services.build.objective import diffusion_of
-from mdt_cli.services.build.sampler import sampler_of
+from mdt_cli.services.build.sampler import sampler_steps_of
 from mdt_cli.services.events import Event, Note, SamplesDone, Warned
 from mdt_cli.services.model import LoadedModel, load_trained
 from mdt_cli.services.runtime import Autocast, computed, own_device
@@ -118,18 +118,21 @@ class _Drawing:
     ) -> None:
         self._num_classes = trained.num_classes
         network = trained.network
-        self._sampler = sampler_of(
+        self._steps = sampler_steps_of(
             Autocast(network) if sampling.precision == "bf16" else network,
             diffusion_of(trained.loss),
             sampling,
             self._num_classes,
         )
         self._codec, self._precision = codec, sampling.precision
+        self._num_steps = sampling.steps
         channels, height, width = trained.facts["latent_shape"]
         self._shape = (channels, height, width)
         self._rule, self._device = sampling.uint8, device
 
-    def __call__(self, job: Job, positions: range) -> Mapping[int, Pixels]:
+    def __call__(
+        self, job: Job, positions: range
+    ) -> Generator[tuple[int, int], None, Mapping[int, Pixels]]:
         seeds = [job.seeds[position] for position in positions]
         noise = SeededNoise(seeds, self._shape, self._num_classes)
         condition = Condition()
@@ -138,12 +141,12 @@ class _Drawing:
             condition = Condition(torch.tensor(labels, device=self._device))
         try:
             with float32(tf32=self._precision == "tf32"):
-                latents = self._sampler(
-                    noise.start().to(self._device),
-                    condition,
-                    lambda: noise.step().to(self._device),
-                )
-                images = decoded(self._codec, latents)
+                latents = noise.start().to(self._device)
+                states = self._steps(latents, condition, lambda: noise.step().to(self._device))
+                for step, state in enumerate(states, start=1):
+                    latents = state
+                    yield step, self._num_steps
+                images = decoded(self._codec, latents.float())
         except torch.OutOfMemoryError as error:
             raise MdtError(
                 f"a batch of {job.batch_size} images does not fit in the memory of {self._device}",

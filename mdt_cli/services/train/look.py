@@ -10,7 +10,11 @@ from torch import Tensor
 
 from mdt_cli.core.model.transformer import Transformer
 from mdt_cli.core.optim.ema import Swapped
+from mdt_cli.services.events import Progress
 from mdt_cli.services.train.batches import TrainData
+
+# What is said where a signal ends a look.
+CUT = "A look between two steps was not finished."
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,10 @@ class Look:
     def device(self) -> torch.device:
         """Where the network is."""
         return next(self.network.parameters()).device
+
+    def progress(self, note: str) -> Progress:
+        """What the run does at this step besides training."""
+        return Progress(self.step, self.data.config.training.steps, note)
 
     @property
     def num_classes(self) -> int:

@@ -99,8 +99,10 @@ def _looks_before(state: TrainState, watch: Watch, stop: Stop) -> Iterator[Event
     """What is known before the first step, or what a kill after a checkpoint prevented."""
     look, steps = state.look(), state.data.config.training.steps
     if not state.step:
-        yield from watch.before_first_step(look)
+        yield from watch.before_first_step(look, stop)
     elif watch.missed(look):
         yield from watch.after_step(look, stop)
-        if state.step >= steps and stop.heard:
-            stop.raise_if_asked(f"The run is at step {state.step} of {steps}.")
+    if stop.heard:
+        stop.raise_if_asked(
+            f"The run is at step {state.step} of {steps}; rerun the same command to resume."
+        )

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mdt_cli.artifacts import run_folder
+from mdt_cli.artifacts.latent_cache.read import LatentCache
 from mdt_cli.artifacts.weights import read_tensors, save_tensors
 from mdt_cli.config.evaluation import FACTS, MetricName, facts_of, that_need
 from mdt_cli.core.codecs.codec import Codec, codec_from_facts, decoded
@@ -28,11 +29,11 @@ from mdt_cli.metrics.extractors.extractor import Extractor, extract_batch
 from mdt_cli.metrics.features import ALL_ROWS, Features, Gaussian, Side
 from mdt_cli.metrics.statistics import Statistics
 from mdt_cli.services.build.objective import diffusion_of
-from mdt_cli.services.build.sampler import check_sampling, generate
-from mdt_cli.services.events import Event, Note, Progress, ScoresDone, Warned
+from mdt_cli.services.build.sampler import check_sampling, generate_steps
+from mdt_cli.services.events import Event, Note, ScoresDone, Warned
 from mdt_cli.services.runtime import Stop
 from mdt_cli.services.train.batches import TrainData
-from mdt_cli.services.train.look import Look
+from mdt_cli.services.train.look import CUT, Look
 from mdt_cli.services.train.placement import Placement
 from mdt_cli.services.train.previews import sampling_while_training
 
@@ -64,7 +65,7 @@ class Scorer:
         if not stop.heard:
             seeds = torch.arange(table.count).split(table.batch_size)
             samples_ND = yield from self._shared(
-                look, stop, seeds, lambda part: self._samples(look, part.tolist()), "scoring"
+                look, stop, seeds, lambda part: self._samples(look, part.tolist(), stop), "scoring"
             )
         if len(samples_ND) < table.count:
             yield Warned(f"step {look.step}: stopped while scoring; no scores")
@@ -87,7 +88,7 @@ class Scorer:
         look: Look,
         stop: Stop,
         batches: Sequence[Tensor],
-        latents: Callable[[Tensor], Tensor],
+        latents: Callable[[Tensor], Generator[Event, None, Tensor]],
         title: str,
     ) -> Generator[Event, None, Tensor]:
         """Features of all batches, in order, on every process; fewer once a stop was heard.
@@ -101,30 +102,40 @@ class Scorer:
             # Processes exchange equally many rows each; those beyond a batch are cut off again.
             padded_BD = torch.zeros(len(batches[0]), self._extractor.dimensions)
             if own < len(group):
-                padded_BD[: len(group[own])] = self._features(latents(group[own]), look)
+                padded_BD[: len(group[own])] = self._features(
+                    (yield from latents(group[own])), look
+                )
             everyone = self._placement.gather(padded_BD).cpu()
             parts = everyone.split(len(padded_BD))[: len(group)]
             rows += [part[: len(batch)] for part, batch in zip(parts, group, strict=True)]
-            yield Progress(look.step, look.data.config.training.steps, title)
+            yield look.progress(title)
             if stop.everywhere(of):
                 break
         return torch.cat(rows)
 
-    def _samples(self, look: Look, seeds: list[int]) -> Tensor:
-        facts = look.data.cache.facts
-        with look.evaluating(look.first_average), torch.no_grad():
-            return generate(
+    def _samples(self, look: Look, seeds: list[int], stop: Stop) -> Generator[Event, None, Tensor]:
+        facts, latents = look.data.cache.facts, torch.empty(0)
+        sampling = sampling_while_training(
+            look.data.config, look.data.config.evaluation.steps, look.data.conditional
+        )
+        with look.evaluating(look.first_average):
+            states = generate_steps(
                 look.network,
                 diffusion_of(look.data.loss),
-                sampling_while_training(
-                    look.data.config, look.data.config.evaluation.steps, look.data.conditional
-                ),
+                sampling,
                 facts.latent_shape,
                 look.num_classes,
                 seeds,
                 None,
                 look.device,
             )
+            for step, state in enumerate(states, start=1):
+                latents = state
+                # With several processes all of them stop after the same batch.
+                if self._placement.processes == 1:
+                    stop.raise_if_asked(CUT)
+                yield look.progress(f"scoring, step {step} of {sampling.steps}")
+        return latents.float()
 
     def _features(self, latents: Tensor, look: Look) -> Tensor:
         # Kept features of the reference must not depend on the precision of the run.
@@ -156,7 +167,7 @@ class Scorer:
             look,
             stop,
             chosen.split(table.batch_size),
-            lambda part: cache.read(part).mean.to(look.device),
+            lambda part: _read(cache, part, look.device),
             "scoring the reference",
         )
         if len(features_MD) < len(chosen):
@@ -176,6 +187,11 @@ class Scorer:
             self._extractor.weights_sha256,
         ]
         return hashlib.sha256(json.dumps(about).encode()).hexdigest()
+
+
+def _read(cache: LatentCache, rows: Tensor, device: torch.device) -> Generator[Event, None, Tensor]:
+    yield from ()
+    return cache.read(rows).mean.to(device)
 
 
 def open_scorer(data: TrainData, placement: Placement) -> Scorer:

@@ -1,6 +1,6 @@
 """Images that a run shows while it trains, from its first EMA weights."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -13,8 +13,9 @@ from mdt_cli.core.sampling.to_uint8 import Rule, to_uint8
 from mdt_cli.errors import MdtError
 from mdt_cli.images.contact_sheet import save_grid
 from mdt_cli.services.build.objective import diffusion_of
-from mdt_cli.services.build.sampler import generate
+from mdt_cli.services.build.sampler import generate_steps
 from mdt_cli.services.events import Event, PreviewSaved, Warned
+from mdt_cli.services.runtime import Stop
 from mdt_cli.services.strips import (
     cannot_restore,
     hide,
@@ -22,13 +23,16 @@ from mdt_cli.services.strips import (
     save_strips,
     targets_are_normalised,
 )
-from mdt_cli.services.train.look import Look
+from mdt_cli.services.train.look import CUT, Look
 
 NO_ROOM = "not enough memory while training"
 
 
-def preview(look: Look) -> Generator[Event, None, bool]:
-    """Write `samples/step-N.png`; returns whether further previews are possible."""
+def preview(look: Look, stop: Stop) -> Generator[Event, None, bool]:
+    """Write `samples/step-N.png`; returns whether further previews are possible.
+
+    Stopped between two steps of the sampler, with no file.
+    """
     data, restores = look.data, look.data.loss.restores
     why = cannot_restore(data.loss, data.config.masking) if restores else None
     path = look.folder / "samples" / f"step-{look.step:07d}.png"
@@ -40,15 +44,18 @@ def preview(look: Look) -> Generator[Event, None, bool]:
         why = NO_ROOM
     if why is None:
         try:
-            with look.evaluating(look.first_average), torch.no_grad():
-                (_restored if restores else _generated)(look, codec, path)
+            with look.evaluating(look.first_average):
+                if restores:
+                    _restored(look, codec, path)
+                else:
+                    yield from _generated(look, codec, path, stop)
         except torch.OutOfMemoryError:
             why = NO_ROOM
     yield PreviewSaved(look.step, path) if why is None else Warned(f"previews disabled: {why}")
     return why is None
 
 
-def _generated(look: Look, codec: Codec, path: Path) -> None:
+def _generated(look: Look, codec: Codec, path: Path, stop: Stop) -> Iterator[Event]:
     """Samples of the same few seeds, a row per class."""
     config, facts = look.data.config.preview, look.data.cache.facts
     labels, names = [0] * (config.per_class * 4), None
@@ -57,7 +64,7 @@ def _generated(look: Look, codec: Codec, path: Path) -> None:
         labels = [k for k in classes for _ in range(config.per_class)]
         names = [facts.class_names[k] for k in classes]
     sampling = sampling_while_training(look.data.config, config.steps, look.data.conditional)
-    latents = generate(
+    states = generate_steps(
         look.network,
         diffusion_of(look.data.loss),
         sampling,
@@ -67,7 +74,14 @@ def _generated(look: Look, codec: Codec, path: Path) -> None:
         labels if look.data.conditional else None,
         look.device,
     )
-    labelled_grid(path, decoded(codec, latents), names, config.per_class, sampling.uint8)
+    latents = torch.empty(0)
+    for step, state in enumerate(states, start=1):
+        latents = state
+        stop.raise_if_asked(CUT)
+        yield look.progress(f"preview, step {step} of {sampling.steps}")
+    with torch.no_grad():
+        images = decoded(codec, latents.float())
+    labelled_grid(path, images, names, config.per_class, sampling.uint8)
 
 
 def sampling_while_training(config: RunConfig, steps: int, conditional: bool) -> SamplingConfig:

@@ -12,8 +12,9 @@ from pathlib import Path
 import torch
 
 from mdt_cli.artifacts import run_folder
-from mdt_cli.artifacts.earlier_presets import as_begun, kept_keys
+from mdt_cli.artifacts.begun_run import has_begun, settings_of, steering_changes
 from mdt_cli.artifacts.checkpoint import checkpoints
+from mdt_cli.artifacts.earlier_presets import as_begun, kept_keys
 from mdt_cli.artifacts.latent_cache.read import LatentCache, open_cache
 from mdt_cli.artifacts.weights import read_header
 from mdt_cli.config.load import Loaded, load_config
@@ -32,6 +33,7 @@ from mdt_cli.services.runtime import (
     make_deterministic,
     pick_device,
 )
+from mdt_cli.services.train.announce import what_starts
 from mdt_cli.services.train.batches import train_data
 from mdt_cli.services.train.initial_weights import InitialWeights, load_initial
 from mdt_cli.services.train.launcher import check_launcher
@@ -101,8 +103,7 @@ def starting_config(
     """
     if run is not None and checkpoints(run) and (run / run_folder.CONFIG).is_file():
         run_folder.check_stage(run, FINETUNE)
-        begun = run_folder.read_config(run / run_folder.CONFIG).model_dump(mode="json")
-        return load_config(presets, assignments, base=begun, base_source=f"{run} as it began")
+        return settings_of(run, presets, assignments)
     header = read_header(find_weights(source, ema))
     training = {k: v for k, v in header.config["training"].items() if k not in OF_ONE_STAGE}
     base = {**header.config, "training": training}
@@ -123,7 +124,7 @@ def train(request: TrainRequest) -> Iterator[Event]:
     request, config = replace(request, loaded=loaded), loaded.config
     make_deterministic(config.training.deterministic is True)
     placement = place(config.training.precision, request.device)
-    begun = request.fresh < 2 and (request.run / run_folder.CONFIG).is_file()
+    begun = request.fresh < 2 and has_begun(request.run)
     check_shares(config.training, placement.processes, begun)
     with ExitStack() as stack:
         yield from _as_only_writer(stack, request.run, placement)
@@ -146,9 +147,11 @@ def _as_only_writer(stack: ExitStack, run: Path, placement: Placement) -> Iterat
 
 def _train(request: TrainRequest, cache: LatentCache, placement: Placement) -> Iterator[Event]:
     loaded, config = request.loaded, request.loaded.config
+    begun = request.fresh < 2 and has_begun(request.run)
     if cache.facts.count < 2:
         raise MdtError(f"the cache holds {cache.facts.count} image; training needs at least 2")
     changed = run_folder.check(request.run, loaded, request.fresh, request.stage)
+    steered = steering_changes(request.run, loaded) if begun else []
     network = _fresh_network(config, cache)
     data = train_data(config, cache, network.grid)
     state = TrainState(request.run, request.stage, data, placement, network)
@@ -176,8 +179,12 @@ def _train(request: TrainRequest, cache: LatentCache, placement: Placement) -> I
         )
         for change in changed:
             yield Note(f"changed after step {state.step}: {change}")
+        for change in steered:
+            yield Note(f"other than in this run before: {change}")
         yield from state.tidy()
     placement.wait()
+    if not (begun or loaded.has_recipe):
+        yield from what_starts(config, cache, network)
     yield from _notes(config, cache, network, state.step)
     # Trackers get the numbers of the first process; the others have none to send.
     log = config.log if placement.is_first else LogConfig()

@@ -220,7 +220,7 @@ class TrainState:
                 )
                 continue
             header = read_header(folder / WEIGHTS)
-            if header.data["digest"] != self.data.cache.facts.digest:
+            if header.data.get("digest") != self.data.cache.facts.digest:
                 raise MdtError(
                     f"{self.folder} was trained on another cache than the one given",
                     "give the same cache, or choose another run folder",

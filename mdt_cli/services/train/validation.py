@@ -3,7 +3,7 @@
 Axes: B batch, K classes.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import replace
 
 import torch
@@ -16,13 +16,14 @@ from mdt_cli.core.objectives.classification import hits
 from mdt_cli.core.objectives.training_step import View, view_loss
 from mdt_cli.core.rng import stream
 from mdt_cli.services.events import Classified, Event, Validated
-from mdt_cli.services.train.look import Look
+from mdt_cli.services.runtime import Stop
+from mdt_cli.services.train.look import CUT, Look
 
 
-def validate(look: Look) -> Iterator[Event]:
-    """Compute, write to `metrics.jsonl`, report."""
-    losses = held_out_losses(look)
-    percent = held_out_accuracy(look) if look.data.loss.classifies else {}
+def validate(look: Look, stop: Stop) -> Iterator[Event]:
+    """Compute, write to `metrics.jsonl`, report. Stopped between two batches, with no record."""
+    losses = yield from held_out_losses(look, stop)
+    percent = held_out_accuracy(look, stop) if look.data.loss.classifies else {}
     record = {"step": look.step, **{f"held_out/{k}": v for k, v in losses.items()}, **percent}
     run_folder.append(look.folder / run_folder.METRICS, record)
     yield Validated(look.step, losses)
@@ -30,13 +31,14 @@ def validate(look: Look) -> Iterator[Event]:
         yield Classified(look.step, percent)
 
 
-def held_out_losses(look: Look) -> dict[str, float]:
+def held_out_losses(look: Look, stop: Stop) -> Generator[Event, None, dict[str, float]]:
     """Mean loss by view and weights, such as `masked/0.9999`, at times and noise that are fixed."""
     losses: dict[str, float] = {}
     for average in (None, *look.averages):
         with look.evaluating(average):
             for name, view in _views(look).items():
-                losses[f"{name}/{average or ONLINE}"] = _held_out_loss(look, view)
+                key = f"{name}/{average or ONLINE}"
+                losses[key] = yield from _held_out_loss(look, view, stop, key)
     return losses
 
 
@@ -54,7 +56,7 @@ def _views(look: Look) -> dict[str, View]:
 
 
 @torch.no_grad()
-def _held_out_loss(look: Look, view: View) -> float:
+def _held_out_loss(look: Look, view: View, stop: Stop, key: str) -> Generator[Event, None, float]:
     data, rows = look.data, look.data.split.held_out
     config = data.config
     size, seed = config.validation.batch_size, config.training.seed
@@ -63,6 +65,7 @@ def _held_out_loss(look: Look, view: View) -> float:
     source = replace(data.source, class_dropout=0.0)
     total = 0.0
     for start in range(0, len(rows), size):
+        stop.raise_if_asked(CUT)
         part = rows[start : start + size]
         generator = stream(seed, "held-out loss", start)
         read = data.cache.read(part)
@@ -75,24 +78,26 @@ def _held_out_loss(look: Look, view: View) -> float:
         ).to(look.device)
         loss_B = view_loss(look.network, data.loss, view, batch, look.network.patch_size)
         total += float(loss_B.sum())
+        yield look.progress(f"held-out loss {key}, {start + len(part)} of {len(rows)} images")
     return total / len(rows)
 
 
-def held_out_accuracy(look: Look) -> Mapping[str, float]:
+def held_out_accuracy(look: Look, stop: Stop) -> Mapping[str, float]:
     """Percent of the held-out images by weights: `top1/online`, `top5/0.9999`, ..."""
     percent: dict[str, float] = {}
     for average in (None, *look.averages):
         with look.evaluating(average):
-            for k, value in _accuracy(look).items():
+            for k, value in _accuracy(look, stop).items():
                 percent[f"top{k}/{average or ONLINE}"] = value
     return percent
 
 
 @torch.no_grad()
-def _accuracy(look: Look) -> dict[int, float]:
+def _accuracy(look: Look, stop: Stop) -> dict[int, float]:
     rows = look.data.split.held_out
     right = dict.fromkeys(TOP, 0)
     for part in rows.split(look.data.config.validation.batch_size):
+        stop.raise_if_asked(CUT)
         read = look.data.cache.read(part)
         # The mode of the posterior: one answer for each image.
         latents = look.data.clean_latents(read, None).to(look.device)

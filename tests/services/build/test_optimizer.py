@@ -48,7 +48,7 @@ def test_two_groups_resume_to_the_bit(cache: Path, tmp_path: Path, kind: str) ->
 def test_words_for_the_warmup_of_averages() -> None:
     for given, kept in {True: "ramp", False: "none", "power": "power"}.items():
         assert EmaConfig.model_validate({"warmup": given}).warmup == kept
-    assert load_config(["digits", "mdtv2"], []).config.ema.warmup == "ramp"
+    assert load_config(["mdtv2", "digits"], []).config.ema.warmup == "ramp"
     with pytest.raises(MdtError, match=r"ema\.warmup: .*'none', 'ramp' or 'power'"):
         load_config(["mdtv2"], ["ema.warmup=slow"])
 

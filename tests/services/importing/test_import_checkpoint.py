@@ -339,7 +339,7 @@ def broken(kind: str) -> tuple[str, dict, tuple[str, ...], str]:
         case "wrong value":
             return "dit", state, ("model.depth=7", *HEADS), r"--set model.depth=7: .* has 3"
         case "no key":
-            return "dit", state, ("model.dept=7", *HEADS), "no such key; did you mean depth"
+            return "dit", state, ("model.dept=7", *HEADS), "no such key; did you mean model.depth"
         case "head size":
             return "dit", state, ("model.num_heads=5",), "is not a multiple of num_heads 5"
         case "index":

@@ -130,7 +130,7 @@ def test_scale_1_is_no_guidance():
         ((None, "xyz", None), "--solver xyz: no such solver"),
         ((None, None, None, "bf61"), "--precision bf61: no such precision; did you mean bf16?"),
         ((0, None, None), "--steps 0: .*greater than 0"),
-        ((None, None, -1.0), "--guidance -1.0: .*greater than or equal to 0"),
+        ((None, None, -1.0), "--guidance -1.0: must be at least 0"),
     ],
 )
 def test_bad_choices_are_told(choices, message):

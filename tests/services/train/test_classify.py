@@ -24,6 +24,7 @@ from mdt_cli.services.encode.encode import encode_latents
 from mdt_cli.services.encode.request import EncodeRequest
 from mdt_cli.services.events import Classified, Note, TrainingDone
 from mdt_cli.services.inspection.inspect import inspect
+from mdt_cli.services.runtime import Stop
 from mdt_cli.services.train.batches import Split
 from mdt_cli.services.train.look import Look
 from mdt_cli.services.train.start import finetune, starting_config
@@ -242,7 +243,7 @@ def test_accuracy_is_counted_on_held_out_images(made: tuple[Path, Path]) -> None
     )
     look = Look(network, {"0.5": always5}, data, 0, made[0])
     wanted = {"top1/online": 25.0, "top5/online": 100.0, "top1/0.5": 0.0, "top5/0.5": 75.0}
-    assert held_out_accuracy(look) == wanted
+    assert held_out_accuracy(look, Stop()) == wanted
     assert network.logits[0] == 1
     assert network.training
 
