@@ -1,7 +1,8 @@
-"""Text of files that anyone may have written: how much of it is read, and in which encoding."""
+"""Text of files that anyone may have written: how it is read, and how it is shown."""
 
 import codecs
 import difflib
+import re
 import stat
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,6 +14,15 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "UTF-16"),
     (codecs.BOM_UTF16_BE, "UTF-16"),
 )
+
+# What moves the cursor, hides text or turns its direction on a terminal and in a page.
+_CONTROLS = re.compile(
+    "[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u061c\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069]"
+)
+# A line of a message begins with two spaces; another line break is part of a name.
+_BREAK = re.compile(r"\n(?!  )")
+_MARKDOWN = re.compile(r"([\\`*\[\]|])")
+_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def read_limited(path: Path, limit: int) -> bytes:
@@ -46,6 +56,30 @@ def decode_text(data: bytes) -> str:
 def shortened(text: str, length: int = 200) -> str:
     """`text`, cut to about `length` characters where it is longer: a message stays readable."""
     return text if len(text) <= length else f"{text[: length - 3]}..."
+
+
+def printable(text: str, one_line: bool = False) -> str:
+    """`text` with control characters as JSON writes them: `\\u001b`; names of files have any.
+
+    Line breaks stay, with `one_line` only those of a message.
+    """
+    shown = _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return _BREAK.sub(r"\\n", shown) if one_line else shown
+
+
+def markdown(text: str) -> str:
+    """`text` as one line of a Markdown page that shows it as it is: no markup, no HTML."""
+    line = printable(" ".join(text.split()))
+    escaped = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _SURROGATES.sub("\ufffd", _MARKDOWN.sub(r"\\\1", escaped))
+
+
+def fenced(language: str, text: str) -> str:
+    """A block of code of a Markdown page; nothing in `text` ends it."""
+    shown = _SURROGATES.sub("\ufffd", printable(text.strip()))
+    longest = max((len(run) for run in re.findall("`+", shown)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{shown}\n{fence}"
 
 
 def nearest(given: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:

@@ -1,6 +1,7 @@
 """Reads tensor files of other programs without executing any code in them."""
 
 import argparse
+import io
 import pickle
 import pickletools
 import re
@@ -9,6 +10,7 @@ import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +19,15 @@ from safetensors import SafetensorError, safe_open
 from torch.serialization import add_safe_globals, clear_safe_globals, get_safe_globals
 
 from mdt_cli.errors import MdtError
+from mdt_cli.zip_reader import SMALL, ZIP_FAULTS, check_member
 
 # What torch raises for files that are damaged or were never its own.
-_FAULTS = (
-    pickle.UnpicklingError,
-    RuntimeError,
-    OSError,
-    EOFError,
-    ValueError,
-    LookupError,
-    AttributeError,
-    TypeError,
-    AssertionError,
-    struct.error,
-    zipfile.BadZipFile,
-)
+_FAULTS = (*ZIP_FAULTS, pickle.UnpicklingError, AttributeError, AssertionError, ImportError)
+# The part of a checkpoint that is a pickle names its tensors and holds plain values; that of 10,000
+# tensors has 2 MB. Each of its bytes may become an object.
+MAX_PICKLE_BYTES = 16 << 20
+# Instructions that are looked through for the name of what was refused.
+_MAX_OPCODES = 1_000_000
 _ZIP = b"PK\x03\x04"
 # Read by torch's restricted unpickler itself: containers and how tensors are put together.
 _HARMLESS = ("torch", "collections", "argparse.Namespace")
@@ -54,10 +50,12 @@ def read_foreign(path: Path) -> Any:
         is_zip = file.read(len(_ZIP)) == _ZIP
     if is_zip and not zipfile.is_zipfile(path):
         raise _cut_short(path)
+    if is_zip:
+        _check_members(path)
     try:
         with _only_namespace(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+            held = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError as error:
         raise _refused(path, str(error)) from error
     except _FAULTS as error:
@@ -66,6 +64,52 @@ def read_foreign(path: Path) -> Any:
         if "unexpected EOF" in str(error):
             raise _cut_short(path) from error
         raise MdtError(f"{path} is not a checkpoint saved by torch", _KINDS) from error
+    _check_tensors(path, held)
+    return held
+
+
+def _check_members(path: Path) -> None:
+    """MdtError for a zip that torch did not write, or whose pickle would fill the memory."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            for member in members:
+                check_member(member, path)
+    except ZIP_FAULTS as error:
+        raise _cut_short(path) from error
+    for member in members:
+        if member.filename.endswith(".pkl") and member.file_size > MAX_PICKLE_BYTES:
+            raise MdtError(
+                f"{path} was not read: its pickle {member.filename} has {member.file_size:,} bytes "
+                f"beside the tensors, and at most {MAX_PICKLE_BYTES >> 20} MiB are read",
+                "save the state dict alone with torch.save, or as .safetensors",
+            )
+        if member.compress_type != zipfile.ZIP_STORED and "/data" in member.filename:
+            raise MdtError(
+                f"{path} was packed again: {member.filename} is compressed, and torch stores its "
+                "tensors as they are",
+                "unpack it and give the file that torch.save wrote",
+            )
+
+
+def _check_tensors(path: Path, held: Any) -> None:
+    """MdtError for a tensor that claims more values than the file holds for it."""
+    waiting, seen = [held], set[int]()
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, torch.Tensor):
+            if value.layout is not torch.strided or value.is_meta:
+                raise MdtError(f"{path} holds sparse or empty tensors", "save dense tensors")
+            if value.numel() * value.element_size() > max(value.untyped_storage().nbytes(), SMALL):
+                raise MdtError(
+                    f"{path} is damaged: it claims {value.numel():,} values for one tensor and "
+                    "holds fewer",
+                    "fetch it again and compare its size",
+                )
+        elif isinstance(value, dict | list | tuple | argparse.Namespace) and id(value) not in seen:
+            seen.add(id(value))
+            inner = vars(value) if isinstance(value, argparse.Namespace) else value
+            waiting += inner.values() if isinstance(inner, dict) else inner
 
 
 def _safetensors(path: Path) -> dict[str, Any]:
@@ -124,7 +168,7 @@ def _forbidden(path: Path) -> Iterator[str]:
     with _pickle_of(path) as file:
         try:
             while True:
-                for opcode, argument, _ in pickletools.genops(file):
+                for opcode, argument, _ in islice(pickletools.genops(file), _MAX_OPCODES):
                     name = None
                     if opcode.name in ("GLOBAL", "INST"):
                         name = str(argument).replace(" ", ".")
@@ -134,7 +178,7 @@ def _forbidden(path: Path) -> Iterator[str]:
                         texts.append(argument)
                     if name is not None and not name.startswith(_HARMLESS):
                         yield name
-        except (ValueError, OSError, EOFError):
+        except (ValueError, OSError, EOFError, LookupError, MemoryError, struct.error):
             return
 
 
@@ -145,7 +189,10 @@ def _pickle_of(path: Path) -> Iterator[Any]:
             yield file
         return
     with zipfile.ZipFile(path) as archive:
-        inner = next(name for name in archive.namelist() if name.endswith("data.pkl"))
+        inner = next((name for name in archive.namelist() if name.endswith("data.pkl")), None)
+        if inner is None:
+            yield io.BytesIO()
+            return
         with archive.open(inner) as file:
             yield file
 
@@ -154,7 +201,7 @@ def _holds_pickle(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, OSError):
+    except ZIP_FAULTS:
         return True
     return any(name.endswith("data.pkl") for name in names) and not any(
         name.endswith("constants.pkl") for name in names

@@ -31,7 +31,7 @@ OVERLAYS = {"unmasked", "digits", "digits-finetune", "cifar10"} | {
     f"lmd-{schedule}" for schedule in ("piecewise", "uniform", "constant")
 }
 # Not in 0.1, so there are no weights of it to keep to.
-NEW = {"modern", "lightningdit", "jit"}
+NEW = {"modern", "tread", "lightningdit", "jit"}
 
 
 def check_close(name: str, found: list[Any], wanted: list[Any]) -> None:

@@ -15,6 +15,7 @@ RECIPES = [
     *("dit", "mdt", "mdtv2", "maskdit", "mcdit", "maskdm", "lmd", "uvit", "tread", "drop"),
     "quickstart",
     "deferred",
+    "tread-ddpm",
     "tread-mean",
     *("lightningdit", "jit"),
 ]
@@ -61,7 +62,7 @@ def test_every_recipe_builds_at_every_size(recipe: str, size: str, overlay: str 
     with torch.device("meta"):
         network = build_network(config, (4, 32, 32), 10)
     assert build_views(config.masking)
-    learned = recipe in ("dit", "mdt", "mdtv2", "tread", "tread-mean", "drop")
+    learned = recipe in ("dit", "mdt", "mdtv2", "tread-ddpm", "tread-mean", "drop")
     assert build_loss(config.objective).out_multiplier == (2 if learned else 1)
     is_masked = overlay != "unmasked" and recipe not in ("dit", "uvit", "lightningdit", "jit")
     assert (network.route is not None) == is_masked

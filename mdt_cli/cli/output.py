@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from mdt_cli.text import printable
+
 
 def is_first_process() -> bool:
     """Whether this is rank 0 of a launcher, or the only process."""
@@ -23,7 +25,7 @@ def print_any_name() -> None:
 def talk(text: str) -> None:
     """A message on stderr."""
     if is_first_process():
-        print(text, file=sys.stderr, flush=True)
+        print(printable(text, one_line=True), file=sys.stderr, flush=True)
 
 
 def warn(text: str) -> None:
@@ -33,15 +35,15 @@ def warn(text: str) -> None:
 
 def fail(message: str, hint: str | None) -> None:
     """An error, from every process: the one that failed may not be the first."""
-    print(f"error: {message}", file=sys.stderr)
+    print(printable(f"error: {message}", one_line=True), file=sys.stderr)
     if hint:
-        print(f"  {hint}", file=sys.stderr, flush=True)
+        print(printable(f"  {hint}", one_line=True), file=sys.stderr, flush=True)
 
 
 def emit(text: str) -> None:
     """A line of data on stdout."""
     if is_first_process():
-        print(text, flush=True)
+        print(printable(text), flush=True)
 
 
 def emit_json(data: Mapping[str, Any]) -> None:
@@ -58,12 +60,17 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
     from rich.table import Table
     from rich.text import Text
 
-    shown = Table(title=Text(title), title_justify="left", box=SIMPLE_HEAD, title_style="bold")
+    shown = Table(
+        title=Text(printable(title, one_line=True)),
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        title_style="bold",
+    )
     for column in columns:
         shown.add_column(column, overflow="fold")
     for row in rows:
         # As text, so that brackets are not read as markup.
-        shown.add_row(*map(Text, row))
+        shown.add_row(*(Text(printable(cell, one_line=True)) for cell in row))
     console = Console()
     if not console.is_terminal:
         # Into a file or a pipe: never fold a path because the width is unknown.

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from mdt_cli.cli.output import human_seconds, is_first_process, talk, warn
+from mdt_cli.text import printable
 
 SECONDS_BETWEEN_LINES = 15.0
 WINDOW, SECONDS_BETWEEN_POINTS = 60.0, 0.5
@@ -53,10 +54,10 @@ class Bar:
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
             self._rich = Progress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=24),
                 MofNCompleteColumn(),
-                TextColumn("{task.fields[note]}"),
+                TextColumn("{task.fields[note]}", markup=False),
                 console=Console(stderr=True),
                 transient=True,
             )
@@ -76,6 +77,7 @@ class Bar:
             left = f", {human_seconds((total - done - ahead) / rate)} left"
         shown = f"{rate:.1f}" if rate >= 1 or not rate else f"{rate:.2g}"
         text = f"{shown} {self._unit}/s{left}" + (f"  {note}" if note else "")
+        text = printable(text, one_line=True)
         if self._rich is not None:
             self._rich.update(self._task, completed=done, total=total, note=text)
         elif now - self._last_line >= SECONDS_BETWEEN_LINES or done == total:

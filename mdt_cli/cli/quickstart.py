@@ -32,7 +32,8 @@ def quickstart(
             if isinstance(event, StageStarted):
                 bars.close()
                 commands.append(event.command)
-                talk(f"\n[{len(commands)}/6] {event.command}")
+                talk("")
+                talk(f"[{len(commands)}/6] {event.command}")
                 bar = bars.enter_context(Bar(event.stage, UNITS.get(event.stage, "images")))
                 tell = training_display(bar)
             elif isinstance(event, QuickstartDone):

@@ -14,6 +14,9 @@ class RandomTokensConfig(Table):
 
     kind: Literal["random"] = "random"
     bucket: Count = 1
+    # Which count is rounded down: floor(N (1 - ratio)) kept (MAE and most recipes), or
+    # floor(N ratio) dropped (TREAD).
+    floor: Literal["kept", "dropped"] = "kept"
 
 
 class RandomBlocksConfig(Table):
@@ -48,11 +51,14 @@ class ConstantRatioConfig(Table):
 
 
 class UniformRatioConfig(Table):
-    """One draw per step from [low, high), shared by the whole batch (MDT v2)."""
+    """One draw from [low, high), shared by the images of a step or of a micro-batch (MDT v2)."""
 
     kind: Literal["uniform"] = "uniform"
     low: Fraction = 0.3
     high: Fraction = 0.5
+    # micro_batch: each forward pass of training.micro_batch_size images has a ratio of its own, as
+    # in MDT v2's code. step: all micro-batches of a step share one.
+    draw: Literal["step", "micro_batch"] = "step"
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

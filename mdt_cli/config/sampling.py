@@ -65,9 +65,10 @@ class SamplingConfig(Table):
     steps: Count = 250
     # Share of DDPM noise put back by ddim; 0: deterministic.
     eta: NonNegative = 0.0
-    # Training times that an epsilon run visits. ends: evenly, the first and the last among them
-    # (DiT, MDT). trailing: the last of each of `steps` equal parts (MaskDM).
-    spacing: Literal["ends", "trailing"] = "ends"
+    # Training times that an epsilon run visits. respaced: evenly, the first and the last among
+    # them (DiT, MDT). linspace: the last of each of `steps` equal parts (MaskDM). ends, trailing:
+    # the same up to rounding, as version 0.1 computed them and its runs keep.
+    spacing: Literal["respaced", "linspace", "ends", "trailing"] = "respaced"
     # Keep every clean estimate within [-1, 1]; for pixels. ddim then puts back the noise that the
     # network named, not the one that the kept estimate implies, as MaskDM publishes it.
     clip: bool = False

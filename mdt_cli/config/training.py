@@ -89,8 +89,14 @@ class LrScheduleConfig(Table):
     kind: Literal["constant", "cosine"] = "constant"
     warmup: CountOrZero = 0
     final: Annotated[float, Field(ge=0, le=1)] = 0.0
-    # The first step has lr 0, as a ramp step / warmup gives it (MaskDiT, MaskDM, U-ViT).
-    from_zero: bool = False
+    # The first step has lr 0, as a ramp step / warmup gives it (MaskDiT). warmup: where there is a
+    # warm-up (MaskDM, U-ViT).
+    from_zero: bool | Literal["warmup"] = False
+
+    @property
+    def starts_at_zero(self) -> bool:
+        """Whether the first step has lr 0."""
+        return self.from_zero is True or (self.from_zero == "warmup" and self.warmup > 0)
 
 
 def _ramp_or_none(value: object) -> object:

@@ -5,6 +5,7 @@ In the variable y = x / scale every process here follows one equation, dy/dtau =
 scale = sqrt(abar) and tau = sigma / scale, rectified flow with scale 1 and tau = t.
 """
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import wraps
@@ -51,7 +52,7 @@ class LevelOptions:
     """
 
     steps: int
-    spacing: str = "ends"
+    spacing: str = "respaced"
     sigma_min: float = 0.002
     sigma_max: float = 80.0
     rho: float = 7.0
@@ -91,21 +92,34 @@ def karras_sigmas(
     return torch.cat([(high + share * (low - high)) ** rho, share.new_zeros(1)])
 
 
-def respaced_indices(num_timesteps: int, steps: int, spacing: str = "ends") -> Tensor:
+def respaced_indices(num_timesteps: int, steps: int, spacing: str = "respaced") -> Tensor:
     """[steps] rising training indices.
 
-    ends: the first and the last are among them (Nichol & Dhariwal 2021, sec. 4). trailing: each is
-    the last of one of `steps` equal parts (MaskDM: every fourth of 1000, from 3 to 999).
+    respaced: evenly, the first and the last among them, as a stride that is summed in float64 and
+    rounded (Nichol & Dhariwal 2021, sec. 4; DiT and MDT). linspace: each is the last of one of
+    `steps` equal parts, from a float32 linspace cut to whole numbers (MaskDM). ends, trailing: the
+    same two in exact arithmetic, which gives other neighbours at some counts (version 0.1).
     One step alone visits the noisiest index. Raises ValueError for more steps than indices.
     """
     if not 1 <= steps <= num_timesteps:
         raise ValueError(f"{steps} steps do not fit {num_timesteps} training times")
-    if spacing == "trailing":
-        return torch.arange(1, steps + 1) * num_timesteps // steps - 1
-    if steps == 1:
-        return torch.tensor([num_timesteps - 1])
-    share = torch.arange(steps, dtype=torch.float64) * (num_timesteps - 1) / (steps - 1)
-    return share.round().long()
+    last = num_timesteps - 1
+    match spacing:
+        case "linspace":
+            return torch.linspace(-1, last, steps + 1, dtype=torch.float32)[1:].long()
+        case "trailing":
+            return torch.arange(1, steps + 1) * num_timesteps // steps - 1
+        case _ if steps == 1:
+            return torch.tensor([last])
+        case "respaced":
+            stride = last / (steps - 1)
+            sums = itertools.accumulate(itertools.repeat(stride, steps - 1), initial=0.0)
+            return torch.tensor([round(position) for position in sums])
+        case "ends":
+            share = torch.arange(steps, dtype=torch.float64) * last / (steps - 1)
+            return share.round().long()
+        case _:
+            raise ValueError(f"no such spacing: {spacing}")
 
 
 def respaced_betas(alphas_cumprod: Tensor, indices: Tensor) -> Tensor:
@@ -141,7 +155,7 @@ def flow_levels(steps: int, shift: float = 1.0, noise_scale: float = 1.0) -> Lev
     return Levels(tuple(Level(t, 1.0, t) for t in times), start=noise_scale, straight=True)
 
 
-def ddpm_levels(alphas_cumprod: Tensor, steps: int, spacing: str = "ends") -> Levels:
+def ddpm_levels(alphas_cumprod: Tensor, steps: int, spacing: str = "respaced") -> Levels:
     """Respaced training times of a variance-preserving chain; `t` is the original index."""
     rising = respaced_indices(len(alphas_cumprod), steps, spacing)
     indices: list[int] = rising.flip(0).tolist()

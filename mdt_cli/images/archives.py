@@ -9,6 +9,7 @@ from typing import Any, BinaryIO, Protocol
 
 from mdt_cli.images.decode import Raw
 from mdt_cli.images.open_image import UnreadableError
+from mdt_cli.zip_reader import SMALL, USUAL
 
 STORED, DEFLATED = 0, 8
 # An image file larger than this, once unpacked, is taken for a decompression bomb.
@@ -76,8 +77,10 @@ class ArchiveReader:
 
     def read(self, location: Extent) -> bytes:
         """The unpacked bytes, after a check of their CRC where the archive has one."""
-        if location.size > MAX_BYTES:
+        if not 0 <= location.size <= MAX_BYTES or location.stored > MAX_BYTES:
             raise UnreadableError(f"larger than {MAX_BYTES} bytes")
+        if location.size > SMALL and location.size > USUAL * location.stored:
+            raise UnreadableError(f"decompression bomb: {location.size} bytes of few")
         file = self._file(location.archive)
         file.seek(location.offset)
         if location.crc is not None:
@@ -117,6 +120,30 @@ class ArchiveReader:
             self._open = None
 
 
+# What pyarrow raises for a damaged file: its own exceptions are subclasses of these, or of OSError.
+PARQUET_FAULTS = (
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    MemoryError,
+    RuntimeError,
+    NotImplementedError,
+)
+# Bytes of a cell on average: a row group is read at once, and lists its sizes.
+MAX_CELL_BYTES, MAX_GROUP_BYTES = 32 << 20, 16 << 30
+
+
+def _refuse_large_cells(group: Any) -> None:
+    size = sum(group.column(k).total_uncompressed_size for k in range(group.num_columns))
+    if size > MAX_CELL_BYTES * max(1, group.num_rows) or size > MAX_GROUP_BYTES:
+        raise UnreadableError(
+            f"a row group of {size:,} bytes in {group.num_rows} rows is too large to be read: "
+            "write the table again with fewer rows in a group"
+        )
+
+
 @dataclass
 class ParquetReader:
     """Locations are (file, row group, row in the group); the last row group read is kept."""
@@ -130,11 +157,16 @@ class ParquetReader:
         import pyarrow.parquet
 
         file, group, row = location
-        if self._group is None or self._group[0] != (file, group):
-            with pyarrow.parquet.ParquetFile(self.paths[file]) as table:
-                column = table.read_row_group(group, columns=[self.column]).column(0)
-                self._group = ((file, group), column)
-        cell = self._group[1][row].as_py()
+        try:
+            if self._group is None or self._group[0] != (file, group):
+                self._group = None
+                with pyarrow.parquet.ParquetFile(self.paths[file]) as table:
+                    _refuse_large_cells(table.metadata.row_group(group))
+                    column = table.read_row_group(group, columns=[self.column]).column(0)
+                    self._group = ((file, group), column)
+            cell = self._group[1][row].as_py()
+        except PARQUET_FAULTS as error:
+            raise UnreadableError(f"the parquet file is damaged here: {error}") from error
         data = cell.get("bytes") if isinstance(cell, dict) else cell
         if not isinstance(data, bytes):
             raise UnreadableError("the row holds no image bytes")

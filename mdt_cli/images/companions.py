@@ -18,6 +18,7 @@ PARTNER = re.compile(
     r"(.+?)[-_. ](mask|seg|segmentation|thumb|thumbnail|depth|gt|groundtruth|matte|trimap)s?",
     re.IGNORECASE,
 )
+ENDS_AS_PARTNER = re.compile(r"[a-z]\Z", re.IGNORECASE)
 # Folders of one size each, and of 1,000 numbered images each.
 SIZE = re.compile(
     r"(?:[0-9]+x[0-9]+|16|28|32|48|64|96|128|192|224|256|299|384|512|768|1024|2048)(?:px|p)?"
@@ -59,17 +60,18 @@ def check_companions(names: Sequence[str], path: Path, reading: Reading) -> None
     if reading.only or reading.by_first_rules:
         return
     _check_folders(names, path, reading)
-    stems: dict[str, set[str]] = {}
+    stems: dict[str, str] = {}
+    copied = set()
     for name in names:
-        ending = suffix(name)
-        stems.setdefault(name[: len(name) - len(ending)], set()).add(ending)
-    copied = [endings for endings in stems.values() if len(endings) > 1]
+        stem, _, ending = name.rpartition(".")
+        if stems.setdefault(stem, ending) != ending:
+            copied.add(stem)
     if len(copied) * 2 >= len(stems):
         raise _several(path, "names", Counter(suffix(name) for name in names), reading)
     words: dict[str, str] = {}
     for stem in stems:
         folder, _, file = stem.rpartition("/")
-        found = PARTNER.fullmatch(file)
+        found = PARTNER.fullmatch(file) if ENDS_AS_PARTNER.search(file) else None
         if found and (f"{folder}/{found[1]}" if folder else found[1]) in stems:
             words.setdefault(file[len(found[1]) :], stem)
     if words:

@@ -26,6 +26,7 @@ from mdt_cli.images.row_files import from_row_files
 from mdt_cli.images.tables import MAX_TABLE_BYTES
 from mdt_cli.images.tar import from_tars
 from mdt_cli.text import read_limited
+from mdt_cli.zip_reader import ZIP_FAULTS, check_member
 
 # Where a stopped evaluation keeps its features; it may lie among class folders.
 WORK = ".work"
@@ -174,7 +175,9 @@ def _from_zip(path: Path, reading: Reading) -> ImageSet:
     try:
         with zipfile.ZipFile(path) as archive:
             members = [member for member in archive.infolist() if not member.is_dir()]
-    except (zipfile.BadZipFile, OSError) as error:
+            for member in members:
+                check_member(member, path)
+    except ZIP_FAULTS as error:
         raise MdtError(f"cannot read {path}: {error}", "copy or download it again") from error
     for member in members:
         if member.flag_bits & 1:

@@ -9,11 +9,11 @@ from mdt_cli.images.layout import Folders
 from mdt_cli.images.listed import (
     EDM_LABELS,
     Listing,
-    check_unread_lists,
     edm_rows,
     listed_classes,
 )
 from mdt_cli.images.reading import Reading
+from mdt_cli.images.unread import check_unread_lists, class_in_names
 
 
 def find_classes(
@@ -52,6 +52,9 @@ def find_classes(
         )
     if len(classes[1]) < 2:
         check_unread_lists(listing)
+        hint = class_in_names([item.name for item in listing.images])
+        if hint is not None:
+            listing.notes.append(hint)
     listing.notes.extend(notes)
     return classes
 

@@ -173,7 +173,12 @@ def chosen(
     `inner` gives the path inside an archive. Raises MdtError where the patterns name no image.
     """
     if not reading.by_first_rules:
-        own = [item for item in images if not SIDE_FOLDERS.intersection(item.name.split("/"))]
+        own = [
+            item
+            for item in images
+            if not any(side in item.name for side in SIDE_FOLDERS)
+            or SIDE_FOLDERS.isdisjoint(item.name.split("/"))
+        ]
         if len(own) < len(images):
             ignored["hidden"] += len(images) - len(own)
         images = own

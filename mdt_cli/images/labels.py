@@ -85,6 +85,13 @@ def from_values(
     return [index[text] for text in texts], classes
 
 
+def other_number(classes: Sequence[str]) -> int | None:
+    """The index of the first class whose name is a number, but not that index."""
+    return next(
+        (k for k, name in enumerate(classes) if WHOLE.fullmatch(name) and name != str(k)), None
+    )
+
+
 def _value(value: object, where: str) -> object:
     """A number, a text, or None for what is empty."""
     match value:

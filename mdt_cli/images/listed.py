@@ -1,6 +1,5 @@
 """Classes that files of a set list: `dataset.json`, `metadata.csv`, `--labels FILE`, file names."""
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +9,7 @@ from mdt_cli.images.beside import Beside, at_suffix
 from mdt_cli.images.columns import labelled_rows
 from mdt_cli.images.files import as_text, is_hidden, is_image, suffix
 from mdt_cli.images.image_set import Found
-from mdt_cli.images.labels import WHOLE, Classes, from_values
+from mdt_cli.images.labels import Classes, from_values
 from mdt_cli.images.match import match_values, plain
 from mdt_cli.images.open_image import UnreadableError
 from mdt_cli.images.reading import Reading
@@ -20,11 +19,6 @@ from mdt_cli.text import read_limited
 
 EDM_LABELS = "dataset.json"
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.tsv", "metadata.parquet")
-# Files beside images that may list classes, and how much of each is searched for their names.
-LISTS = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".txt", ".lst")
-# Files of other programs, which are labels if their names say so.
-UNREAD = (".npy", ".mat", ".pkl", ".pickle", ".pt", ".pth", ".h5", ".hdf5", ".xlsx", ".xls", ".xml")
-SEARCHED_FILES, SEARCHED_BYTES = 50, 1 << 20
 UNCONDITIONAL = "ignore all labels (encode-latents --unconditional)"
 
 
@@ -78,52 +72,6 @@ def listed_classes(listing: Listing, reading: Reading) -> Classes | None:
     return _by_sources(listing, reading)
 
 
-def check_unread_lists(listing: Listing) -> None:
-    """MdtError where a file beside images without classes names some of them."""
-    names_image = listing.names_image()
-    known = {item.name.rpartition(".")[0] for item in listing.images}
-    candidates = [
-        item
-        for item in listing.found
-        if suffix(item.name) in LISTS
-        and not is_hidden(item.name)
-        and item.name.rpartition("/")[2] not in (EDM_LABELS, *METADATA)
-        and item.name.rpartition(".")[0] not in known
-    ]
-    for item in listing.found:
-        file = item.name.rpartition("/")[2].lower()
-        if suffix(file) in UNREAD and any(word in file for word in ("label", "class", "target")):
-            raise MdtError(
-                f"{listing.path} has no classes in folders, and {as_text(item.name)}, which seems "
-                "to hold some, cannot be read",
-                f"write a CSV of files and classes and pass it with --labels; or {UNCONDITIONAL}",
-            )
-    for item in candidates[:SEARCHED_FILES]:
-        text = listing.read(item)[:SEARCHED_BYTES].decode("utf-8", "replace")
-        words = dict.fromkeys(re.split(r"""[\s,;|"'\[\]{}:]+""", text))
-        named = [word for word in words if _is_a_name(word) and names_image(word)]
-        if named:
-            raise MdtError(
-                f"{listing.path} has no classes in folders, but {as_text(item.name)} names its "
-                f"images ({', '.join(as_text(word) for word in named[:3])})",
-                f"use it: --labels {as_text(str(listing.path / item.name))}; or {UNCONDITIONAL}"
-                if listing.path.is_dir()
-                else f"unpack it and pass it with --labels; or {UNCONDITIONAL}",
-            )
-        lines = text.split()
-        if len(lines) == len(listing.images) > 1 and all(WHOLE.fullmatch(line) for line in lines):
-            raise MdtError(
-                f"{listing.path} has no classes in folders, but {as_text(item.name)} has a number "
-                "for each image and no names",
-                "write a CSV of files and classes and pass it with --labels; or " + UNCONDITIONAL,
-            )
-
-
-def _is_a_name(word: str) -> bool:
-    """Short numbers are everywhere; what has a suffix or some length is a name."""
-    return is_image(word) or (len(word) > 5 and any(c.isdigit() for c in word))
-
-
 def _by_file(listing: Listing, file: Path, reading: Reading) -> Classes:
     try:
         data = read_limited(file, MAX_TABLE_BYTES)
@@ -149,8 +97,8 @@ def _by_names(listing: Listing, reading: Reading) -> Classes:
     values: list[object] = []
     without: list[str] = []
     for item in listing.images:
-        file = item.name.rpartition("/")[2]
-        parts = file.rpartition(separator) if reading.last else file.partition(separator)
+        stem = at_suffix(item.name.rpartition("/")[2])[0]
+        parts = stem.rpartition(separator) if reading.last else stem.partition(separator)
         values.append(as_text(parts[0]))
         if not parts[1] or not parts[0]:
             without.append(item.name)

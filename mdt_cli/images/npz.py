@@ -1,9 +1,10 @@
 """npz files: images as rows of `arr_0`, read one by one and never unpickled."""
 
 import json
+import math
 import shlex
+import tokenize
 import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,10 +20,15 @@ from mdt_cli.images import labels
 from mdt_cli.images.decode import Pixels
 from mdt_cli.images.image_set import Found, ImageSet, make_set
 from mdt_cli.images.reading import EVERYTHING, Reading
+from mdt_cli.zip_reader import SMALL, USUAL, ZIP_FAULTS, check_member
 
 IMAGES, LABELS = "arr_0", "arr_1"
 # A truncated or foreign file shows itself as any of these, by where it broke.
-BROKEN = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, KeyError)
+BROKEN = (*ZIP_FAULTS, tokenize.TokenError)
+# Values of one row: the pixels of the largest image that is read.
+MAX_ROW_BYTES = 1 << 30
+# Rows that may be packed into less than a byte each.
+FEW_ROWS = 1_000_000
 
 
 def from_npz(path: Path, reading: Reading = EVERYTHING) -> ImageSet:
@@ -165,6 +171,12 @@ def keys(path: Path) -> frozenset[str]:
 def load_arrays(path: Path, names: frozenset[str]) -> dict[str, NDArray[Any]]:
     """The arrays asked for that are there; an array of Python objects is refused."""
     try:
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                if member.filename.removesuffix(".npy") in names:
+                    check_member(member, path)
+                    if member.file_size > max(SMALL, USUAL * member.compress_size):
+                        raise ValueError(f"{member.filename} is a decompression bomb")
         with np.load(path, allow_pickle=False) as stored:
             return {name: stored[name] for name in sorted(names) if name in stored.files}
     except BROKEN as error:
@@ -186,8 +198,10 @@ class RowFile:
             raise MdtError(
                 f"{path} has no {name} (it holds {held})", f"images in an npz are named {name}"
             )
-        self.checksum = self._archive.getinfo(f"{name}.npy").CRC
+        member = self._archive.getinfo(f"{name}.npy")
+        self.checksum = member.CRC
         try:
+            check_member(member, path)
             self._stream: IO[bytes] = self._archive.open(f"{name}.npy")
             version = np.lib.format.read_magic(self._stream)
             read = {
@@ -196,6 +210,7 @@ class RowFile:
             }[version]
             self.shape, fortran, self.dtype = read(self._stream)
             self._begin, self._next = self._stream.tell(), 0
+            self._check_size(member)
         except BROKEN as error:
             self._archive.close()
             raise _broken(path, error) from error
@@ -204,6 +219,17 @@ class RowFile:
             raise MdtError(
                 f"{path}: {name} is stored column by column", "save np.ascontiguousarray of it"
             )
+
+    def _check_size(self, member: zipfile.ZipInfo) -> None:
+        """ValueError where the header promises more than the member can hold."""
+        if min(self.shape, default=0) < 0:
+            raise ValueError(f"its shape is {list(self.shape)}")
+        row = math.prod(self.shape[1:]) * self.dtype.itemsize
+        if row > MAX_ROW_BYTES:
+            raise ValueError(f"a row of {row:,} bytes is larger than any image")
+        count = self.shape[0] if self.shape else 1
+        if count > max(FEW_ROWS, member.compress_size):
+            raise ValueError(f"{count:,} rows cannot lie in {member.compress_size:,} bytes")
 
     def __enter__(self) -> Self:
         return self
@@ -233,7 +259,7 @@ class RowFile:
     def row(self, index: int) -> NDArray[Any]:
         """One row. Raises MdtError where the file is damaged or ends before it."""
         row_shape = self.shape[1:]
-        size = int(np.prod(row_shape)) * self.dtype.itemsize
+        size = math.prod(row_shape) * self.dtype.itemsize
         try:
             if index != self._next:
                 self._stream.seek(self._begin + index * size)

@@ -6,7 +6,7 @@ from typing import Any
 
 from mdt_cli.errors import MdtError
 from mdt_cli.images import labels
-from mdt_cli.images.archives import ParquetReader
+from mdt_cli.images.archives import PARQUET_FAULTS, ParquetReader
 from mdt_cli.images.columns import asked_column, label_column
 from mdt_cli.images.image_set import Found, ImageSet, make_set
 from mdt_cli.images.parquet_splits import one_split
@@ -67,7 +67,7 @@ def from_parquet(paths: Sequence[Path], root: Path, path: Path, reading: Reading
                             "give files of one data set, or pass --unconditional",
                         )
                     names = named or names
-        except (pyarrow.ArrowException, OSError) as error:
+        except PARQUET_FAULTS as error:
             raise MdtError(f"cannot read {file}: {error}", "download it again") from error
     if not found:
         raise MdtError(f"{root} holds no images: its parquet files have no rows")

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +16,7 @@ FIRST: Order = "text"
 NEWEST: Order = "numbers"
 # Longer runs of digits are no numbers that anybody counted with.
 DIGITS = 40
-_WHOLE = re.compile(r"(?:(?<=/)|^)([0-9]{1,40})(?=/|$|\.[^./]*(?:/|$))")
+_WHOLE = re.compile(r"[0-9]{1,40}(?=\Z|\.[^.]*\Z)")
 
 
 class AmbiguousSetError(MdtError):
@@ -86,7 +87,18 @@ def _any_names(patterns: Sequence[str], names: Sequence[str]) -> bool:
 
 def number_key(name: str) -> tuple[str, str]:
     """A key that sorts whole numbers in a path, suffixes aside, as numbers."""
-    return _WHOLE.sub(lambda found: found[1].lstrip("0").zfill(DIGITS), name), name
+    folder, slash, file = name.rpartition("/")
+    return _folder_key(folder) + slash + _part_key(file), name
+
+
+@lru_cache(1024)
+def _folder_key(folder: str) -> str:
+    return "/".join(map(_part_key, folder.split("/")))
+
+
+def _part_key(part: str) -> str:
+    found = _WHOLE.match(part)
+    return part if found is None else found[0].lstrip("0").zfill(DIGITS) + part[found.end() :]
 
 
 def _as_text(name: str) -> tuple[str, str]:

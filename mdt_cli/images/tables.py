@@ -1,6 +1,7 @@
 """Lists of files and their classes: CSV, TSV, JSON, JSON lines, and columns of text."""
 
 import csv
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -70,13 +71,14 @@ def _from_parquet(data: bytes, where: str) -> Table:
 
 
 def _cells(text: str) -> list[list[str]]:
-    lines = [line for line in text.splitlines() if line.strip()]
+    # Not splitlines, which also cuts at rarer characters that captions hold.
+    lines = [line for line in re.split(r"\r\n|\n|\r", text) if line.strip()]
     if not lines:
         raise ValueError("it is empty")
     # CelebA's lists begin with the number of rows; a header may follow.
     if lines[0].strip() in (str(len(lines) - 1), str(len(lines) - 2)) and len(lines) > 1:
         lines = lines[1:]
-    separator = next((s for s in SEPARATORS if s in lines[0] and s in lines[-1]), None)
+    separator = next((s for s in SEPARATORS if all(s in line for line in lines[:2])), None)
     if separator is not None:
         rows = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=separator)]
         return [row for row in rows if any(row)]

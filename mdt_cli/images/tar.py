@@ -19,6 +19,7 @@ from mdt_cli.images.layout import Folders
 from mdt_cli.images.listed import Listing
 from mdt_cli.images.reading import Reading
 from mdt_cli.images.shards import check_shards
+from mdt_cli.zip_reader import ZIP_FAULTS
 
 
 def from_tars(paths: Sequence[Path], root: Path, path: Path, reading: Reading) -> ImageSet:
@@ -34,7 +35,7 @@ def from_tars(paths: Sequence[Path], root: Path, path: Path, reading: Reading) -
     for number, tar in enumerate(paths):
         try:
             _list(tar, number, tar.relative_to(root).as_posix(), found, beside)
-        except (tarfile.TarError, OSError, EOFError) as error:
+        except (tarfile.TarError, *ZIP_FAULTS) as error:
             raise MdtError(
                 f"cannot read {tar}: {error}",
                 "copy or download it again; packed tars (.tar.gz) must be unpacked to .tar",
@@ -70,7 +71,12 @@ def _bytes(paths: tuple[Path, ...], item: Found) -> bytes:
 def _list(path: Path, number: int, shard: str, found: list[Found], beside: Beside) -> None:
     # "r:" reads plain tars only: a packed one cannot be entered in the middle.
     with tarfile.open(path, "r:") as tar:
+        last = -1
         for member in tar:
+            # A size below zero would lead back to what was read, without end.
+            if member.size < 0 or member.offset <= last:
+                raise tarfile.ReadError(f"{member.name} lies before the member before it")
+            last = member.offset
             if not member.isfile():
                 continue
             name = f"{shard}/{member.name.removeprefix('./')}"

@@ -119,9 +119,13 @@ def _in_checkpoint(folder: Path, ema: str | None) -> Path:
 
 
 def weights_config(path: Path, header: Header) -> RunConfig:
-    """The configuration in the header of weights; MdtError where this version cannot read it."""
+    """The configuration in the header of weights; MdtError where this version cannot read it.
+
+    Headers without `sampling.spacing` are older than the key: they were sampled with "ends".
+    """
+    sampling = {"spacing": "ends"} | header.config.get("sampling", {})
     try:
-        return RunConfig.model_validate(header.config)
+        return RunConfig.model_validate({**header.config, "sampling": sampling})
     except ValidationError as error:
         raise MdtError(
             f"{path} holds a configuration that this mdt does not know:\n" + fault_lines(error),

@@ -56,7 +56,7 @@ def test_import_sample_finetune_export_inspect(
     assert [image.shape for image in drawn] == [(16, 16, 3)] * 3
     assert all(image.std() > 0 for image in drawn)
     manifest = json.loads((samples / "samples.json").read_text())
-    published = {"solver": "ddpm", "steps": 250, "clip": False, "spacing": "ends"}
+    published = {"solver": "ddpm", "steps": 250, "clip": False, "spacing": "respaced"}
     assert manifest["sampler"] == published
     assert manifest["guidance"]["kind"] == "power_cosine"
     assert (manifest["uint8"], manifest["step"]) == ("truncate", 300_000)

@@ -1,3 +1,7 @@
+import json
+import zlib
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -12,6 +16,12 @@ from mdt_cli.core.levels import (
 )
 from tests.core.sampling.closed_form import linear_alphas_cumprod
 from tests.reference.samplers import karras
+
+# Printed by the code of DiT and MaskDM for chains of 1,000 times: some
+# lists, and the CRC-32 of "0,37,..." for every count from 2 to 1,000.
+OFFICIAL = json.loads(
+    (Path(__file__).parents[1] / "reference" / "official_spacing.json").read_text("utf-8")
+)
 
 
 def test_karras_sigmas_meet_the_published_anchors():
@@ -46,12 +56,49 @@ def test_respaced_products_are_those_of_the_long_chain():
 
 
 def test_all_indices_are_the_chain_itself():
-    for spacing in ("ends", "trailing"):
+    for spacing in ("respaced", "linspace", "ends", "trailing"):
         assert respaced_indices(1000, 1000, spacing).tolist() == list(range(1000))
 
 
+@pytest.mark.parametrize(("spacing", "code"), [("respaced", "dit"), ("linspace", "maskdm")])
+def test_times_are_those_of_official_code_at_every_count(spacing, code):
+    for steps, listed in OFFICIAL[code]["lists"].items():
+        assert respaced_indices(1000, int(steps), spacing).tolist() == listed
+    for steps, checksum in zip(range(2, 1001), OFFICIAL[code]["crc32"], strict=True):
+        text = ",".join(map(str, respaced_indices(1000, steps, spacing).tolist()))
+        assert zlib.crc32(text.encode()) == checksum, steps
+
+
+@pytest.mark.parametrize(
+    ("now", "before", "others"), [("respaced", "ends", 283), ("linspace", "trailing", 84)]
+)
+def test_times_of_version_0_1_are_kept_beside_them(now, before, others):
+    differing = [
+        steps
+        for steps in range(2, 1001)
+        if respaced_indices(1000, steps, now).tolist()
+        != respaced_indices(1000, steps, before).tolist()
+    ]
+    assert len(differing) == others
+    assert now == "linspace" or {27, 35} <= set(differing)
+
+
+@pytest.mark.parametrize("spacing", ["respaced", "linspace", "ends", "trailing"])
+@pytest.mark.parametrize("times", [2, 8, 50, 4000])
+def test_times_rise_and_end_at_the_noisiest_whatever_the_chain(spacing, times):
+    for steps in {1, 2, times // 3 or 1, times - 1, times}:
+        indices = respaced_indices(times, steps, spacing).tolist()
+        assert indices == sorted(set(indices))
+        assert (len(indices), indices[-1], indices[0] >= 0) == (steps, times - 1, True)
+
+
+def test_an_unknown_spacing_is_refused():
+    with pytest.raises(ValueError, match="no such spacing: even"):
+        respaced_indices(1000, 10, "even")
+
+
 @pytest.mark.parametrize("steps", [1, 10, 50, 250, 500])
-def test_trailing_times_are_those_of_maskdm(steps):
+def test_trailing_times_are_those_of_maskdm_where_the_parts_are_even(steps):
     published = torch.linspace(-1, 999, steps + 1).int()[1:]
     assert respaced_indices(1000, steps, "trailing").tolist() == published.tolist()
 

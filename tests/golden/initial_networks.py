@@ -43,8 +43,9 @@ class Start:
 
 
 TINY = (
-    *("dit", "mdt", "mdtv2", "maskdit", "mcdit", "maskdm", "lmd", "uvit", "tread", "tread-mean"),
-    *("drop", "deferred", "quickstart"),
+    *("dit", "mdt", "mdtv2", "maskdit", "mcdit", "maskdm", "lmd", "uvit"),
+    # What version 0.1 called tread.
+    *("tread-ddpm", "tread-mean", "drop", "deferred", "quickstart"),
 )
 STAGES = (
     ("lmd", "size/tiny", "lmd-code"),

@@ -474,3 +474,24 @@ def test_labels_of_other_programs_are_not_passed_over(
     # Images in one folder are flat as well; what a command says of it names the list.
     wrapped = {f"jpg/{image}": content for image, content in FLAT.items()} | {name: data}
     refused(write_zip(tmp_path / "in.zip", wrapped), message, "--labels")
+
+
+@pytest.mark.parametrize("separator", ["_", "-", "."])
+def test_classes_in_names_are_pointed_out(tmp_path: Path, separator: str) -> None:
+    names = [f"{kind}{separator}{k}.png" for kind in ("cat", "dog") for k in range(3)]
+    path = write_folder(tmp_path / "in", {name: png(k) for k, name in enumerate(names)})
+    images = open_images(path)
+    assert images.classes == ()
+    assert f"cat, dog: --label-before-last '{separator}'" in images.notes[0]
+    assert open_images(path, reading_of(None, label_before_last=separator)).classes == (
+        "cat",
+        "dog",
+    )
+    plain = write_folder(tmp_path / "plain", {f"img{separator}{k}.png": png(k) for k in range(4)})
+    assert open_images(plain).notes == ()
+
+
+def test_captions_over_several_lines(tmp_path: Path) -> None:
+    rows = [f'{n},"a\ndog, of\u2028course",{w}' for n, w in zip(FLAT, WANTED, strict=True)]
+    text = "\n".join(["file_name,text,label", *rows])
+    assert good(open_images(write_folder(tmp_path, FLAT | {"metadata.csv": text.encode()})))

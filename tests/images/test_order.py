@@ -6,15 +6,21 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from mdt_cli.artifacts.latent_cache.read import open_cache
 from mdt_cli.errors import MdtError
 from mdt_cli.images.containers import open_container
-from mdt_cli.images.labels import from_values
+from mdt_cli.images.image_set import without_classes
+from mdt_cli.images.labels import from_values, other_number
 from mdt_cli.images.reading import Reading, known_order, number_key
 from mdt_cli.services.encode.encode import encode_latents
 from mdt_cli.services.encode.request import EncodeRequest
+from mdt_cli.services.events import Note
+from mdt_cli.services.sample.strip_images import open_strip_images
 from tests.pictures import png, write_folder, write_zip
+from tests.services.evaluate.evaluation_kit import told
 
 TWELVE = tuple(str(k) for k in range(12))
 FILES = {f"{k}/a.png": png(k) for k in range(12)}
@@ -127,3 +133,29 @@ def test_a_rule_of_a_later_version_is_refused() -> None:
     assert (known_order(None), known_order("numbers")) == ("text", "numbers")
     with pytest.raises(MdtError, match='rule of order "length"'):
         known_order("length")
+
+
+def test_strips_go_on_in_the_order_they_were_begun_in(tmp_path: Path) -> None:
+    images = write_folder(tmp_path / "in", {f"{k}.png": png(k) for k in range(12)})
+    new = open_strip_images(images, Reading(), tmp_path / "strips")
+    assert new.names[:3] == ["0.png", "1.png", "2.png"]
+    old = without_classes(open_container(images, Reading("text")))
+    for source in (old, new):
+        info = PngInfo()
+        settings = {"reconstruct": {"images_digest": source.digest}}
+        info.add_itxt("mdt", json.dumps({"settings": settings, "seed": 0}))
+        (tmp_path / "strips").mkdir(exist_ok=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / "strips/000000.png", pnginfo=info)
+        again = open_strip_images(images, Reading(), tmp_path / "strips")
+        assert again.names == source.names
+
+
+def test_numbers_that_are_no_indices_are_said(tmp_path: Path) -> None:
+    images = write_folder(tmp_path / "in", {f"{k}/a.png": png(k) for k in (1, 2, 10)})
+    events = list(encode_latents(EncodeRequest(images, tmp_path / "a", size=16, workers=0)))
+    assert "class 0 is named 1" in told(events, Note)
+    assert [other_number(names) for names in (("0", "1"), ("a", "b"), ("a", "01"))] == [
+        None,
+        None,
+        1,
+    ]

@@ -180,6 +180,20 @@ class PngFolder:
         return size == wanted and mode == "RGB" and data.endswith(END)
 
 
+def recorded_settings(folder: Path) -> Mapping[str, Any] | None:
+    """The settings in the first readable sample of a folder; None where there is none."""
+    for path in sorted(folder.glob("*.png")):
+        try:
+            with open_image(path, ("PNG",)) as image:
+                text = parse_json(image.info.get(TEXT, "null"))
+        except (UnreadableError, OSError, ValueError):
+            continue
+        if isinstance(text, dict) and isinstance(text.get("settings"), dict):
+            settings: dict[str, Any] = text["settings"]
+            return settings
+    return None
+
+
 def file_name(seed: int) -> str:
     """The file of the image of that seed."""
     return f"{seed:06d}.png"

@@ -11,7 +11,10 @@ if TYPE_CHECKING:
 
 
 class MaskRatio(ABC):
-    """Share of tokens dropped in optimizer step `step` (from 0) of `steps`, for the whole batch."""
+    """Share of tokens dropped in optimizer step `step` (from 0) of `steps`."""
+
+    # Whether each micro-batch of a step has a ratio of its own; else the whole batch shares one.
+    per_micro_batch: bool = False
 
     @abstractmethod
     def bounds_at(self, step: int, steps: int) -> tuple[float, float]:
@@ -53,10 +56,11 @@ class ConstantRatio(MaskRatio):
 
 @dataclass(frozen=True)
 class UniformRatio(MaskRatio):
-    """One draw from [low, high) per step (MDT v2)."""
+    """One draw from [low, high) per step, or per micro-batch of it (MDT v2)."""
 
     low: float
     high: float
+    per_micro_batch: bool = False
 
     def bounds_at(self, step: int, steps: int) -> tuple[float, float]:
         return self.low, self.high

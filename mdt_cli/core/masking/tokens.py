@@ -4,6 +4,7 @@ Axes: B batch, N all tokens (row-major over the grid), K kept tokens, D channels
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -52,11 +53,14 @@ class RandomTokens:
     """
 
     bucket: int = 1
+    # Which of the two counts is rounded down.
+    floor: Literal["kept", "dropped"] = "kept"
 
     def num_kept(self, grid: tuple[int, int], ratio: float) -> int:
-        """floor(N (1 - ratio)) before rounding; 0 stays 0."""
+        """floor(N (1 - ratio)), or N - floor(N ratio), before the bucket; 0 stays 0."""
         num_tokens = grid[0] * grid[1]
-        keep = int(num_tokens * (1 - ratio))
+        drops = self.floor == "dropped"
+        keep = num_tokens - int(num_tokens * ratio) if drops else int(num_tokens * (1 - ratio))
         return min(num_tokens, -(-keep // self.bucket) * self.bucket)
 
     def draw(

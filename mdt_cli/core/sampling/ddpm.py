@@ -20,7 +20,7 @@ StepNoise = Callable[[], Tensor]
 class Chain:
     """A respaced DDPM chain, step `steps - 1` (noise) down to 0 (Ho et al. 2020, sec. 2)."""
 
-    def __init__(self, alphas_cumprod: Tensor, steps: int, spacing: str = "ends") -> None:
+    def __init__(self, alphas_cumprod: Tensor, steps: int, spacing: str = "respaced") -> None:
         self.indices: list[int] = respaced_indices(len(alphas_cumprod), steps, spacing).tolist()
         betas = respaced_betas(alphas_cumprod, torch.tensor(self.indices))
         self.alphas_cumprod: list[float] = alphas_cumprod.double()[self.indices].tolist()

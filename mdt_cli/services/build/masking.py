@@ -18,7 +18,7 @@ def build_selector(masking: MaskingConfig, grid: tuple[int, int]) -> Selector:
     table, sides = masking.selector, f"{grid[0]}x{grid[1]}"
     match table:
         case RandomTokensConfig():
-            return RandomTokens(table.bucket)
+            return RandomTokens(table.bucket, table.floor)
         case RandomBlocksConfig():
             if masking.is_masked and (grid[0] % table.size or grid[1] % table.size):
                 fit = [str(n) for n in range(1, min(grid) + 1) if not (grid[0] % n or grid[1] % n)]

@@ -46,7 +46,7 @@ def build_mask_ratio(masking: MaskingConfig) -> MaskRatio:
         case ConstantRatioConfig():
             return ConstantRatio(table.value)
         case UniformRatioConfig():
-            return UniformRatio(table.low, table.high)
+            return UniformRatio(table.low, table.high, table.draw == "micro_batch")
         case LinearRatioConfig():
             return PiecewiseRatio(((0.0, table.start), (1.0, table.end)))
         case PiecewiseRatioConfig():
@@ -103,7 +103,7 @@ def plot_ratio(curve: RatioCurve, title: str, path: Path) -> None:
     figure = Figure(figsize=(6, 3.2), layout="constrained")
     axes = figure.subplots()
     if curve.low != curve.high:
-        axes.fill_between(curve.steps, curve.low, curve.high, alpha=0.3, label="drawn per step")
+        axes.fill_between(curve.steps, curve.low, curve.high, alpha=0.3, label="drawn at random")
         axes.legend()
     middle = [(low + high) / 2 for low, high in zip(curve.low, curve.high, strict=True)]
     axes.plot(curve.steps, middle)

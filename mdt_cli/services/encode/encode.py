@@ -16,6 +16,7 @@ from mdt_cli.core.codecs.codec import Codec, open_codec
 from mdt_cli.errors import MdtError
 from mdt_cli.images.decode import CROP
 from mdt_cli.images.image_set import ImageSet, limited, without_classes
+from mdt_cli.images.labels import other_number
 from mdt_cli.images.reading import NEWEST, Order, known_order
 from mdt_cli.images.sized import check_crop
 from mdt_cli.images.workers import Decoded, Decoders, stored_sizes
@@ -74,7 +75,7 @@ def _fill(request: EncodeRequest, share: Share) -> Iterator[Event]:
         )
     size = request.size or DEFAULT_SIZE
     check_crop(source, size)
-    yield from _summary(source)
+    yield from _summary(source, order)
     yield from _small_images(source, size)
     codec = open_codec(request.codec or PIXELS, own_device(request.device))
     facts, shape = codec.facts(), codec.latent_shape(size)
@@ -229,15 +230,23 @@ def _check(request: EncodeRequest) -> None:
         raise MdtError(f"no such --dtype: {request.dtype}", f"use one of {', '.join(DTYPES)}")
 
 
-def _summary(source: ImageSet) -> Iterator[Event]:
+def _summary(source: ImageSet, order: Order) -> Iterator[Event]:
     for note in source.notes:
         yield Warned(note)
+    if order != NEWEST:
+        yield Note("the cache was begun by version 0.1: names stay sorted as text")
     ignored = ", ".join(f"{number} {what}" for what, number in sorted(source.ignored.items()))
     yield Note(
         f"{len(source)} images ({source.kind}), "
         + (f"{len(source.classes)} classes" if source.classes else "no classes")
         + (f"; ignored: {ignored}" if ignored else "")
     )
+    number = other_number(source.classes)
+    if number is not None:
+        yield Note(
+            f"classes are named by numbers that are not their indices: class {number} is named "
+            f"{source.classes[number]}"
+        )
 
 
 def _small_images(source: ImageSet, size: int) -> Iterator[Event]:

@@ -15,6 +15,7 @@ from mdt_cli.errors import MdtError
 from mdt_cli.json_reader import read_json
 from mdt_cli.schema import check_schema
 from mdt_cli.services.model import LoadedModel
+from mdt_cli.text import fenced, markdown
 
 UNKNOWN_LICENSE = "unknown"
 SHOWN_CLASSES = 50
@@ -48,9 +49,9 @@ def render(card: Card, trained: LoadedModel) -> str:
     ]
     parts = [
         "\n".join(front),
-        f"# {card.title}",
+        f"# {markdown(card.title)}",
         _summary(trained),
-        "## Use\n\n" + _fenced("python", card.usage),
+        "## Use\n\n" + fenced("python", card.usage),
     ]
     if card.caveats:
         lines = "\n".join(f"- {caveat}" for caveat in card.caveats)
@@ -59,7 +60,7 @@ def render(card: Card, trained: LoadedModel) -> str:
         f"## Check\n\n{card.parity}",
         "## Data\n\n" + _data(trained.facts),
         "## Scores\n\n" + _scores(card.report, trained),
-        "## Configuration\n\n" + _fenced("toml", config_toml(trained)),
+        "## Configuration\n\n" + fenced("toml", config_toml(trained)),
         f"Made by mdt {__version__} from weights with SHA-256 `{trained.digest}`.",
     ]
     return "\n\n".join(parts) + "\n"
@@ -78,12 +79,14 @@ def _summary(trained: LoadedModel) -> str:
     parameters = sum(p.numel() for p in trained.network.parameters())
     classes = trained.num_classes
     kind = f"{classes} classes" if classes else "no classes"
-    weights = "online weights" if trained.ema == "online" else f"EMA weights ({trained.ema})"
+    weights = (
+        "online weights" if trained.ema == "online" else f"EMA weights ({markdown(trained.ema)})"
+    )
     return (
         f"A denoising transformer with {parameters:,} parameters for images of "
         f"{trained.facts['image_size']} x {trained.facts['image_size']} pixels, {kind}. "
-        f"It works on {shape} latents ({codec_name(trained.facts)}), was trained with the "
-        f"{trained.config.objective.kind} objective and holds the {weights} of step "
+        f"It works on {shape} latents ({markdown(codec_name(trained.facts))}), was trained with "
+        f"the {trained.config.objective.kind} objective and holds the {weights} of step "
         f"{trained.step:,}."
     )
 
@@ -132,15 +135,17 @@ def _scores(report: Mapping[str, Any] | None, trained: LoadedModel) -> str:
         for name, metric in report["metrics"].items()
     ]
     parts = [_table(("metric", "value", "samples", "reference", "extractor"), rows)]
-    parts.append(f"Comparability: {report['comparability']['verdict']}.")
+    parts.append(f"Comparability: {markdown(report['comparability']['verdict'])}.")
     provenance = _provenance(report)
     if "sampler" in provenance:
         drawn = {"sampler": provenance["sampler"], "guidance": provenance.get("guidance")}
-        parts.append(f"The scored samples were generated with `{json.dumps(drawn)}`.")
+        parts.append(
+            "The scored samples were generated with:\n\n" + fenced("json", json.dumps(drawn))
+        )
     if is_of_other_weights(report, trained):
         parts.append(
             "The scored samples were generated with another weights file, with SHA-256 "
-            f"`{provenance['weights']}`."
+            f"{markdown(str(provenance['weights']))}."
         )
     return "\n\n".join(parts)
 
@@ -163,13 +168,7 @@ def _provenance(report: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(
-        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines
-    )
-
-
-def _fenced(language: str, text: str) -> str:
-    return f"```{language}\n{text.strip()}\n```"
+    return "\n".join("| " + " | ".join(markdown(cell) for cell in line) + " |" for line in lines)
 
 
 def run_report(weights: Path) -> Path | None:

@@ -43,6 +43,8 @@ def images(path: Path, reading: Reading) -> Inspected:
         widths, heights = zip(*sizes, strict=True)
         facts["width"] = [min(widths), max(widths)]
         facts["height"] = [min(heights), max(heights)]
+    if source.notes:
+        facts["notes"] = list(source.notes)
     facts |= {"looked at": len(sizes) + len(unreadable), "unreadable": unreadable}
     return Inspected(path, "images", facts | {"ignored files": dict(source.ignored)})
 

@@ -9,8 +9,9 @@ from mdt_cli.artifacts.program import ABOUT
 from mdt_cli.config.load import load_config
 from mdt_cli.config.write import to_toml
 from mdt_cli.errors import MdtError
-from mdt_cli.json_reader import parse_json, read_json_object
+from mdt_cli.json_reader import MAX_BYTES, parse_json, read_json_object
 from mdt_cli.services.inspection.inspected import Inspected
+from mdt_cli.zip_reader import ZIP_FAULTS, read_member
 
 
 def torch_program(path: Path) -> Inspected:
@@ -18,8 +19,8 @@ def torch_program(path: Path) -> Inspected:
     try:
         with zipfile.ZipFile(path) as archive:
             named = [name for name in archive.namelist() if name.endswith(f"extra/{ABOUT}")]
-            about = parse_json(archive.read(named[0])) if named else None
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+            about = parse_json(read_member(archive, path, named[0], MAX_BYTES)) if named else None
+    except ZIP_FAULTS as error:
         raise MdtError(f"{path} is not a complete torch.export program: {error}") from error
     return _program(path, "torch.export program", about, path.stat().st_size)
 

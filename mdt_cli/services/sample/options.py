@@ -14,6 +14,7 @@ from mdt_cli.config.sampling import ConstantGuidanceConfig, NoGuidanceConfig, Sa
 from mdt_cli.config.suggestions import nearest_value
 from mdt_cli.core.sampling.seeds import LARGEST_SEED
 from mdt_cli.errors import MdtError
+from mdt_cli.images.labels import other_number
 
 MOST_SEEDS = 10_000_000
 SHOWN_CLASSES = 8
@@ -74,8 +75,7 @@ def taken_as(text: str, names: Sequence[str]) -> str | None:
 
     None where no class is named by a number that is not its index.
     """
-    numbered = [(index, name) for index, name in enumerate(names) if NUMBER.fullmatch(name)]
-    if all(name == str(index) for index, name in numbered) or text in names:
+    if other_number(names) is None or text in names:
         return None
     said = []
     for part in (word.strip() for word in text.split(",")):

@@ -13,7 +13,6 @@ from torch import Tensor
 from mdt_cli.artifacts.data_facts import check_same_data, codec_facts
 from mdt_cli.artifacts.latent_cache.format import MANIFEST, PLAN
 from mdt_cli.artifacts.latent_cache.read import LatentCache, open_cache
-from mdt_cli.artifacts.open_images import open_images
 from mdt_cli.artifacts.sample_folder.png import GRID, Job, Pixels, PngFolder
 from mdt_cli.core.codecs.codec import Codec, codec_from_facts
 from mdt_cli.core.precision import float32
@@ -21,7 +20,7 @@ from mdt_cli.errors import MdtError
 from mdt_cli.images.archives import FolderReader
 from mdt_cli.images.decode import read_image
 from mdt_cli.images.files import is_image
-from mdt_cli.images.image_set import Found, ImageSet, make_set, without_classes
+from mdt_cli.images.image_set import Found, ImageSet, make_set
 from mdt_cli.images.open_image import UnreadableError
 from mdt_cli.images.reading import Reading
 from mdt_cli.locks import writing_folder
@@ -32,6 +31,7 @@ from mdt_cli.services.model import LoadedModel, load_trained
 from mdt_cli.services.runtime import own_device
 from mdt_cli.services.sample.batches import generate_share
 from mdt_cli.services.sample.options import parse_seeds
+from mdt_cli.services.sample.strip_images import open_strip_images
 from mdt_cli.services.strips import (
     cannot_restore,
     hide,
@@ -91,7 +91,7 @@ def _reconstruct(
             f"{request.weights} cannot restore images: {why}",
             "reconstruction needs a masked run with objective.kind reconstruction (-p lmd)",
         )
-    images = _open(request.images, trained, Reading(only=request.only))
+    images = _open(request, trained)
     seeds = asked or _spread(len(images))
     if len(seeds) < len(images) and asked is None:
         yield Note(f"{len(seeds)} of {len(images)} images, evenly spread; --seeds chooses others")
@@ -242,7 +242,8 @@ class _CacheRows:
         return self._cache.read(torch.tensor(indices)).mean, None
 
 
-def _open(path: Path, trained: LoadedModel, reading: Reading) -> _Images:
+def _open(request: ReconstructRequest, trained: LoadedModel) -> _Images:
+    path = request.images
     if (path / MANIFEST).is_file() or (path / PLAN).is_file():
         cache = open_cache(path)
         check_same_data(trained.facts, cache, trained.path, classes=False)
@@ -251,7 +252,8 @@ def _open(path: Path, trained: LoadedModel, reading: Reading) -> _Images:
     if path.is_file() and is_image(path.name):
         one = Found(path.name, path.name, str(path.stat().st_size))
         return _Pictures(make_set(path, "file", FolderReader(path.parent), [one], None, {}), size)
-    return _Pictures(without_classes(open_images(path, reading)), size)
+    reading = Reading(only=request.only)
+    return _Pictures(open_strip_images(path, reading, request.out), size)
 
 
 def _job(

@@ -112,8 +112,9 @@ class TrainData:
         read = self.cache.read(rows, flip if use_flip else None)
         clean = self.clean_latents(read, generator)
         t_B = self.loss.sample_time(size, generator)
-        # The ratio belongs to the step: every process then has the same shapes.
-        ratio = self.mask_ratio.at(step, training.steps, stream(seed, step, "mask ratio"))
+        # A ratio of the step gives all micro-batches the same shapes.
+        of = (step, index) if self.mask_ratio.per_micro_batch else (step,)
+        ratio = self.mask_ratio.at(step, training.steps, stream(seed, *of, "mask ratio"))
         draws = tuple(
             self.source.draw(
                 view,

@@ -4,7 +4,7 @@ Axes: B batch.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from torch import Tensor, tensor
 
@@ -84,7 +84,13 @@ def train_step(
     norm = placement.clip(state.network, data.config.training.clip_norm)
     state.advance(placement.step(norm))
     state.update_averages()
-    return {**losses, "grad_norm": norm, "mask_ratio": tensor(micro_batches[0].ratio)}
+    return {**losses, "grad_norm": norm, "mask_ratio": tensor(mean_ratio(micro_batches))}
+
+
+def mean_ratio(micro_batches: Sequence[MicroBatch]) -> float:
+    """Of the micro-batches of this process; the ratio itself where they share it."""
+    ratios = [micro_batch.ratio for micro_batch in micro_batches]
+    return ratios[0] if len(set(ratios)) == 1 else sum(ratios) / len(ratios)
 
 
 def term_names(view: View) -> list[str]:

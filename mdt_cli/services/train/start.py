@@ -12,9 +12,8 @@ from pathlib import Path
 import torch
 
 from mdt_cli.artifacts import run_folder
-from mdt_cli.artifacts.begun_run import has_begun, settings_of, steering_changes
+from mdt_cli.artifacts.begun_run import as_begun, has_begun, settings_of, steering_changes
 from mdt_cli.artifacts.checkpoint import checkpoints
-from mdt_cli.artifacts.earlier_presets import as_begun, kept_keys
 from mdt_cli.artifacts.latent_cache.read import LatentCache, open_cache
 from mdt_cli.artifacts.weights import read_header
 from mdt_cli.config.load import Loaded, load_config
@@ -113,14 +112,11 @@ def starting_config(
 def train(request: TrainRequest) -> Iterator[Event]:
     """Start or resume a run; ends with TrainingDone. MdtError before the first step if possible."""
     device = pick_device(request.device)
-    loaded, kept = as_begun(request.run, request.loaded, request.fresh)
-    request = replace(request, loaded=loaded)
-    if kept:
-        yield Note(kept_keys(kept))
     check_launcher(request.loaded.config.training, device.type, os.environ)
     check_precision(request.loaded.config.training.precision, request.device)
     cache = open_cache(request.cache, verify=True)
-    loaded = run_folder.with_determinism(request.run, request.loaded, device.type, request.fresh)
+    loaded, kept = as_begun(request.run, request.loaded, request.fresh)
+    loaded = run_folder.with_determinism(request.run, loaded, device.type, request.fresh)
     request, config = replace(request, loaded=loaded), loaded.config
     make_deterministic(config.training.deterministic is True)
     placement = place(config.training.precision, request.device)
@@ -128,6 +124,11 @@ def train(request: TrainRequest) -> Iterator[Event]:
     check_shares(config.training, placement.processes, begun)
     with ExitStack() as stack:
         yield from _as_only_writer(stack, request.run, placement)
+        if kept and placement.is_first:
+            yield Note(
+                f"{request.run} was begun with another version, whose settings it keeps: "
+                + ", ".join(kept)
+            )
         yield from _train(request, cache, placement)
 
 

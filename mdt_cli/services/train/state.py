@@ -83,7 +83,7 @@ class TrainState:
             schedule.warmup,
             schedule.kind,
             schedule.final,
-            schedule.from_zero,
+            schedule.starts_at_zero,
         )
         for group in self.optimizer.param_groups:
             group["lr"] = config.optimizer.lr * factor * group["lr_scale"]

@@ -67,6 +67,21 @@ def test_counts_are_those_of_the_papers(
     assert subset.num_tokens == grid[0] * grid[1]
 
 
+def test_treads_route_rounds_the_dropped_tokens_down() -> None:
+    """N - int(N r), as its routing_module.py counts; MAE and most recipes keep int(N (1 - r))."""
+    for side, ratio, route, others in ((7, 0.5, 25, 24), (16, 0.5, 128, 128), (5, 0.3, 18, 17)):
+        grid = (side, side)
+        assert RandomTokens(floor="dropped").num_kept(grid, ratio) == route
+        assert RandomTokens().num_kept(grid, ratio) == others
+        assert RandomTokens(floor="dropped").draw(
+            2, grid, ratio, torch.Generator()
+        ).kept_BK.shape == (
+            2,
+            route,
+        )
+    assert RandomTokens(bucket=8, floor="dropped").num_kept((7, 7), 0.5) == 32
+
+
 @pytest.mark.parametrize("selector", SELECTORS, ids=repr)
 def test_kept_tokens_are_distinct_and_in_grid_order(selector: Selector) -> None:
     # Neither side of the grid is the other's: rows and columns cannot be mistaken.

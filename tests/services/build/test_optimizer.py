@@ -70,9 +70,18 @@ def test_the_first_step_may_have_no_learning_rate(cache: Path, tmp_path: Path) -
 def test_presets_whose_first_step_is_published_without_a_learning_rate() -> None:
     lost = {
         name
-        for name in ("dit", "mdt", "mdtv2", "maskdit", "maskdm", "uvit")
-        if load_config([name], []).config.lr_schedule.from_zero
+        for name in ("dit", "mdt", "mdtv2", "maskdit", "maskdm", "uvit", "tread")
+        if load_config([name], []).config.lr_schedule.starts_at_zero
     }
-    assert lost == {"maskdit", "maskdm", "uvit"}
-    # MaskDiT's step counter goes on in its second stage.
+    assert lost == {"maskdit", "uvit"}
+    # MaskDM's and U-ViT's code ramps where there is a warm-up alone, MaskDiT's in any case.
+    for name, warmup, starts_at_zero in (
+        ("maskdm", 5_000, True),
+        ("maskdm", 0, False),
+        ("uvit", 0, False),
+        ("maskdit", 0, True),
+    ):
+        schedule = load_config([name], [f"lr_schedule.warmup={warmup}"]).config.lr_schedule
+        assert schedule.starts_at_zero == starts_at_zero, name
+    assert load_config(["maskdm", "maskdm-finetune"], []).config.lr_schedule.starts_at_zero
     assert not load_config(["maskdit", "maskdit-finetune"], []).config.lr_schedule.from_zero

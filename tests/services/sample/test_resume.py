@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from mdt_cli.artifacts.weights import read_header, read_tensors, save_weights
 from mdt_cli.core.codecs.codec import open_codec
 from mdt_cli.errors import MdtError
 from mdt_cli.services import work
@@ -215,6 +216,7 @@ def test_a_folder_of_an_earlier_version_goes_on(tmp_path, format):
     path = write_weights(
         tmp_path / "w.safetensors",
         {"kind": "epsilon", "num_timesteps": 50},
+        sampling={"spacing": "ends"},
         codec={**codec.facts(), "weights_sha256": None},
         latent_shape=codec.latent_shape(16),
         image_size=16,
@@ -268,3 +270,30 @@ def _forget(folder):
             info = PngInfo()
             info.add_itxt("mdt", json.dumps(text))
             image.save(picture, pnginfo=info)
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_weights_of_version_0_1_keep_its_times(tmp_path, recorded):
+    """27 steps of 50 times visit others than now; weights older than the key do not name them."""
+    objective = {"kind": "epsilon", "num_timesteps": 1000}
+    path = write_weights(tmp_path / "w.safetensors", objective, sampling={"spacing": "ends"})
+    if not recorded:
+        header, tensors = read_header(path), read_tensors(path)
+        sampling = {k: v for k, v in header.config["sampling"].items() if k != "spacing"}
+        old = replace(header, config={**header.config, "sampling": sampling})
+        save_weights(path, tensors, old)
+    request = SampleRequest(path, tmp_path / "out", seeds="0-3", steps=27, device="cpu")
+    run(request)
+    assert manifest(request.out)["sampler"]["spacing"] == "ends"
+    before = contents(request.out)
+    (request.out / "000002.png").unlink()
+    run(request)
+    assert contents(request.out) == before
+    now = write_weights(tmp_path / "now.safetensors", objective)
+    new = replace(request, weights=now, out=tmp_path / "new")
+    run(new)
+    assert manifest(new.out)["sampler"]["spacing"] == "respaced"
+    assert contents(new.out)["000000.png"] != before["000000.png"]
+    with pytest.raises(MdtError) as caught:
+        run(replace(request, weights=now))
+    assert "sampler.spacing: ends there, respaced now" in caught.value.message

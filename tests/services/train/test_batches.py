@@ -15,10 +15,12 @@ from torch.utils._pytree import tree_leaves
 
 from mdt_cli.artifacts.latent_cache.read import open_cache
 from mdt_cli.config.load import load_config
+from mdt_cli.core.masking.ratio import UniformRatio
 from mdt_cli.core.model.transformer import Transformer
 from mdt_cli.core.objectives.flow import Flow
 from mdt_cli.core.objectives.training_step import ViewDraw, ViewSource, sum_terms, term_losses
 from mdt_cli.core.optim.ema import AveragedModule
+from mdt_cli.core.rng import stream
 from mdt_cli.services.build.masking import build_selector, build_views
 from mdt_cli.services.build.network import build_network
 from mdt_cli.services.build.objective import build_loss
@@ -193,3 +195,23 @@ def test_a_gpu_is_never_waited_for(cache_folder: Path, recipe: str) -> None:
             tensors_of(there), tensors_of(data.micro_batch(step, 0)), strict=True
         ):
             assert torch.equal(here.cpu(), plain)
+
+
+def test_each_forward_pass_of_mdt_v2_has_a_ratio_of_its_own(cache_folder: Path) -> None:
+    """Its code draws in the forward pass: a micro-batch here, whichever process computes it."""
+    data, _ = made(cache_folder, "mdtv2")
+    ratios = [[data.micro_batch(step, index).ratio for index in (0, 1)] for step in range(6)]
+    assert len({ratio for pair in ratios for ratio in pair}) == 12
+    assert all(0.3 <= ratio < 0.5 for pair in ratios for ratio in pair)
+    lengths = {data.micro_batch(0, index).draws[1].subset.kept_BK.shape[1] for index in (0, 1)}
+    assert lengths == {int(16 * (1 - ratio)) for ratio in ratios[0]}
+    again, _ = made(cache_folder, "mdtv2")
+    assert again.micro_batch(3, 1).ratio == ratios[3][1]
+
+
+def test_a_ratio_of_the_step_is_that_of_version_0_1(cache_folder: Path) -> None:
+    data, _ = made(cache_folder, "mdtv2")
+    per_step = replace(data, mask_ratio=UniformRatio(0.3, 0.5))
+    for step in range(4):
+        expected = 0.3 + 0.2 * float(torch.rand((), generator=stream(0, step, "mask ratio")))
+        assert {per_step.micro_batch(step, index).ratio for index in (0, 1)} == {expected}

@@ -190,11 +190,11 @@ def test_a_run_goes_on_under_the_presets_that_it_began_with(
     before = read_of(folder)
     loaded = load_config(["lmd"], [*TINY, "training.steps=3"])
     said = notes(run(pixels, folder, loaded))
-    assert "the presets have changed since this run began; it keeps" in said
+    assert "was begun with another version, whose settings it keeps" in said
     assert read_of(folder) == before | {"training.steps": 3}
     # The record still says so when the run is resumed once more.
     loaded = load_config(["lmd"], [*TINY, "training.steps=4"])
-    assert "it keeps" in notes(run(pixels, folder, loaded))
+    assert "settings it keeps" in notes(run(pixels, folder, loaded))
 
 
 def read_of(folder: Path) -> dict[str, object]:
