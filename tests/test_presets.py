@@ -61,7 +61,7 @@ def test_every_recipe_builds_at_every_size(recipe: str, size: str, overlay: str 
     config = load_config(names, []).config
     with torch.device("meta"):
         network = build_network(config, (4, 32, 32), 10)
-    assert build_views(config.masking)
+    assert build_views(config)
     learned = recipe in ("dit", "mdt", "mdtv2", "tread-ddpm", "tread-mean", "drop")
     assert build_loss(config.objective).out_multiplier == (2 if learned else 1)
     is_masked = overlay != "unmasked" and recipe not in ("dit", "uvit", "lightningdit", "jit")

@@ -3,7 +3,6 @@
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -39,6 +38,8 @@ MAY_BE_SET = (
     "training.clip_norm",
     "training.precision",
     "training.deterministic",
+    "training.schedule_steps",
+    "lr_schedule.tail",
 )
 CHANGED = "# changed after step "
 STARTED = "# started from "
@@ -77,21 +78,6 @@ def sweep(run: Path) -> None:
     """Remove what killed commands left half-written."""
     for folder in (run, *(run / name for name in FOLDERS)):
         remove_leftovers(folder)
-
-
-def with_determinism(run: Path, loaded: Loaded, device_type: str, fresh: int) -> Loaded:
-    """`loaded` with training.deterministic true or false: as the run began, else by the device."""
-    if loaded.config.training.deterministic != "auto":
-        return loaded
-    on, source = device_type == "cpu", f"auto, on {device_type}"
-    if (run / CONFIG).is_file() and fresh < 2:
-        before = read_config(run / CONFIG).training.deterministic
-        if before != "auto":
-            on, source = before, "as the run began"
-    training = loaded.config.training.model_copy(update={"deterministic": on})
-    config = loaded.config.model_copy(update={"training": training})
-    sources = {**loaded.sources, "training.deterministic": source}
-    return replace(loaded, config=config, sources=sources)
 
 
 def check_stage(run: Path, stage: str) -> None:
@@ -155,7 +141,10 @@ def config_text(run: Path) -> str:
 def read_config(path: Path) -> RunConfig:
     """What `write` wrote. Raises MdtError."""
     try:
-        return RunConfig.model_validate(read_toml(path)[0])
+        keys = read_toml(path)[0]
+        # Runs of versions without this key.
+        keys["data"] = {"split": "random", **keys.get("data", {})}
+        return RunConfig.model_validate(keys)
     except ValueError as error:
         raise MdtError(f"{path} cannot be read: {error}", "choose another folder") from error
 

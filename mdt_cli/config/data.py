@@ -21,3 +21,6 @@ class DataConfig(Table):
     latents: Literal["scaled", "unscaled"] = "scaled"
     # Rows kept out of training for the held-out loss; never more than a twentieth of the cache.
     held_out: CountOrZero = 256
+    # stratified: a like share of each class and never its last image; random: of all images alike.
+    # auto: stratified in a new run. A run records what it began with.
+    split: Literal["auto", "stratified", "random"] = "auto"

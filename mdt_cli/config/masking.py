@@ -139,6 +139,8 @@ class LossTermConfig(Table):
     target: Literal["objective", "clean", "noisy", "teacher_noisy", "teacher_clean"] = "objective"
     # patch: each patch of the target has mean 0 and variance 1 (He et al. 2022).
     normalise: Literal["none", "patch"] = "none"
+    # early: of the head behind `model.early_head_at` blocks.
+    head: Literal["final", "early"] = "final"
     weight: Positive = 1.0
 
     @model_validator(mode="after")

@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import model_validator
 
-from mdt_cli.config.base import Count, CountOrZero, Positive, Table
+from mdt_cli.config.base import Count, CountOrZero, NonNegative, Positive, Table
 
 
 class NarrowDecoderConfig(Table):
@@ -54,6 +54,11 @@ class ModelConfig(Table):
     mlp: Literal["gelu", "swiglu"] = "gelu"
     # Channels between two linear maps that embed a patch (JiT); 0: one map.
     patch_bottleneck: CountOrZero = 0
+    # A second head behind this many blocks, whose loss the terms with `head = "early"` give, and
+    # which internal guidance needs; 0: there is none. Every pass without such a term gets one,
+    # the objective with `early_weight`.
+    early_head_at: CountOrZero = 0
+    early_weight: NonNegative = 0.5
     # Copies of the class vector that join the tokens before block `class_tokens_at` (JiT).
     class_tokens: CountOrZero = 0
     class_tokens_at: CountOrZero = 0
@@ -139,6 +144,11 @@ class ModelConfig(Table):
                     f"rope needs heads of a multiple of 4 channels; {where}hidden_size {size} / "
                     f"{where}num_heads {count} = {size // count}"
                 )
+        if self.early_head_at >= self.depth:
+            raise ValueError(
+                f"early_head_at {self.early_head_at} is not in front of the last of {self.depth} "
+                "blocks"
+            )
         if self.class_tokens_at and not self.class_tokens:
             raise ValueError("class_tokens_at needs class_tokens above 0")
         if self.class_tokens_at >= self.depth:

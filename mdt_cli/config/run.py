@@ -50,6 +50,39 @@ class RunConfig(Table):
         restore = masking.restore_at + (depth if masking.restore_at <= 0 else 0)
         return leave, restore
 
+    @property
+    def schedule_steps(self) -> int:
+        """Steps over which the learning rate and the mask ratio run their course."""
+        return self.training.schedule_steps or self.training.steps
+
+    @property
+    def scheduled(self) -> tuple[str, ...]:
+        """What depends on the number of steps: "learning rate", "mask ratio", both or none."""
+        changes = self.masking.is_masked and self.masking.ratio.kind not in ("constant", "uniform")
+        cosine = self.lr_schedule.kind == "cosine"
+        return (*(("learning rate",) if cosine else ()), *(("mask ratio",) if changes else ()))
+
+    @model_validator(mode="after")
+    def _schedule_fits(self) -> Self:
+        training, schedule = self.training, self.lr_schedule
+        if training.schedule_steps and not self.scheduled:
+            raise ValueError(
+                "training.schedule_steps has no effect: neither the learning rate nor the mask "
+                "ratio depends on the number of steps"
+            )
+        after = schedule.kind == "cosine" and training.steps > self.schedule_steps
+        if schedule.tail and not after:
+            raise ValueError(
+                "lr_schedule.tail has no effect: no step comes after a cosine; it needs "
+                "training.schedule_steps below training.steps"
+            )
+        if after and not (schedule.tail or schedule.final):
+            raise ValueError(
+                f"the learning rate is 0 in all steps after training.schedule_steps "
+                f"{training.schedule_steps}: set lr_schedule.tail, such as 0.1"
+            )
+        return self
+
     @model_validator(mode="after")
     def _route_fits(self) -> Self:
         if not self.masking.is_masked:
@@ -141,6 +174,33 @@ class RunConfig(Table):
                 f'{self.objective.kind}: set data.latents to "scaled"'
             )
         return self
+
+    def _early_head_fits(self) -> Self:
+        at, guidance = self.model.early_head_at, self.sampling.guidance
+        wanted = any(term.head == "early" for view in self.masking.views for term in view.terms)
+        if not at and wanted:
+            raise ValueError("a loss term has head early: set model.early_head_at above 0")
+        if not at and guidance.kind == "internal":
+            raise ValueError("guidance internal needs a network with model.early_head_at above 0")
+        if at and self.objective.kind == "classification":
+            raise ValueError("a classifier has no early head: set model.early_head_at to 0")
+        if self.early_head_is_routed and any(
+            term.head == "early" and term.region != "kept"
+            for view in self.masking.views
+            if view.tokens == "kept"
+            for term in view.terms
+        ):
+            raise ValueError(
+                f"model.early_head_at {at} is within the route, where only kept tokens are: set "
+                'region to "kept" in the terms with head early'
+            )
+        return self
+
+    @property
+    def early_head_is_routed(self) -> bool:
+        """Whether the early head sees the kept tokens alone in a masked pass."""
+        leave, restore = self.route
+        return self.masking.is_masked and leave < self.model.early_head_at <= restore
 
     @model_validator(mode="after")
     def _classifier_fits(self) -> Self:

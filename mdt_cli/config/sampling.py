@@ -7,6 +7,8 @@ from pydantic import AfterValidator, Field, model_validator
 from mdt_cli.config.base import Count, NonNegative, Positive, Table
 
 Scale = Annotated[float, Field(ge=0)]
+# JSON knows no infinity.
+Limit = Annotated[Positive, AfterValidator(lambda high: min(high, 1e9))]
 Channels = Literal["all", "first3"]
 Precision = Literal["float32", "tf32", "bf16"]
 
@@ -41,8 +43,7 @@ class IntervalGuidanceConfig(Table):
     kind: Literal["interval"] = "interval"
     scale: Scale = 1.5
     low: NonNegative = 0.0
-    # JSON knows no infinity.
-    high: Annotated[Positive, AfterValidator(lambda high: min(high, 1e9))] = 1e9
+    high: Limit = 1e9
     channels: Channels = "all"
 
     @model_validator(mode="after")
@@ -52,8 +53,38 @@ class IntervalGuidanceConfig(Table):
         return self
 
 
+class InternalGuidanceConfig(Table):
+    """Away from the early head's estimate, without another pass (Zhou et al. 2025, 2512.24176).
+
+    While the noise-to-signal ratio is in [low, high]. Classifier-free guidance of `cfg_scale`
+    follows, on what both conditions give, while the ratio is in [cfg_low, cfg_high].
+    """
+
+    kind: Literal["internal"] = "internal"
+    scale: Scale = 1.4
+    low: NonNegative = 0.0
+    high: Limit = 1e9
+    cfg_scale: Scale = 1.0
+    cfg_low: NonNegative = 0.0
+    cfg_high: Limit = 1e9
+    channels: Channels = "all"
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        for low, high in (("low", "high"), ("cfg_low", "cfg_high")):
+            if getattr(self, low) > getattr(self, high):
+                raise ValueError(
+                    f"{low} {getattr(self, low)} is above {high} {getattr(self, high)}"
+                )
+        return self
+
+
 GuidanceConfig = Annotated[
-    NoGuidanceConfig | ConstantGuidanceConfig | PowerCosineGuidanceConfig | IntervalGuidanceConfig,
+    NoGuidanceConfig
+    | ConstantGuidanceConfig
+    | PowerCosineGuidanceConfig
+    | IntervalGuidanceConfig
+    | InternalGuidanceConfig,
     Field(discriminator="kind"),
 ]
 

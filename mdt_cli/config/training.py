@@ -11,6 +11,9 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 
 class TrainingConfig(Table):
     steps: Count = 400_000
+    # Steps over which the learning rate and the mask ratio run their course; both stay as they are
+    # at its end. 0: training.steps.
+    schedule_steps: CountOrZero = 0
     # Images per optimizer step, over all processes.
     batch_size: Count = 256
     # Images per forward pass. The results depend on this number, never on how many processes
@@ -89,6 +92,8 @@ class LrScheduleConfig(Table):
     kind: Literal["constant", "cosine"] = "constant"
     warmup: CountOrZero = 0
     final: Annotated[float, Field(ge=0, le=1)] = 0.0
+    # The share of lr in steps after training.schedule_steps; 0: `final`.
+    tail: NonNegative = 0.0
     # The first step has lr 0, as a ramp step / warmup gives it (MaskDiT). warmup: where there is a
     # warm-up (MaskDM, U-ViT).
     from_zero: bool | Literal["warmup"] = False

@@ -40,11 +40,13 @@ class Answer(NamedTuple):
     """What a network gives back.
 
     final: its raw output, [B, C, H, W] or a logit per class [B, classes]. condition: the vector
-    [B, D] that modulated it, None where nothing does.
+    [B, D] that modulated it, None where nothing does. early: the raw output of the early head,
+    None where there is none; zero at positions that it did not see.
     """
 
     final: Tensor
     condition: Tensor | None = None
+    early: Tensor | None = None
 
 
 def joined(conditions: Sequence[Condition]) -> Condition:

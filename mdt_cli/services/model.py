@@ -36,6 +36,8 @@ from mdt_cli.text import nearest
 IMPORTED = "import.json"
 # Parameters of these parts serve masked passes alone.
 TRAINING_ONLY = ("fill.", "interpolator.")
+# Those of the early head serve its loss and internal guidance.
+EARLY_HEAD = "early_head."
 
 
 @dataclass(frozen=True)

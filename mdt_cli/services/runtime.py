@@ -205,4 +205,5 @@ class Autocast(nn.Module):
     def forward(self, x: Tensor, t_B: Tensor, y_B: Tensor | None) -> Answer:
         with torch.autocast(x.device.type, torch.bfloat16):
             answer: Answer = self._network(x, t_B, y_B)
-        return answer._replace(final=answer.final.float())
+        early = None if answer.early is None else answer.early.float()
+        return answer._replace(final=answer.final.float(), early=early)

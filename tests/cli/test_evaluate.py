@@ -82,7 +82,7 @@ def test_bad_sets_end_with_a_sentence_and_exit_1(
         ((a, a, "--size", "0"), "--size 0 is too small"),
         ((one, a), "one holds 1 image; no metric is defined below 2"),
         ((a, broken), "b.png cannot be read"),
-        ((a, tmp_path / "odd.npz"), "has no arr_0 (it holds mean)"),
+        ((a, tmp_path / "odd.npz"), "has no arr_0 (it holds mean [4])"),
         ((a, tmp_path / "nan.npz"), "NaN or infinite statistics"),
         ((a, tmp_path / "img.pkl"), "is a pickle"),
         ((a, a, "--weights", tmp_path / "cut.pt"), "is truncated or another file"),

@@ -180,7 +180,7 @@ def ddpm_losses(net: Net, name: str, keep: int) -> list[float]:
 def published_losses(net: Net, name: str, batch: Batch) -> list[Tensor]:
     """Every term of the network's own configuration, per sample, before its weight."""
     config = config_of(name)
-    view, loss = build_views(config.masking)[0], build_loss(config.objective)
+    view, loss = build_views(config)[0], build_loss(config.objective)
     return term_losses(
         lambda *given: Answer(net(*given)), loss, view, batch, config.model.patch_size
     )

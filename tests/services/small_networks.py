@@ -32,6 +32,14 @@ MODERN = (
         *("sampling.steps=4", "model.patch_bottleneck=6", "model.class_tokens=2"),
     ),
 )
+INTERNAL = (
+    ("dit", "modern"),
+    (
+        *(*TINY, "model.depth=4", "model.early_head_at=2", "objective={kind='flow', predict='x'}"),
+        *("sampling.solver=heun", "sampling.steps=3"),
+        "sampling.guidance={kind='internal', scale=1.5, cfg_scale=2.0, cfg_high=5}",
+    ),
+)
 
 
 def weights_file(

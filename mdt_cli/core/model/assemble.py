@@ -66,6 +66,11 @@ def assemble(
     embeddings.initialise()
     # Last, so that the random numbers of all other parts do not depend on it.
     conditioning.initialise_patches(patches)
+    if shape.early_head_at:
+        # After all others, whose weights are then those of a network without it.
+        early = conditioning.head(size, shape.patch_size**2 * shape.out_channels)
+        network.add_early_head(early, shape.early_head_at)
+        conditioning.initialise([], [early])
     return network
 
 

@@ -71,7 +71,8 @@ class TransformerShape:
     zeros. output_conv: a 3x3 convolution on the output (U-ViT). patch_bottleneck: channels between
     the two linear maps of the patch embedding, 0 for one map. class_tokens: copies of the class
     vector that join the tokens before block `class_tokens_at`. class_token_position: the class
-    token of condition none has a learned position.
+    token of condition none has a learned position. early_head_at: blocks in front of a second head;
+    0: there is none.
     """
 
     latent_shape: tuple[int, int, int]
@@ -88,6 +89,7 @@ class TransformerShape:
     class_tokens: int = 0
     class_tokens_at: int = 0
     class_token_position: bool = False
+    early_head_at: int = 0
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -129,6 +131,7 @@ class TransformerShape:
             "class_tokens": self.class_tokens,
             "class_tokens_at": self.class_tokens_at,
             "class_token_position": self.class_token_position,
+            "early_head_at": self.early_head_at,
         }
 
     @classmethod
@@ -138,7 +141,10 @@ class TransformerShape:
         What version 0.1 did not write has its default.
         """
         style = {f.name: flat.get(f.name, f.default) for f in fields(BlockStyle)}
-        later = ("patch_bottleneck", "class_tokens", "class_tokens_at", "class_token_position")
+        later = (
+            *("patch_bottleneck", "class_tokens", "class_tokens_at", "class_token_position"),
+            "early_head_at",
+        )
         channels, height, width = flat["latent_shape"]
         return cls(
             latent_shape=(channels, height, width),

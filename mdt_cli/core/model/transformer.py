@@ -102,6 +102,8 @@ class Transformer(nn.Module):
         self.classifier = head if isinstance(head, PoolHead) else None
         self.head = None if isinstance(head, PoolHead) else head
         self.output_conv = output_conv
+        self.early_head: Head | PlainHead | None = None
+        self.early_head_at = 0
         self._check()
 
     def _check(self) -> None:
@@ -111,6 +113,10 @@ class Transformer(nn.Module):
         behind = self.route is None or self.route.return_at == len(self.blocks)
         if self.narrow is not None and not behind:
             raise ValueError("with a narrow decoder tokens return behind the last block")
+
+    def add_early_head(self, head: Head | PlainHead, at: int) -> None:
+        """A second head, which answers from the tokens behind the first `at` blocks."""
+        self.early_head, self.early_head_at = head, at
 
     @property
     def num_tokens(self) -> int:
@@ -154,7 +160,7 @@ class Transformer(nn.Module):
             raise ValueError("a subset was given to a network that was built without a route")
         c_BD = self._condition(t_B, y_B)
         passage = Passage(self.route, subset, self.positions, self.fill, self.fuse)
-        x, num_extras = self._blocks(x_BCHW, t_B, y_B, c_BD, passage, elsewhere_BCHW)
+        x, num_extras, early = self._blocks(x_BCHW, t_B, y_B, c_BD, passage, elsewhere_BCHW)
         if self.narrow is not None and self.adapter is not None:
             x = self.adapter(x, c_BD)
         if passage.returns_at(len(self.blocks)):
@@ -166,13 +172,18 @@ class Transformer(nn.Module):
         if self.classifier is not None:
             return Answer(self.classifier(x), c_BD)
         assert self.head is not None
-        x_BNV = self.head(x, c_BD)
-        if subset is not None and self.fill is None:
+        output = self._image(self.head(x, c_BD), subset)
+        if self.output_conv is not None:
+            output = self.output_conv(output)
+        return Answer(output, c_BD, early)
+
+    def _image(self, x_BNV: Tensor, subset: TokenSubset | None) -> Tensor:
+        """[B, C, H, W]; zero where dropped tokens are not back."""
+        if subset is not None and x_BNV.shape[1] != self.num_tokens:
             x_BNV = subset.scatter(
                 x_BNV, x_BNV.new_zeros(len(x_BNV), self.num_tokens, x_BNV.shape[2])
             )
-        output = unpatchify(x_BNV, self.grid, self.patch_size)
-        return Answer(output if self.output_conv is None else self.output_conv(output), c_BD)
+        return unpatchify(x_BNV, self.grid, self.patch_size)
 
     def _blocks(
         self,
@@ -182,8 +193,8 @@ class Transformer(nn.Module):
         c_BD: Tensor | None,
         passage: Passage,
         elsewhere_BCHW: Tensor | None,
-    ) -> tuple[Tensor, int]:
-        """The tokens behind the last block, and how many of them, in front, are extra."""
+    ) -> tuple[Tensor, int, Tensor | None]:
+        """The tokens behind the last block, how many of them, in front, are extra; early answer."""
         x, num_extras = self.patches(x_BCHW), 0
         if self.positions_ND is not None:
             x = x + self.positions_ND
@@ -192,6 +203,7 @@ class Transformer(nn.Module):
         input_BND = x
         modulations = None if self.modulation is None else self.modulation(c_BD)
         outputs: dict[int, Tensor] = {}
+        early = None
         for i, block in enumerate(self.blocks):
             if self.extras is not None and i == self.extras.at_block > 0:
                 x, num_extras = self._with_extras(x, t_B, y_B)
@@ -212,7 +224,9 @@ class Transformer(nn.Module):
             x = run_block(block, x, BlockContext(modulation, passage.attention(num_extras), skip))
             if i in self.skips.values():
                 outputs[i] = x
-        return x, num_extras
+            if self.early_head is not None and i + 1 == self.early_head_at:
+                early = self._image(self.early_head(x[:, num_extras:], c_BD), passage.subset)
+        return x, num_extras, early
 
     def _with_extras(self, x_BND: Tensor, t_B: Tensor, y_B: Tensor | None) -> tuple[Tensor, int]:
         assert self.extras is not None

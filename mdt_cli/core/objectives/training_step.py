@@ -27,18 +27,20 @@ class Term:
 
     target: "objective", or plain squares of the clean estimate against "clean", "noisy",
     "teacher_noisy" or "teacher_clean". normalise: "patch" gives target patches mean 0, variance 1.
+    head: whose answer, that of the "final" or the "early" head.
     """
 
     region: str = "all"
     target: str = "objective"
     normalise: str = "none"
     weight: float = 1.0
+    head: str = "final"
 
     @property
     def name(self) -> str:
-        """Its name in a log: region and target where they are not the defaults."""
-        said = [self.region] if self.region != "all" else []
-        return "-".join(said + ([self.target] if self.target != "objective" else []))
+        """Its name in a log: head, region and target where they are not the defaults."""
+        defaults = (("final", self.head), ("all", self.region), ("objective", self.target))
+        return "-".join(value for default, value in defaults if value != default)
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,6 @@ def term_losses(
         answer = network(x, t_embed_B, y_B, subset, scaled_clean)
     else:
         answer = network(x, t_embed_B, y_B, subset)
-    output = answer.final
 
     def target_of(term: Term) -> Tensor:
         match term.target:
@@ -145,6 +146,10 @@ def term_losses(
 
     losses = []
     for term in view.terms:
+        output = answer.final
+        if term.head == "early":
+            assert answer.early is not None
+            output = answer.early
         if term.target == "objective":
             error = loss.error(output, batch, noisy)
         else:

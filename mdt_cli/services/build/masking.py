@@ -7,7 +7,9 @@ from mdt_cli.config.masking import (
     MaskingConfig,
     RandomBlocksConfig,
     RandomTokensConfig,
+    ViewConfig,
 )
+from mdt_cli.config.run import RunConfig
 from mdt_cli.core.masking.tokens import CropWindow, RandomBlocks, RandomTokens, Selector
 from mdt_cli.core.objectives.training_step import Term, View
 from mdt_cli.errors import MdtError
@@ -39,15 +41,29 @@ def build_selector(masking: MaskingConfig, grid: tuple[int, int]) -> Selector:
             assert_never(table)
 
 
-def build_views(masking: MaskingConfig) -> list[View]:
-    """Views on all tokens first: the last backward pass then touches every parameter."""
+def build_views(config: RunConfig) -> list[View]:
+    """Views on all tokens first: the last backward pass then touches every parameter.
+
+    With an early head, each view has a term for it: its own, or the objective.
+    """
+    masking = config.masking
     views = sorted(masking.views, key=lambda view: view.tokens != "all")
     clean_fill = masking.fill == "clean_patches"
     return [
         View(
             view.tokens,
-            tuple(Term(t.region, t.target, t.normalise, t.weight) for t in view.terms),
+            _terms(config, view),
             clean_fill and view.tokens == "kept",
         )
         for view in views
     ]
+
+
+def _terms(config: RunConfig, view: ViewConfig) -> tuple[Term, ...]:
+    terms = [Term(t.region, t.target, t.normalise, t.weight, t.head) for t in view.terms]
+    if config.model.early_head_at and all(term.head == "final" for term in terms):
+        region = next((term.region for term in terms if term.target == "objective"), "all")
+        if view.tokens == "kept" and config.early_head_is_routed:
+            region = "kept"
+        terms.append(Term(region, weight=config.model.early_weight, head="early"))
+    return tuple(terms)

@@ -43,7 +43,7 @@ def build_network(
         )
     grid = (height // model.patch_size, width // model.patch_size)
     selector = build_selector(masking, grid)
-    highest = build_mask_ratio(masking).extremes(config.training.steps)[1]
+    highest = build_mask_ratio(masking).extremes(config.schedule_steps)[1]
     if masking.is_masked and selector.num_kept(grid, highest) < 1:
         raise MdtError(
             f"masking.ratio {highest:g} keeps none of {grid[0] * grid[1]} tokens",
@@ -104,6 +104,7 @@ def shape_of(
         class_tokens=model.class_tokens,
         class_tokens_at=model.class_tokens_at,
         class_token_position=model.class_token_position,
+        early_head_at=model.early_head_at,
     )
 
 
@@ -150,7 +151,7 @@ def _build_classifier(config: RunConfig, num_classes: int) -> PoolHead | None:
 def token_counts(config: RunConfig, grid: tuple[int, int]) -> set[int]:
     """The numbers of tokens that the blocks see over a whole run."""
     masking, num_tokens = config.masking, grid[0] * grid[1]
-    low, high = build_mask_ratio(masking).extremes(config.training.steps)
+    low, high = build_mask_ratio(masking).extremes(config.schedule_steps)
     selector, points = build_selector(masking, grid), 4 * num_tokens
     kept = {selector.num_kept(grid, low + (high - low) * k / points) for k in range(points + 1)}
     seen = {view.tokens for view in masking.views}

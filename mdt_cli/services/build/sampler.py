@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mdt_cli.config.sampling import (
     ConstantGuidanceConfig,
+    InternalGuidanceConfig,
     IntervalGuidanceConfig,
     NoGuidanceConfig,
     PowerCosineGuidanceConfig,
@@ -23,6 +24,7 @@ from mdt_cli.core.sampling.guidance import (
     Estimated,
     Scale,
     constant,
+    extrapolated,
     guided,
     interval,
     of_conditions,
@@ -95,6 +97,7 @@ def sampler_steps_of(
     check_sampling(sampling, diffusion)
     chain = diffusion.chain
     scale, channels = guidance_of(sampling, diffusion)
+    inner = internal_scale(sampling, diffusion)
     levels = diffusion.levels(
         LevelOptions(
             sampling.steps,
@@ -108,9 +111,15 @@ def sampler_steps_of(
 
     def conditioned(x: Tensor, t_B: Tensor, condition: Condition) -> Estimated:
         x_in, t_embed_B = diffusion.network_input(x, t_B)
-        output = network(x_in, t_embed_B, condition.y_B).final
-        fraction = None if chain is None else chain.variance_fraction(output)
-        return diffusion.denoised(output, x, t_B), fraction
+        answer = network(x_in, t_embed_B, condition.y_B)
+        fraction = None if chain is None else chain.variance_fraction(answer.final)
+        clean = diffusion.denoised(answer.final, x, t_B)
+        strength = inner(t_B[0].item())
+        if strength != 1:
+            assert answer.early is not None, "guidance internal needs an early head"
+            early = diffusion.denoised(answer.early, x, t_B)
+            clean = extrapolated(clean, early, strength, "all")
+        return clean, fraction
 
     def estimate_for(condition: Condition) -> Estimate:
         if condition.y_B is None or scale is None:
@@ -173,7 +182,7 @@ def check_sampling(sampling: SamplingConfig, diffusion: Diffusion) -> None:
 
 
 def guidance_of(sampling: SamplingConfig, diffusion: Diffusion) -> tuple[Scale | None, Channels]:
-    """The scale at every time, None where there is no guidance, and the channels it acts on."""
+    """The scale of classifier-free guidance at every time, None for none, and its channels."""
     guidance = sampling.guidance
     match guidance:
         case NoGuidanceConfig():
@@ -186,5 +195,17 @@ def guidance_of(sampling: SamplingConfig, diffusion: Diffusion) -> tuple[Scale |
         case IntervalGuidanceConfig():
             scale = interval(guidance.scale, guidance.low, guidance.high, diffusion.noise_ratio)
             return scale, guidance.channels
+        case InternalGuidanceConfig():
+            low, high = guidance.cfg_low, guidance.cfg_high
+            scale = interval(guidance.cfg_scale, low, high, diffusion.noise_ratio)
+            return None if guidance.cfg_scale == 1 else scale, guidance.channels
         case _:
             assert_never(guidance)
+
+
+def internal_scale(sampling: SamplingConfig, diffusion: Diffusion) -> Scale:
+    """The scale at every time by which the early head's estimate is left behind; 1: not at all."""
+    guidance = sampling.guidance
+    if not isinstance(guidance, InternalGuidanceConfig):
+        return constant(1.0)
+    return interval(guidance.scale, guidance.low, guidance.high, diffusion.noise_ratio)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mdt_cli.config.sampling import (
     ConstantGuidanceConfig,
+    InternalGuidanceConfig,
     IntervalGuidanceConfig,
     NoGuidanceConfig,
     PowerCosineGuidanceConfig,
@@ -27,7 +28,7 @@ from mdt_cli.errors import MdtError
 from mdt_cli.services.build.network import shape_of
 from mdt_cli.services.export.inline import bundle
 from mdt_cli.services.export.model_card import class_names
-from mdt_cli.services.model import Inputs, LoadedModel, largest_difference
+from mdt_cli.services.model import EARLY_HEAD, Inputs, LoadedModel, largest_difference
 
 WEIGHTS, CONFIG, INDEX = "diffusion_pytorch_model.safetensors", "config.json", "model_index.json"
 TABLES = {
@@ -36,6 +37,7 @@ TABLES = {
         ConstantGuidanceConfig,
         PowerCosineGuidanceConfig,
         IntervalGuidanceConfig,
+        InternalGuidanceConfig,
         SamplingConfig,
     )
 }
@@ -69,6 +71,7 @@ def write_folder(folder: Path, trained: LoadedModel, codec: Codec) -> None:
     tensors = {
         f"network.{name}": tensor.detach().cpu().contiguous()
         for name, tensor in trained.network.named_parameters()
+        if exported_shape(trained).early_head_at or not name.startswith(EARLY_HEAD)
     }
     save_file(tensors, transformer / WEIGHTS, {"format": "pt"})
     write_hub_json(
@@ -87,10 +90,16 @@ def write_folder(folder: Path, trained: LoadedModel, codec: Codec) -> None:
 
 
 def exported_shape(trained: LoadedModel) -> TransformerShape:
-    """What the network was built from; channels and classes from the data it was trained on."""
+    """What the network was built from; channels and classes from the data it was trained on.
+
+    Without its early head, unless the sampling of its run is guided by it.
+    """
     channels, height, width = trained.facts["latent_shape"]
+    model = trained.config.model
+    if trained.config.sampling.guidance.kind != "internal":
+        model = model.model_copy(update={"early_head_at": 0})
     return shape_of(
-        trained.config.model,
+        model,
         (channels, height, width),
         out_channels=channels * trained.loss.out_multiplier,
         num_classes=trained.num_classes,
@@ -129,7 +138,7 @@ def difference(folder: Path, trained: LoadedModel, inputs: Inputs) -> float:
     pipeline = load_as_stranger(folder)
 
     def theirs(x: Tensor, t_B: Tensor, y_B: Tensor | None) -> Tensor:
-        (output,) = pipeline.transformer(x, t_B, y_B, return_dict=False)
+        output, *_ = pipeline.transformer(x, t_B, y_B, return_dict=False)
         return torch.as_tensor(output)
 
     return largest_difference(trained.network, theirs, inputs)

@@ -12,7 +12,7 @@ from torch import Tensor
 from mdt_cli.artifacts.data_facts import codec_facts
 from mdt_cli.artifacts.sample_folder.npz import NpzFolder
 from mdt_cli.artifacts.sample_folder.png import GRID, Job, Pixels, PngFolder
-from mdt_cli.config.sampling import NoGuidanceConfig, SamplingConfig
+from mdt_cli.config.sampling import InternalGuidanceConfig, NoGuidanceConfig, SamplingConfig
 from mdt_cli.core.batch import Condition
 from mdt_cli.core.codecs.codec import Codec, codec_from_facts, decoded
 from mdt_cli.core.objectives.base import Diffusion
@@ -169,8 +169,22 @@ def _possible_guidance(
     request: SampleRequest, trained: LoadedModel, sampling: SamplingConfig
 ) -> Generator[Event, None, SamplingConfig]:
     """The sampling with guidance that this network supports; reports what is ignored."""
-    if isinstance(sampling.guidance, NoGuidanceConfig):
+    guidance = sampling.guidance
+    if isinstance(guidance, NoGuidanceConfig):
         return sampling
+    if isinstance(guidance, InternalGuidanceConfig):
+        if not trained.config.model.early_head_at:
+            raise MdtError(
+                "guidance internal leaves the estimate of an early head behind, and this network "
+                "has none",
+                "train one with model.early_head_at, or use another kind of guidance",
+            )
+        if guidance.cfg_scale == 1:
+            return sampling
+        if not trained.num_classes:
+            yield Note("the network has no classes: sampling.guidance.cfg_scale is ignored")
+            inner = guidance.model_copy(update={"cfg_scale": 1.0})
+            return sampling.model_copy(update={"guidance": inner})
     if not trained.num_classes:
         if request.guidance is not None:
             raise MdtError(

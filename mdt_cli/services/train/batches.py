@@ -22,9 +22,8 @@ from mdt_cli.services.build.masking import build_selector, build_views
 from mdt_cli.services.build.objective import build_loss
 from mdt_cli.services.build.ratio import build_mask_ratio
 from mdt_cli.services.runtime import own_cores
+from mdt_cli.services.train.split import Split, split_rows, stratified_rows
 
-# Never hold more than this share of a cache out of training.
-LARGEST_HELD_OUT = 1 / 20
 # More threads make more noise than any GPU trains on, and each holds a micro-batch in memory.
 MOST_THREADS = 4
 
@@ -55,21 +54,6 @@ class MicroBatch:
         """What view `number` is computed from; its draw may still be in host memory."""
         draw = self.draws[number]
         return Batch(self.clean, self.t_B, draw.noise, draw.condition, draw.subset)
-
-
-@dataclass(frozen=True)
-class Split:
-    """Rows of a cache for training and for the held-out loss; a function of count and seed."""
-
-    train: Tensor
-    held_out: Tensor
-
-
-def split_rows(count: int, held_out: int, seed: int) -> Split:
-    """At most a twentieth of the rows is held out, so nothing of a tiny cache is."""
-    wanted = min(held_out, int(count * LARGEST_HELD_OUT))
-    order = torch.randperm(count, generator=stream(seed, "held-out"))
-    return Split(order[wanted:].sort().values, order[:wanted].sort().values)
 
 
 @dataclass(frozen=True)
@@ -114,7 +98,9 @@ class TrainData:
         t_B = self.loss.sample_time(size, generator)
         # A ratio of the step gives all micro-batches the same shapes.
         of = (step, index) if self.mask_ratio.per_micro_batch else (step,)
-        ratio = self.mask_ratio.at(step, training.steps, stream(seed, *of, "mask ratio"))
+        steps = self.config.schedule_steps
+        ratio_step = min(step, steps - 1)
+        ratio = self.mask_ratio.at(ratio_step, steps, stream(seed, *of, "mask ratio"))
         draws = tuple(
             self.source.draw(
                 view,
@@ -170,9 +156,9 @@ def train_data(config: RunConfig, cache: LatentCache, grid: tuple[int, int]) -> 
     return TrainData(
         config,
         cache,
-        split_rows(cache.facts.count, config.data.held_out, config.training.seed),
+        _split(config, cache),
         build_loss(config.objective),
-        tuple(build_views(config.masking)),
+        tuple(build_views(config)),
         build_mask_ratio(config.masking),
         ViewSource(
             build_selector(config.masking, grid),
@@ -182,6 +168,13 @@ def train_data(config: RunConfig, cache: LatentCache, grid: tuple[int, int]) -> 
         ),
         latent_units(config.data, cache.facts.codec),
     )
+
+
+def _split(config: RunConfig, cache: LatentCache) -> Split:
+    held_out, seed = config.data.held_out, config.training.seed
+    if config.data.split == "random":
+        return split_rows(cache.facts.count, held_out, seed)
+    return stratified_rows(cache.labels, held_out, seed)
 
 
 def posterior_draw(rows: LatentRows, generator: torch.Generator) -> Tensor:

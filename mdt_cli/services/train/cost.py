@@ -54,7 +54,7 @@ def plan(cache_path: Path, config: RunConfig) -> RunCost:
     total = sum(parameters.values())
     training_only = sum(n for name, n in parameters.items() if name.startswith(TRAINING_ONLY))
     ratio = build_mask_ratio(config.masking)
-    lowest, highest = ratio.extremes(config.training.steps)
+    lowest, highest = ratio.extremes(config.schedule_steps)
     kept = "all"
     if config.masking.is_masked:
         selector = build_selector(config.masking, network.grid)
@@ -112,9 +112,9 @@ def teacher_flops(network: Transformer, latent_shape: tuple[int, int, int]) -> i
 def train_flops(network: Transformer, config: RunConfig, latent_shape: tuple[int, int, int]) -> int:
     """Of one image in one optimizer step, over all views; `network` is on the meta device."""
     selector = build_selector(config.masking, network.grid)
-    ratio = build_mask_ratio(config.masking).mean(config.training.steps)
+    ratio = build_mask_ratio(config.masking).mean(config.schedule_steps)
     total = 0
-    for view in build_views(config.masking):
+    for view in build_views(config):
         keep = None if view.tokens == "all" else selector.num_kept(network.grid, ratio)
         total += 3 * _flops(network, latent_shape, keep)
         branches = sum(term.target.startswith("teacher") for term in view.terms)

@@ -14,7 +14,13 @@ from mdt_cli.config.run import RunConfig
 from mdt_cli.errors import MdtError
 from mdt_cli.services.build.objective import build_loss
 from mdt_cli.services.events import Event, Note, Warned
-from mdt_cli.services.model import TRAINING_ONLY, find_weights, put_weights, weights_config
+from mdt_cli.services.model import (
+    EARLY_HEAD,
+    TRAINING_ONLY,
+    find_weights,
+    put_weights,
+    weights_config,
+)
 
 BOTH = "both"
 # Where the label table is, by the way the network is conditioned.
@@ -98,7 +104,7 @@ def put_stage_weights(
     where anything else does not fit.
     """
     ours = dict(network.named_parameters())
-    may_go = may_come = TRAINING_ONLY + (LABELS if new_classes else ())
+    may_go = may_come = (*TRAINING_ONLY, EARLY_HEAD, *(LABELS if new_classes else ()))
     if any(k.startswith(CLASSIFIER) for k in ours):
         # Its positions may begin to learn; they start as the fixed ones are.
         learned = ("positions_ND", "extras.positions_ED")

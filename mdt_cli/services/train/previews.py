@@ -99,7 +99,7 @@ def _restored(look: Look, codec: Codec, path: Path) -> None:
     count = min(config.preview.per_class * 4, len(some))
     # Evenly spread, as the rows of a class lie together.
     rows = some[torch.arange(count) * len(some) // count]
-    ratio = data.mask_ratio.extremes(config.training.steps)[1]
+    ratio = data.mask_ratio.extremes(config.schedule_steps)[1]
     subset = hide(data.source.selector, look.network.grid, ratio, rows.tolist())
     strips = make_strips(
         look.network,

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from mdt_cli.artifacts import run_folder
+from mdt_cli.artifacts.begun_rules import SplitRule, begun_config, check_schedule, resolved
 from mdt_cli.artifacts.begun_run import as_begun, has_begun, settings_of, steering_changes
 from mdt_cli.artifacts.checkpoint import checkpoints
 from mdt_cli.artifacts.latent_cache.read import LatentCache, open_cache
@@ -38,6 +39,7 @@ from mdt_cli.services.train.initial_weights import InitialWeights, load_initial
 from mdt_cli.services.train.launcher import check_launcher
 from mdt_cli.services.train.loop import run_loop
 from mdt_cli.services.train.placement import Placement, check_shares, place
+from mdt_cli.services.train.split import cut_note
 from mdt_cli.services.train.state import TrainState
 from mdt_cli.services.train.step_log import StepLog
 from mdt_cli.services.train.trackers import Trackers
@@ -45,8 +47,9 @@ from mdt_cli.services.train.watch import Watch
 
 PRETRAIN, FINETUNE = "pretrain", "finetune"
 # Keys that say how one stage starts or where it ran, and nothing of the next.
-OF_ONE_STAGE = ("start", "new_classes", "deterministic")
+OF_ONE_STAGE = ("start", "new_classes", "deterministic", "schedule_steps")
 MANY_LENGTHS = 12
+STRATA: SplitRule = "stratified"
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,11 @@ def starting_config(
         return settings_of(run, presets, assignments)
     header = read_header(find_weights(source, ema))
     training = {k: v for k, v in header.config["training"].items() if k not in OF_ONE_STAGE}
-    base = {**header.config, "training": training}
+    # What is held out depends on the cache; a tail, on the steps of the stage.
+    data, schedule = dict(header.config["data"]), dict(header.config.get("lr_schedule", {}))
+    data.pop("split", None)
+    schedule.pop("tail", None)
+    base = {**header.config, "training": training, "data": data, "lr_schedule": schedule}
     return load_config(presets, assignments, base=base, base_source=f"{source}")
 
 
@@ -115,8 +122,14 @@ def train(request: TrainRequest) -> Iterator[Event]:
     check_launcher(request.loaded.config.training, device.type, os.environ)
     check_precision(request.loaded.config.training.precision, request.device)
     cache = open_cache(request.cache, verify=True)
-    loaded, kept = as_begun(request.run, request.loaded, request.fresh)
-    loaded = run_folder.with_determinism(request.run, loaded, device.type, request.fresh)
+    before = begun_config(request.run, request.fresh)
+    loaded = resolved(
+        request.loaded,
+        before,
+        device.type,
+        _split_rule(request, cache) if before is None else STRATA,
+    )
+    loaded, kept = as_begun(request.run, loaded, request.fresh)
     request, config = replace(request, loaded=loaded), loaded.config
     make_deterministic(config.training.deterministic is True)
     placement = place(config.training.precision, request.device)
@@ -152,6 +165,8 @@ def _train(request: TrainRequest, cache: LatentCache, placement: Placement) -> I
     if cache.facts.count < 2:
         raise MdtError(f"the cache holds {cache.facts.count} image; training needs at least 2")
     changed = run_folder.check(request.run, loaded, request.fresh, request.stage)
+    if begun:
+        check_schedule(request.run, loaded)
     steered = steering_changes(request.run, loaded) if begun else []
     network = _fresh_network(config, cache)
     data = train_data(config, cache, network.grid)
@@ -186,6 +201,8 @@ def _train(request: TrainRequest, cache: LatentCache, placement: Placement) -> I
     placement.wait()
     if not (begun or loaded.has_recipe):
         yield from what_starts(config, cache, network)
+    if note := cut_note(config.data.held_out, data.split, config.data.split != "random"):
+        yield Note(note)
     yield from _notes(config, cache, network, state.step)
     # Trackers get the numbers of the first process; the others have none to send.
     log = config.log if placement.is_first else LogConfig()
@@ -194,6 +211,15 @@ def _train(request: TrainRequest, cache: LatentCache, placement: Placement) -> I
     with deferred_signals() as stop:
         yield from run_loop(state, data, placement, watch, step_log, stop)
     trackers.close()
+
+
+def _split_rule(request: TrainRequest, cache: LatentCache) -> SplitRule:
+    """A later stage on the same images holds out those that the earlier one held out."""
+    if request.initial is not None and request.initial.source.exists():
+        header = read_header(find_weights(request.initial.source, request.initial.ema))
+        if header.data.get("digest") == cache.facts.digest:
+            return "random" if header.config["data"].get("split", "random") == "random" else STRATA
+    return STRATA
 
 
 def _fresh_network(config: RunConfig, cache: LatentCache) -> Transformer:

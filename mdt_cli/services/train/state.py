@@ -79,11 +79,12 @@ class TrainState:
         config, schedule = self.data.config, self.data.config.lr_schedule
         factor = lr_factor(
             self.step,
-            config.training.steps,
+            config.schedule_steps,
             schedule.warmup,
             schedule.kind,
             schedule.final,
             schedule.starts_at_zero,
+            schedule.tail,
         )
         for group in self.optimizer.param_groups:
             group["lr"] = config.optimizer.lr * factor * group["lr_scale"]

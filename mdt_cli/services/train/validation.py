@@ -43,14 +43,18 @@ def held_out_losses(look: Look, stop: Stop) -> Generator[Event, None, dict[str, 
 
 
 def _views(look: Look) -> dict[str, View]:
-    """The plain pass, and the masked one without the targets of an EMA decoder."""
+    """The plain pass, and the masked one; of the final head, without targets of an EMA decoder."""
     data = look.data
     # Without noise, what is seen is its own answer: there is nothing to measure.
     hides = data.loss.restores and data.config.masking.is_masked
     views = {} if hides else {"full": View("all")}
     for view in data.views:
         if view.tokens == "kept":
-            own = tuple(term for term in view.terms if not term.target.startswith("teacher"))
+            own = tuple(
+                term
+                for term in view.terms
+                if term.head == "final" and not term.target.startswith("teacher")
+            )
             views["masked"] = replace(view, terms=own)
     return views
 
@@ -61,7 +65,7 @@ def _held_out_loss(look: Look, view: View, stop: Stop, key: str) -> Generator[Ev
     config = data.config
     size, seed = config.validation.batch_size, config.training.seed
     # One ratio for the whole run, so that its losses can be compared with each other.
-    ratio = data.mask_ratio.mean(config.training.steps)
+    ratio = data.mask_ratio.mean(config.schedule_steps)
     source = replace(data.source, class_dropout=0.0)
     total = 0.0
     for start in range(0, len(rows), size):

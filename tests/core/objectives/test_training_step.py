@@ -28,7 +28,7 @@ SMALL = (
     "model.narrow_decoder={depth=2, hidden_size=16, num_heads=2}",
 )
 CONFIG = load_config(["mcdit"], list(SMALL)).config
-VIEW, LOSS = build_views(CONFIG.masking)[0], build_loss(CONFIG.objective)
+VIEW, LOSS = build_views(CONFIG)[0], build_loss(CONFIG.objective)
 CLEAN, NOISE = torch.randn(2, 3, 4, 8, 8, dtype=torch.float64, generator=stream("terms"))
 SIGMA = torch.tensor([0.2, 0.9, 6.0], dtype=torch.float64)
 # The last has no class.

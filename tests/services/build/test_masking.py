@@ -53,7 +53,7 @@ def test_a_bare_word_is_a_selector_and_kinds_have_their_own_keys() -> None:
             'masking.ratio={kind="piecewise", points=[[0.5, 0.1], [0.2, 0.3]]}',
             r"points \[0.5, 0.2\] do not go forwards",
         ),
-        ('masking.ratio={kind="piecewise", points=[[0.5, 0.1]]}', "at least 2 items"),
+        ('masking.ratio={kind="piecewise", points=[[0.5, 0.1]]}', "at least 2 entries"),
     ],
 )
 def test_bad_masking_is_told(assignment: str, said: str) -> None:

@@ -49,7 +49,7 @@ def test_words_for_the_warmup_of_averages() -> None:
     for given, kept in {True: "ramp", False: "none", "power": "power"}.items():
         assert EmaConfig.model_validate({"warmup": given}).warmup == kept
     assert load_config(["mdtv2", "digits"], []).config.ema.warmup == "ramp"
-    with pytest.raises(MdtError, match=r"ema\.warmup: .*'none', 'ramp' or 'power'"):
+    with pytest.raises(MdtError, match=r'ema\.warmup: must be "none", "ramp" or "power"'):
         load_config(["mdtv2"], ["ema.warmup=slow"])
 
 

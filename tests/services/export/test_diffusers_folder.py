@@ -20,7 +20,16 @@ from mdt_cli.services.export.diffusers_folder import TABLES, load_as_stranger
 from mdt_cli.services.export.export import ExportRequest, export
 from mdt_cli.services.export.templates import pipeline
 from mdt_cli.services.model import TRAINING_ONLY, fixed_inputs, load_trained
-from tests.services.small_networks import DIGITS, DIT, EDM, MDTV2, MODERN, TINY, weights_file
+from tests.services.small_networks import (
+    DIGITS,
+    DIT,
+    EDM,
+    INTERNAL,
+    MDTV2,
+    MODERN,
+    TINY,
+    weights_file,
+)
 
 CPU = torch.device("cpu")
 UNCONDITIONAL = (DIGITS[0], (*DIGITS[1], "data.conditional=false"))
@@ -51,7 +60,7 @@ def run(source: Path, out: Path, **options: Any) -> ExportDone:
 
 RECIPES = {
     **{"mdtv2": MDTV2, "digits": DIGITS, "dit": DIT, "edm": EDM, "no classes": UNCONDITIONAL},
-    "modern": MODERN,
+    **{"modern": MODERN, "internal": INTERNAL},
 }
 
 

@@ -29,7 +29,7 @@ from mdt_cli.services.export.export import ExportRequest, export
 from mdt_cli.services.model import load_trained
 from mdt_cli.services.sample.reconstruct import ReconstructRequest, reconstruct
 from mdt_cli.services.strips import hide, make_strips, strip_gap, strip_size
-from mdt_cli.services.train.batches import split_rows
+from mdt_cli.services.train.split import stratified_rows
 from tests.autoencoders import save_autoencoder
 from tests.services.sampled import contents, manifest, pixels
 from tests.services.tiny_weights import write_weights
@@ -284,8 +284,9 @@ def test_previews_are_strips_of_held_out_images(
     losses = [event.losses for event in events if isinstance(event, Validated)]
     assert set(losses[0]) == {"masked/online", "masked/0.5"}
     # The sheet begins with the first held-out row as it is: 3-fold, behind a margin of 6.
-    row = split_rows(40, 2, 0).held_out[0]
-    first = open_cache(cache).read(row.view(1)).mean[0].permute(1, 2, 0)
+    data = open_cache(cache)
+    row = stratified_rows(data.labels, 2, 0).held_out[0]
+    first = data.read(row.view(1)).mean[0].permute(1, 2, 0)
     wanted = ((first + 1) * 127.5).round().to(torch.uint8).numpy()
     assert np.array_equal(pixels(paths[0])[6 : 6 + 48 : 3, 6 : 6 + 48 : 3], wanted)
     # Looking changes nothing of what is trained.

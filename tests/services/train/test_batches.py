@@ -56,7 +56,7 @@ def made(folder: Path, recipe: str) -> tuple[TrainData, Transformer]:
         cache,
         split_rows(cache.facts.count, 0, 0),
         build_loss(config.objective),
-        tuple(build_views(config.masking)),
+        tuple(build_views(config)),
         build_mask_ratio(config.masking),
         ViewSource(
             build_selector(config.masking, network.grid),

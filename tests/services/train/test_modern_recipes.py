@@ -1,9 +1,11 @@
 """Every recipe with modern blocks: it learns, resumes to the bit and samples."""
 
+import json
 from pathlib import Path
 
 import pytest
 
+from mdt_cli.artifacts.weights import read_tensors
 from mdt_cli.config.load import Loaded, load_config
 from tests.services.train.test_recipes import (
     RECIPES,
@@ -44,3 +46,23 @@ def test_a_recipe_with_modern_blocks_learns_resumes_and_samples(
     assert digests(parts, STEPS) == digests(straight, STEPS)
     if recipe != "lmd":
         check_pictures(straight, tmp_path / "images")
+
+
+@pytest.mark.parametrize("recipe", ["mdtv2", "maskdit", "drop", "tread"])
+def test_an_early_head_learns_resumes_and_guides(recipe: str, cache: Path, tmp_path: Path) -> None:
+    own = ["model.decoder_depth=2", "masking.restore_at=-2"] if recipe == "mdtv2" else []
+    keys = [*NETWORK, *own, "model.early_head_at=2", "sampling.guidance={kind='internal'}"]
+    loaded, straight = load_config([recipe], settings(recipe, *keys)), tmp_path / "straight"
+    check_learning(run(cache, straight, loaded))
+    parts = cut_short(straight, tmp_path / "parts")
+    run(cache, parts, loaded)
+    assert digests(parts, STEPS) == digests(straight, STEPS)
+    weights = read_tensors(straight / "checkpoints" / f"step-{STEPS:07d}" / "weights.safetensors")
+    assert weights["early_head.linear.weight"].abs().max() > 0
+    logged, judged = (
+        {key for line in (straight / name).read_text().splitlines() for key in json.loads(line)}
+        for name in ("log.jsonl", "metrics.jsonl")
+    )
+    assert any("early" in name for name in logged)
+    assert not any("early" in name for name in judged)
+    check_pictures(straight, tmp_path / "images")

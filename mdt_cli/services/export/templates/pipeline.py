@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mdt_cli.config.sampling import (
     ConstantGuidanceConfig,
+    InternalGuidanceConfig,
     IntervalGuidanceConfig,
     NoGuidanceConfig,
     PowerCosineGuidanceConfig,
@@ -119,8 +120,8 @@ class MdtPipeline(DiffusionPipeline):
         return ids
 
     def _network(self, x: Tensor, t: Tensor, y: Tensor | None) -> Answer:
-        (output,) = self.transformer(x, t, y, return_dict=False)
-        return Answer(output.float())
+        final, *early = self.transformer(x, t, y, return_dict=False)
+        return Answer(final.float(), early=early[0].float() if early else None)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images [B, 3, H, W], about -1..1."""
@@ -206,7 +207,7 @@ def _diffusion(table: Mapping[str, Any]) -> Diffusion:
         case "edm":
             return Edm(sigma_data=table["sigma_data"])
         case "flow":
-            return Flow()
+            return Flow(predict=table["predict"], noise_scale=table["noise_scale"])
         case kind:
             raise ValueError(f"no such objective: {kind}")
 
@@ -218,6 +219,7 @@ def _settings(table: Mapping[str, Any], steps: int | None, scale: float | None) 
         "constant": ConstantGuidanceConfig,
         "power_cosine": PowerCosineGuidanceConfig,
         "interval": IntervalGuidanceConfig,
+        "internal": InternalGuidanceConfig,
     }
     saved = table["guidance"]
     guidance = variants[saved["kind"]](**saved)

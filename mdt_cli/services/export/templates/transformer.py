@@ -45,8 +45,8 @@ class MdtTransformer2DModel(ModelMixin, ConfigMixin):
         timestep: Tensor,
         class_labels: Tensor | None = None,
         return_dict: bool = True,
-    ) -> Transformer2DModelOutput | tuple[Tensor]:
-        """The network's raw output [B, out_channels, H, W].
+    ) -> Transformer2DModelOutput | tuple[Tensor, ...]:
+        """The network's raw output [B, out_channels, H, W]; in a tuple, also the early head's.
 
         timestep: what the objective feeds the network (index, 1000 t or log(sigma) / 4).
         class_labels: int64, `num_classes` for "no class"; not needed without classes.
@@ -55,10 +55,10 @@ class MdtTransformer2DModel(ModelMixin, ConfigMixin):
         for table in self.network.buffers():
             if table.is_floating_point() and table.dtype != self.dtype:
                 table.data = table.to(self.dtype)
-        output = self.network(hidden_states.to(self.dtype), timestep, class_labels).final
-        if not return_dict:
-            return (output,)
-        return Transformer2DModelOutput(sample=output)
+        answer = self.network(hidden_states.to(self.dtype), timestep, class_labels)
+        if return_dict:
+            return Transformer2DModelOutput(sample=answer.final)
+        return (answer.final,) if answer.early is None else (answer.final, answer.early)
 
     def save_config(
         self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any
