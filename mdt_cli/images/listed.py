@@ -45,6 +45,17 @@ class Listing:
                 f"copy it again, or {UNCONDITIONAL}",
             ) from error
 
+    def head(self, item: Found, size: int) -> bytes:
+        """The first bytes of a file of the set. Raises MdtError where it cannot be read."""
+        file = self.path / item.name
+        try:
+            if file.is_file():
+                with file.open("rb") as opened:
+                    return opened.read(size)
+        except OSError as error:
+            raise MdtError(f"{file} cannot be read: {error.strerror}") from error
+        return self.read(item)[:size]
+
     def names_image(self) -> Callable[[str], bool]:
         """Whether a text names an image here: by its file name, with or without suffix."""
         known: set[str] = set()

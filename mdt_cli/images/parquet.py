@@ -9,7 +9,7 @@ from mdt_cli.images import labels
 from mdt_cli.images.archives import PARQUET_FAULTS, ParquetReader
 from mdt_cli.images.columns import asked_column, label_column
 from mdt_cli.images.image_set import Found, ImageSet, make_set
-from mdt_cli.images.parquet_splits import one_split
+from mdt_cli.images.parquet_splits import one_split, partition
 from mdt_cli.images.reading import AmbiguousSetError, Reading
 from mdt_cli.images.shards import check_complete
 from mdt_cli.json_reader import parse_json
@@ -52,12 +52,17 @@ def from_parquet(paths: Sequence[Path], root: Path, path: Path, reading: Reading
                         "give one data set",
                     )
                 image = column
-                found.extend(_rows(table.metadata, number, file, root))
+                rows = _rows(table.metadata, number, file, root)
+                found.extend(rows)
                 try:
                     label = chosen_label_column(schema, features, images, file, reading)
                 except MdtError as error:
                     fault = fault or error
                     continue
+                part = partition(file.relative_to(root).as_posix())
+                partitioned = label is None and part is not None and not reading.by_first_rules
+                if partitioned and part and label_column(part[:1], reading, str(path)):
+                    values.extend([part[1]] * len(rows))
                 if label is not None:
                     values.extend(table.read(columns=[label]).column(0).to_pylist())
                     named = features.get(label, {}).get("names") or None
@@ -77,9 +82,9 @@ def from_parquet(paths: Sequence[Path], root: Path, path: Path, reading: Reading
             raise fault
         if len(values) != len(found):
             raise MdtError(
-                f"only some of the parquet files of {root} have labels", "pass --unconditional"
+                f"only some of the parquet files of {path} have labels", "pass --unconditional"
             )
-        return labels.from_values(values, names, str(root), reading)
+        return labels.from_values(values, names, str(path), reading)
 
     reader = ParquetReader(tuple(paths), image)
     return make_set(path, "parquet", reader, found, classes if values or fault else None, {}, notes)

@@ -67,10 +67,20 @@ def _first_rules(file: Path, root: Path) -> str:
 def _config_and_split(name: str) -> tuple[str, str]:
     """(configuration, split) of `64/train-00000-of-00002.parquet` or `64/train/0000.parquet`."""
     *folders, file = name.split("/")
+    folders = [folder for folder in folders if "=" not in folder]
     split = TAIL.sub("", file.removesuffix(".parquet"))
     if folders and (not split or split_of(split) is None is not split_of(folders[-1])):
         split = folders.pop()
     return "/".join(folder for folder in folders if folder not in PLAIN_FOLDERS), split
+
+
+def partition(name: str) -> tuple[str, str] | None:
+    """Column and value of a partitioned file: (label, cat) of `label=cat/0.parquet`."""
+    for folder in name.split("/")[:-1]:
+        column, equals, value = folder.partition("=")
+        if equals and column and value:
+            return column, value
+    return None
 
 
 def _several_configurations(

@@ -31,7 +31,7 @@ def from_tars(paths: Sequence[Path], root: Path, path: Path, reading: Reading) -
     paths = sorted(paths, key=lambda tar: reading.key(tar.relative_to(root).as_posix()))
     check_shards([tar.relative_to(root).as_posix() for tar in paths], path, reading)
     found: list[Found] = []
-    beside = Beside(reading, str(root))
+    beside = Beside(reading, str(path))
     for number, tar in enumerate(paths):
         try:
             _list(tar, number, tar.relative_to(root).as_posix(), found, beside)

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from mdt_cli.errors import MdtError
 from mdt_cli.images.beside import at_suffix
@@ -38,9 +38,10 @@ def check_unread_lists(listing: Listing) -> None:
                 f"write a CSV of files and classes and pass it with --labels; or {UNCONDITIONAL}",
             )
     for item in candidates[:SEARCHED_FILES]:
-        text = listing.read(item)[:SEARCHED_BYTES].decode("utf-8", "replace")
+        text = listing.head(item, SEARCHED_BYTES).decode("utf-8", "replace")
         words = dict.fromkeys(re.split(r"""[\s,;|"'\[\]{}:]+""", text))
         named = [word for word in words if _is_a_name(word) and names_image(word)]
+        named = named or _numbered_rows(item.name, text, len(listing.images), names_image)
         if named:
             raise MdtError(
                 f"{listing.path} has no classes in folders, but {as_text(item.name)} names its "
@@ -56,6 +57,19 @@ def check_unread_lists(listing: Listing) -> None:
                 "for each image and no names",
                 "write a CSV of files and classes and pass it with --labels; or " + UNCONDITIONAL,
             )
+
+
+def _numbered_rows(
+    name: str, text: str, count: int, names_image: Callable[[str], bool]
+) -> list[str]:
+    """The first cells of a table, where nearly all its rows begin with the number of an image."""
+    if suffix(name) not in (".csv", ".tsv"):
+        return []
+    lines = [re.split(r"[,;\t]", line) for line in text.splitlines()[1:] if line.strip()]
+    cells = [line[0].strip(" \"'") for line in lines if len(line) > 1]
+    found = list(dict.fromkeys(cell for cell in cells if names_image(cell)))
+    enough = len(found) >= max(2, 0.8 * len(cells)) and 2 * len(found) >= min(count, 1000)
+    return found if enough else []
 
 
 def class_in_names(names: Sequence[str]) -> str | None:

@@ -495,3 +495,20 @@ def test_captions_over_several_lines(tmp_path: Path) -> None:
     rows = [f'{n},"a\ndog, of\u2028course",{w}' for n, w in zip(FLAT, WANTED, strict=True)]
     text = "\n".join(["file_name,text,label", *rows])
     assert good(open_images(write_folder(tmp_path, FLAT | {"metadata.csv": text.encode()})))
+
+
+def test_a_list_of_numbers_beside_numbered_images(tmp_path: Path) -> None:
+    rows = "\n".join(f"{k},{w}" for k, w in enumerate(WANTED))
+    path = write_folder(tmp_path / "in", FLAT | {"train.csv": f"id,label\n{rows}".encode()})
+    refused(path, "train.csv names its images (0, 1, 2)")
+    assert good(open_images(path, reading_of(None, path / "train.csv")))
+    wrapped = {f"images/{name}": data for name, data in FLAT.items()}
+    refused_as = write_folder(tmp_path / "w", wrapped | {"train.csv": f"id,label\n{rows}".encode()})
+    assert "train.csv names its images" in str(open_images(refused_as).fault)
+
+
+def test_parquet_files_in_folders_of_a_value(tmp_path: Path) -> None:
+    for name in ("cat", "ant"):
+        write_parquet(tmp_path / f"label={name}/0.parquet", {})
+    images = open_images(tmp_path)
+    assert (images.classes, images.labels) == (("ant", "cat"), [0] * 4 + [1] * 4)
