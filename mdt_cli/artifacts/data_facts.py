@@ -27,6 +27,13 @@ def check_same_data(
         if key == "class_names" and not before.get("class_names_known", True):
             # Imported weights may know their classes by number alone.
             old, new = len(old), len(new)
+        if key == "class_names" and old != new and _same_members(old, new):
+            raise MdtError(
+                f"{source} was trained on the classes of the cache in another order: {_short(old)} "
+                f"there, {_short(new)} in the cache",
+                "use the cache of the first stage (version 0.1 sorted numbers as text), or "
+                "--set training.new_classes=true, which starts with a new label table",
+            )
         if _comparable(old, new) != _comparable(new, old):
             raise MdtError(
                 f"{source} was trained on {what} than the cache holds: {_short(old)} there, "
@@ -35,6 +42,11 @@ def check_same_data(
                 if key != "class_names"
                 else "--set training.new_classes=true starts with a new label table",
             )
+
+
+def _same_members(old: Any, new: Any) -> bool:
+    lists = isinstance(old, (list, tuple)) and isinstance(new, (list, tuple))
+    return lists and sorted(map(str, old)) == sorted(map(str, new)) and list(old) != list(new)
 
 
 def _comparable(value: Any, other: Any) -> Any:

@@ -22,7 +22,7 @@ class CodecFacts(TypedDict):
 
     name: str
     id: NotRequired[str | None]
-    kind: NotRequired[str]
+    kind: NotRequired[str | None]
     weights_sha256: NotRequired[Hex | None]
     shift: NotRequired[list[Finite]]
     scale: NotRequired[list[Finite]]

@@ -15,6 +15,7 @@ from mdt_cli.images.files import is_hidden, is_image, walk
 from mdt_cli.images.image_set import ImageSet, without_classes
 from mdt_cli.images.npz import from_npz
 from mdt_cli.images.reading import EVERYTHING, AmbiguousSetError, Reading
+from mdt_cli.images.refused import undecoded
 
 CHECKPOINT = ("state.json", "weights.safetensors")
 # Kinds of sets whose images have no paths.
@@ -34,6 +35,7 @@ def open_images(path: Path, reading: Reading = EVERYTHING) -> ImageSet:
     images = _open(path, reading)
     if isinstance(images.fault, AmbiguousSetError):
         raise images.fault
+    _check_undecoded(images, path, reading)
     fixed = images.kind in WITHOUT_NAMES or images.provenance is not None
     if fixed and reading.options:
         raise MdtError(
@@ -54,6 +56,18 @@ def open_images(path: Path, reading: Reading = EVERYTHING) -> ImageSet:
             f"leave out {others[0]}",
         )
     return images
+
+
+def _check_undecoded(images: ImageSet, path: Path, reading: Reading) -> None:
+    """MdtError for a set that holds images of formats that are not decoded beside its others."""
+    for ending, count in sorted(images.ignored.items()):
+        what = undecoded(ending)
+        if what is not None and count > 0 and not (reading.only or reading.by_first_rules):
+            raise MdtError(
+                f"{path} holds {count} files of {what} ({ending}), which are not decoded",
+                "convert them to PNG or JPEG, or leave them out: "
+                f"{reading.only_option} '!*{ending}'",
+            )
 
 
 def _open(path: Path, reading: Reading) -> ImageSet:

@@ -72,6 +72,13 @@ def encode_latents(
     label_column: LabelColumn = None,
     label_before: LabelBefore = None,
     label_before_last: LabelBeforeLast = None,
+    white: Annotated[
+        int | None,
+        typer.Option(
+            help="The value of 16-bit grey images that is white; 4095 for 12-bit data.",
+            show_default="65535",
+        ),
+    ] = None,
     shard_size: Annotated[
         int | None,
         typer.Option(help="Rows per file.", show_default="up to 2048, at most 128 MiB"),
@@ -107,6 +114,7 @@ def encode_latents(
         shard_size=shard_size,
         device=device,
         verify=verify,
+        white=white,
         reading=reading_of(
             only, labels, file_column, label_column, label_before, label_before_last
         ),

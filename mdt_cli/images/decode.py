@@ -4,20 +4,21 @@ import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, ImageOps
 
+from mdt_cli.images.colour import to_srgb
 from mdt_cli.images.open_image import UnreadableError, content, open_image, readable, refuse_bomb
+from mdt_cli.images.pixel_rule import FULL_WHITE, RULE, PixelRule
 
 Pixels = npt.NDArray[np.uint8]
 # An image as its container holds it: encoded, the path of a file, or pixels [H,W,3].
 Raw = Path | bytes | Pixels
 
-# What `read_image` does, for manifests and reports.
-CROP = "upright (EXIF), alpha over white, halved by box, bicubic, centre square"
 # What transparent pixels are laid over.
 BACKGROUND = "white"
 # Pixels that are converted at a time, where a conversion needs a multiple of their memory.
@@ -32,7 +33,10 @@ PNG_EXIF = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """`pixels` uint8 [3,S,S]; `mode` as stored (RGB, L, ...); `enlarged` if it was smaller."""
+    """`pixels` uint8 [3,S,S]; `enlarged` if it was smaller.
+
+    `mode` as stored (RGB, L, ...) with what a viewer might not expect: `I;16; 0..65535 to 0..255`.
+    """
 
     pixels: Pixels
     mode: str
@@ -47,13 +51,13 @@ class ImageHeader:
     lossy: bool
 
 
-def read_image(raw: Raw, size: int) -> DecodedImage:
-    """Decode, turn upright, lay over white, crop to `size`. Raises UnreadableError."""
+def read_image(raw: Raw, size: int, rule: PixelRule = RULE) -> DecodedImage:
+    """Decode, turn upright, convert to sRGB, lay over white, crop to `size`. UnreadableError."""
     if isinstance(raw, np.ndarray):
         mode, enlarged, pixels = "RGB", min(raw.shape[:2]) < size, crop_pixels(raw, size)
         return DecodedImage(np.ascontiguousarray(pixels.transpose(2, 0, 1)), mode, enlarged)
     with readable():
-        mode, upright = _decoded(content(raw))
+        mode, upright = _decoded(content(raw), rule)
         enlarged = min(upright.size) < size
         pixels = np.asarray(centre_crop(upright, size))
     return DecodedImage(np.ascontiguousarray(pixels.transpose(2, 0, 1)), mode, enlarged)
@@ -64,7 +68,7 @@ def read_pixels(raw: Raw, size: int | None = None) -> Pixels:
     if isinstance(raw, np.ndarray):
         return raw if size is None else crop_pixels(raw, size)
     with readable():
-        _, upright = _decoded(raw)
+        _, upright = _decoded(raw, RULE)
         return np.asarray(upright if size is None else centre_crop(upright, size))
 
 
@@ -93,28 +97,63 @@ def stored_size(raw: Raw) -> tuple[int, int]:
         return image.size
 
 
-def _decoded(raw: Path | bytes) -> tuple[str, Image.Image]:
+def _decoded(raw: Path | bytes, rule: PixelRule) -> tuple[str, Image.Image]:
     """The mode as stored and the image upright in RGB; nothing else of it stays in memory."""
     with open_image(raw) as image:
-        return image.mode, as_rgb(image)
+        words = [image.mode]
+        if is_deep_colour(image):
+            if rule.white != FULL_WHITE:
+                raise UnreadableError("16-bit colour is read at full range alone")
+            words = [f"{image.mode};16", "upper 8 of 16 bits"]
+        elif image.mode.startswith("I"):
+            words.append(f"0..{rule.white} to 0..255")
+        # A JPEG of several images (MPO) has its main one first.
+        if image.format != "MPO" and getattr(image, "is_animated", False):
+            words.append("first of several frames")
+        mode = image.mode
+        upright, profile = as_rgb(image, rule)
+        if profile is not None:
+            words.append(profile)
+        # Version 0.1 recorded the mode alone.
+        return "; ".join(words) if rule.profiles else mode, upright
 
 
-def as_rgb(image: Image.Image) -> Image.Image:
-    """The image upright in RGB: turned by EXIF, alpha laid over white; `image` may be closed then.
+def is_deep_colour(image: Image.Image) -> bool:
+    """Whether an image that is not yet loaded has 16 bits in each of several channels."""
+    return image.mode in ("RGB", "RGBA", "RGBX", "LA", "CMYK") and any(
+        ";16" in str(tile[3]) for tile in getattr(image, "tile", ())
+    )
 
-    Grey of 0..65535 and floats of 0..1 are scaled to 0..255; UnreadableError outside these ranges.
+
+def as_rgb(image: Image.Image, rule: PixelRule = RULE) -> tuple[Image.Image, str | None]:
+    """The image upright in sRGB, with alpha laid over white, and what its colour profile did.
+
+    Grey of 0..white and floats of 0..1 are scaled to 0..255; UnreadableError outside these ranges.
     """
     image.load()
+    profile = image.info.get("icc_profile") if rule.profiles else None
     image = _upright(image)
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image
+    transparent = "transparency" in image.info
+    if image.mode == "RGB" and not transparent:
+        return to_srgb(image, profile)
     if image.mode.startswith("I"):
-        return _by_strips(image, _from_integers)
+        grey = _by_strips(image, partial(_from_integers, white=rule.white))
+        return _grey_to_srgb(grey, profile)
     if image.mode == "F":
-        return _by_strips(image, _from_floats)
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        return _by_strips(image, _over_background)
-    return image.convert("RGB")
+        return _by_strips(image, _from_floats), None
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or transparent:
+        return _over_background(image, profile)
+    if image.mode in ("L", "CMYK"):
+        converted, done = to_srgb(image, profile)
+        return converted.convert("RGB"), done
+    return to_srgb(image.convert("RGB"), profile)
+
+
+def _grey_to_srgb(grey: Image.Image, profile: bytes | None) -> tuple[Image.Image, str | None]:
+    if not profile:
+        return grey, None
+    converted, done = to_srgb(grey.getchannel(0), profile)
+    return converted.convert("RGB"), done
 
 
 def centre_crop(image: Image.Image, size: int) -> Image.Image:
@@ -172,18 +211,32 @@ def _by_strips(image: Image.Image, convert: Callable[[Image.Image], Image.Image]
     return whole
 
 
-def _over_background(image: Image.Image) -> Image.Image:
+def _over_background(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, str | None]:
+    if not profile:
+        return _by_strips(image, _laid_over), None
+    alpha = image.convert("RGBA").getchannel("A")
+    # A profile of grey describes the one channel that there is.
+    plain = image.convert("L" if image.mode in ("L", "LA", "La") else "RGB")
+    converted, done = to_srgb(plain, profile)
+    converted = converted.convert("RGB")
+    converted.putalpha(alpha)
+    return _by_strips(converted, _laid_over), done
+
+
+def _laid_over(image: Image.Image) -> Image.Image:
     over = image.convert("RGBA")
     under = Image.new("RGBA", over.size, BACKGROUND)
     return Image.alpha_composite(under, over).convert("RGB")
 
 
-def _from_integers(image: Image.Image) -> Image.Image:
-    """16-bit grey: all of 0..65535 is scaled to 0..255 (Pillow's own conversion would clip)."""
+def _from_integers(image: Image.Image, white: int) -> Image.Image:
+    """16-bit grey: all of 0..white is scaled to 0..255 (Pillow's own conversion would clip)."""
     values = np.asarray(image).astype(np.int64)
-    if values.min() < 0 or values.max() > 65535:
+    if values.min() < 0 or values.max() > FULL_WHITE:
         raise UnreadableError("32-bit integer pixels outside 0..65535: their range is not known")
-    return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
+    if values.max() > white:
+        raise UnreadableError(f"it has the value {values.max()}, above --white {white}")
+    return Image.fromarray(((values * 255 + white // 2) // white).astype(np.uint8)).convert("RGB")
 
 
 def _from_floats(image: Image.Image) -> Image.Image:

@@ -7,6 +7,7 @@ from pathlib import Path
 from mdt_cli.errors import MdtError
 from mdt_cli.images.files import is_packed_tar
 
+VECTOR = "a vector format"
 NPZ = "write the images as an npz: arr_0 uint8 [N, H, W, 3], arr_1 class numbers"
 FILES = "write each image to a file, in a folder per class"
 # Ends of names -> (what that is, what to do).
@@ -28,7 +29,7 @@ UNDECODED = {
     (".dng", ".cr2", ".cr3", ".nef", ".arw"): "a camera's raw format",
     (".dcm",): "DICOM",
     (".exr",): "OpenEXR",
-    (".svg", ".eps", ".pdf", ".ai"): "a vector format",
+    (".svg", ".eps", ".pdf", ".ai"): VECTOR,
     (".psd",): "Photoshop's format",
 }
 LMDB = "data.mdb"
@@ -50,10 +51,10 @@ def refused_format(path: Path) -> MdtError | None:
     return None
 
 
-def undecoded(name: str) -> str | None:
-    """The format of an image that is not decoded, by its name."""
-    lower = name.lower()
-    return next((what for ends, what in UNDECODED.items() if lower.endswith(ends)), None)
+def undecoded(ending: str) -> str | None:
+    """The format of images of this ending that are not decoded; drawings may be documents."""
+    found = (what for ends, what in UNDECODED.items() if ending in ends and what != VECTOR)
+    return next(found, None)
 
 
 def refused_among(paths: Sequence[Path]) -> MdtError | None:

@@ -1,5 +1,6 @@
 """Images of one size, or cropped to one, as 8-bit RGB: what scores are computed on."""
 
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -10,6 +11,7 @@ from typing import Any
 
 from mdt_cli.errors import MdtError
 from mdt_cli.images.decode import Pixels, Raw, read_image_header, read_pixels
+from mdt_cli.images.depth import a_few, check_depth
 from mdt_cli.images.image_set import ImageSet
 from mdt_cli.images.open_image import UnreadableError
 
@@ -103,6 +105,12 @@ def sized(images: ImageSet, crop: int | None = None) -> SizedSet:
     if images.size is not None:
         counts[images.size] = len(images)
     else:
+        check_depth(
+            images.path,
+            a_few(images),
+            f"mdt encode-latents {shlex.quote(str(images.path))} CACHE --size N --white 4095 makes "
+            "that value white: give CACHE, N the side of the samples",
+        )
         for name, raw in SizedSet(images, (0, 0)).read():
             with _named(images.path, name):
                 header = read_image_header(raw)

@@ -8,7 +8,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,8 +17,9 @@ import numpy as np
 from mdt_cli.errors import MdtError
 from mdt_cli.images.archives import Reader
 from mdt_cli.images.contents import content_digest
-from mdt_cli.images.decode import Pixels, Raw, read_image, stored_size
+from mdt_cli.images.decode import Pixels, Raw, read_image
 from mdt_cli.images.open_image import UnreadableError
+from mdt_cli.images.pixel_rule import RULE, PixelRule
 
 # The most pixel bytes and images of one task: enough that its transfer costs nothing beside
 # decoding, little enough that workers never wait for each other.
@@ -27,7 +27,7 @@ TASK_BYTES, TASK_IMAGES = 4 << 20, 128
 
 Result = TypeVar("Result")
 # What is done with the images at some locations, of which the first has that index.
-Task = Callable[[Reader, int, Sequence[Any], int], Result]
+Task = Callable[[Reader, int, Sequence[Any], int, PixelRule], Result]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,9 @@ class Decoded:
     contents: tuple[str, ...] = ()
 
 
-def decode(reader: Reader, first: int, locations: Sequence[Any], size: int) -> Decoded:
+def decode(
+    reader: Reader, first: int, locations: Sequence[Any], size: int, rule: PixelRule = RULE
+) -> Decoded:
     """Read the images at `locations`; the first of them has index `first`."""
     pixels = np.empty((len(locations), 3, size, size), np.uint8)
     kept: list[int] = []
@@ -56,7 +58,7 @@ def decode(reader: Reader, first: int, locations: Sequence[Any], size: int) -> D
         try:
             raw = _whole(reader.read(location))
             contents[index - first] = content_digest(raw)
-            image = read_image(raw, size)
+            image = read_image(raw, size, rule)
         except (UnreadableError, OSError) as error:
             skipped.append((index, str(error)))
             continue
@@ -78,7 +80,9 @@ def _whole(raw: Raw) -> Raw:
     return raw.read_bytes() if isinstance(raw, Path) else raw
 
 
-def contents(reader: Reader, first: int, locations: Sequence[Any], size: int) -> list[str]:
+def contents(
+    reader: Reader, first: int, locations: Sequence[Any], size: int, rule: PixelRule = RULE
+) -> list[str]:
     """The SHA-256 of the images at `locations`, as `decode` has them; nothing is decoded."""
     found = []
     for location in locations:
@@ -89,17 +93,6 @@ def contents(reader: Reader, first: int, locations: Sequence[Any], size: int) ->
     return found
 
 
-def stored_sizes(reader: Reader, locations: Sequence[Any]) -> list[tuple[int, int]]:
-    """(width, height) from the headers of those images that have one."""
-    sizes = []
-    for location in locations:
-        # A broken image is reported when it is decoded.
-        with suppress(UnreadableError, OSError):
-            sizes.append(stored_size(reader.read(location)))
-    reader.close()
-    return sizes
-
-
 class Decoders:
     """`workers` processes that decode ahead; 0 decodes in this process. Use as a context.
 
@@ -107,8 +100,8 @@ class Decoders:
     take hundreds of megabytes per worker. The result does not depend on the number of workers.
     """
 
-    def __init__(self, reader: Reader, size: int, workers: int) -> None:
-        self._reader, self._size, self._workers = reader, size, workers
+    def __init__(self, reader: Reader, size: int, workers: int, rule: PixelRule = RULE) -> None:
+        self._reader, self._size, self._workers, self._rule = reader, size, workers, rule
         self._task = max(1, min(TASK_IMAGES, TASK_BYTES // (3 * size * size)))
         self._pool: ProcessPoolExecutor | None = None
 
@@ -121,7 +114,7 @@ class Decoders:
             if "forkserver" in methods:
                 context.set_forkserver_preload([__name__])
             self._pool = ProcessPoolExecutor(
-                self._workers, context, _start_worker, (self._reader, self._size)
+                self._workers, context, _start_worker, (self._reader, self._size, self._rule)
             )
         return self
 
@@ -148,7 +141,8 @@ class Decoders:
         )
         if self._pool is None:
             for task in tasks:
-                yield work(self._reader, task.start, locations[task.start : task.stop], self._size)
+                part = locations[task.start : task.stop]
+                yield work(self._reader, task.start, part, self._size, self._rule)
             return
         ahead = 2 * self._workers + 2
         waiting: deque[Future[Result]] = deque()
@@ -167,12 +161,12 @@ class Decoders:
             ) from error
 
 
-_worker: tuple[Reader, int]
+_worker: tuple[Reader, int, PixelRule]
 
 
-def _start_worker(reader: Reader, size: int) -> None:
+def _start_worker(reader: Reader, size: int, rule: PixelRule) -> None:
     global _worker
-    _worker = (reader, size)
+    _worker = (reader, size, rule)
     # Terminals and job schedulers signal every process; the parent alone decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -188,5 +182,5 @@ def _end_with_parent() -> None:
 
 
 def _work(work: Task[Result], first: int, locations: Sequence[Any]) -> Result:
-    reader, size = _worker
-    return work(reader, first, locations, size)
+    reader, size, rule = _worker
+    return work(reader, first, locations, size, rule)

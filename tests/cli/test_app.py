@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FLAGS = {
     "encode-latents": "--batch-size --codec --device --dtype --file-column "
     "--flip --json --label-before --label-before-last --label-column --labels --limit --only "
-    "--shard-size --size --strict --unconditional --verify --workers",
+    "--shard-size --size --strict --unconditional --verify --white --workers",
     "pretrain": "--device --dry-run --fresh --json --preset --set",
     "finetune": "--device --dry-run --ema --fresh --from --json --preset --set",
     "sample": "--batch-size --classes --codec --device --ema --format --grid --guidance --json "

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from mdt_cli.artifacts.data_facts import check_same_data
 from mdt_cli.artifacts.latent_cache.read import open_cache
 from mdt_cli.errors import MdtError
 from mdt_cli.images.containers import open_container
@@ -159,3 +160,14 @@ def test_numbers_that_are_no_indices_are_said(tmp_path: Path) -> None:
         None,
         1,
     ]
+
+
+def test_classes_in_another_order_than_the_weights_have_are_refused(tmp_path: Path) -> None:
+    images = write_folder(tmp_path / "in", FILES)
+    list(encode_latents(EncodeRequest(images, tmp_path / "cache", size=16, workers=0)))
+    cache = open_cache(tmp_path / "cache")
+    weights = cache.facts.header()
+    check_same_data(weights, cache, tmp_path / "run")
+    old = weights | {"class_names": sorted(TWELVE)}
+    with pytest.raises(MdtError, match=r"classes of the cache in another order: 12 \(0, 1, 10"):
+        check_same_data(old, cache, tmp_path / "run")

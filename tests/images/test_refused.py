@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from mdt_cli.artifacts.open_images import open_images
 from mdt_cli.errors import MdtError
 from mdt_cli.images.containers import open_container
+from mdt_cli.images.files import SUFFIXES
+from mdt_cli.images.reading import Reading
 from mdt_cli.images.refused import REFUSED, UNDECODED
 from tests.pictures import class_files, write_folder
 
@@ -38,6 +41,22 @@ def test_other_formats_are_named(tmp_path: Path, end: str) -> None:
         with pytest.raises(MdtError, match=r"which is not (read|decoded)") as caught:
             open_container(path)
         assert caught.value.hint
+
+
+def test_images_that_are_not_decoded_beside_others_stop_the_command(tmp_path: Path) -> None:
+    files = class_files() | {"a/phone.HEIC": b"x", "b/phone.heic": b"x", "readme.pdf": b"x"}
+    write_folder(tmp_path / "images", files)
+    with pytest.raises(MdtError, match=r"2 files of HEIC \(\.heic\)") as caught:
+        open_images(tmp_path / "images")
+    pattern = str(caught.value.hint).rpartition("--only ")[2].strip("'")
+    assert len(open_images(tmp_path / "images", Reading(only=(pattern,)))) == 15
+
+
+def test_the_page_names_every_format() -> None:
+    """docs/layouts.md lists what is read and what is refused."""
+    page = (Path(__file__).parents[2] / "docs/layouts.md").read_text("utf-8")
+    for end in (*SUFFIXES, *(e for ends in (*REFUSED, *UNDECODED) for e in ends)):
+        assert f"`{end}`" in page, end
 
 
 def test_lmdb_is_refused_with_a_command_that_works(tmp_path: Path) -> None:

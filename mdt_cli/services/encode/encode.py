@@ -1,6 +1,7 @@
 """The first stage: images of any layout to a latent cache."""
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -14,12 +15,15 @@ from mdt_cli.artifacts.latent_cache.write import DTYPES, Content, begun
 from mdt_cli.artifacts.open_images import open_images
 from mdt_cli.core.codecs.codec import Codec, open_codec
 from mdt_cli.errors import MdtError
-from mdt_cli.images.decode import CROP
+from mdt_cli.images.decode import Raw, stored_size
+from mdt_cli.images.depth import a_few, check_depth
 from mdt_cli.images.image_set import ImageSet, limited, without_classes
 from mdt_cli.images.labels import other_number
+from mdt_cli.images.open_image import UnreadableError
+from mdt_cli.images.pixel_rule import FULL_WHITE, RULE, PixelRule, known_rule
 from mdt_cli.images.reading import NEWEST, Order, known_order
 from mdt_cli.images.sized import check_crop
-from mdt_cli.images.workers import Decoded, Decoders, stored_sizes
+from mdt_cli.images.workers import Decoded, Decoders
 from mdt_cli.locks import writing_folder
 from mdt_cli.services.encode.convert import convert, of_features
 from mdt_cli.services.encode.fill import (
@@ -38,7 +42,6 @@ from mdt_cli.services.runtime import own_cores, own_device
 from mdt_cli.services.work import Share, as_only_writer
 
 DEFAULT_SIZE = 256
-LOOKED_AT = 8
 
 
 def encode_latents(request: EncodeRequest) -> Generator[Event, None, None]:
@@ -75,8 +78,16 @@ def _fill(request: EncodeRequest, share: Share) -> Iterator[Event]:
         )
     size = request.size or DEFAULT_SIZE
     check_crop(source, size)
+    rule = _pixel_rule(before, request.white)
     yield from _summary(source, order)
-    yield from _small_images(source, size)
+    few = a_few(source)
+    if before is None and request.white is None:
+        check_depth(
+            request.images,
+            few,
+            "--white 4095 makes that value white, --white 65535 reads the values as they are",
+        )
+    yield from _small_images(few, size)
     codec = open_codec(request.codec or PIXELS, own_device(request.device))
     facts, shape = codec.facts(), codec.latent_shape(size)
     plan = cache_plan(
@@ -91,7 +102,7 @@ def _fill(request: EncodeRequest, share: Share) -> Iterator[Event]:
         items=len(source),
         digest=source.digest if contents is None else source.listing_digest,
         shard_rows=request.shard_size,
-        crop=CROP,
+        crop=rule.text,
         contents=contents,
         order=order,
     )
@@ -104,7 +115,7 @@ def _fill(request: EncodeRequest, share: Share) -> Iterator[Event]:
     yield from filling.begin()
     open_spans = [span for _, span in filling.missing]
     # One set of workers for all shards, so that they decode ahead across the ends of shards.
-    with filling, Decoders(source.reader, size, workers if open_spans else 0) as decoders:
+    with filling, Decoders(source.reader, size, workers if open_spans else 0, rule) as decoders:
         decoded = decoders.decode(source.locations, open_spans)
         for index, span in filling.missing:
             content = yield from _encode(request, source, codec, span, decoded, filling)
@@ -198,6 +209,12 @@ def _order(before: Mapping[str, Any] | None) -> Order:
     return known_order(source.get("order") if isinstance(source, dict) else None)
 
 
+def _pixel_rule(before: Mapping[str, Any] | None, white: int | None) -> PixelRule:
+    """The rule that the cache was begun by, or the newest; `white` where it is asked for."""
+    rule = RULE if before is None else known_rule(before.get("crop"))
+    return rule if white is None else replace(rule, white=white)
+
+
 def _open(request: EncodeRequest, order: Order) -> ImageSet:
     """The images with their classes. MdtError where the classes contradict each other."""
     images = open_images(request.images, replace(request.reading, order=order))
@@ -223,9 +240,12 @@ def _check(request: EncodeRequest) -> None:
         ("--limit", request.limit, 1),
         ("--batch-size", request.batch_size, 1),
         ("--shard-size", request.shard_size, 1),
+        ("--white", request.white, 1),
     ):
         if value is not None and value < least:
             raise MdtError(f"{name} {value} is too small", f"give a number from {least}")
+    if request.white is not None and request.white > FULL_WHITE:
+        raise MdtError(f"--white {request.white} is too large", f"give a number to {FULL_WHITE}")
     if request.dtype not in DTYPES:
         raise MdtError(f"no such --dtype: {request.dtype}", f"use one of {', '.join(DTYPES)}")
 
@@ -249,10 +269,13 @@ def _summary(source: ImageSet, order: Order) -> Iterator[Event]:
         )
 
 
-def _small_images(source: ImageSet, size: int) -> Iterator[Event]:
-    """A warning, before hours of work, where the first images are all smaller than `size`."""
-    few = source.locations[:: max(1, len(source) // LOOKED_AT)]
-    sizes = stored_sizes(source.reader, few)
+def _small_images(few: Sequence[Raw], size: int) -> Iterator[Event]:
+    """A warning, before hours of work, where the images looked at are all smaller than `size`."""
+    sizes = []
+    for raw in few:
+        # A broken image is reported when it is decoded.
+        with suppress(UnreadableError, OSError):
+            sizes.append(stored_size(raw))
     if sizes and all(min(side) < size for side in sizes):
         width, height = sizes[0]
         yield Warned(

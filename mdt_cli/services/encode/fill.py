@@ -189,6 +189,10 @@ def finished_cache(folder: Path, unchanged: bool) -> Iterator[Event]:
         yield Warned(
             f"{len(without)} of {facts.num_classes} classes have no image: {_some(without)}"
         )
+    for mode, number in manifest["modes"].items():
+        kind, _, done = mode.partition("; ")
+        if done:
+            yield Note(f"{number} of {facts.count} images ({kind}): {done}")
     if manifest["enlarged"]:
         yield Note(
             f"{manifest['enlarged']} of {facts.count} images are smaller than "

@@ -25,5 +25,7 @@ class EncodeRequest:
     device: str | None = None
     # What is read of the images; the rule of order is the cache's.
     reading: Reading = EVERYTHING
+    # The value of 16-bit grey that becomes white; None is 65535.
+    white: int | None = None
     # Only compare a finished cache with its checksums, and `images` with the recorded contents.
     verify: bool = False

@@ -22,6 +22,7 @@ import torch
 from mdt_cli.artifacts.weights import read_tensors, save_tensors
 from mdt_cli.errors import Stopped
 from mdt_cli.files import atomic_path, cannot_write, sha256_of, write_json
+from mdt_cli.images.pixel_rule import RULE
 from mdt_cli.images.sized import SizedSet
 from mdt_cli.json_reader import read_json
 from mdt_cli.metrics.extract import Extracted, ImageBatch, collect, feature_batches
@@ -274,11 +275,16 @@ def _key(images: SizedSet, extractor: Extractor, device: torch.device) -> str:
         "kind": images.kind,
         "size": images.size,
         "count": images.count,
+        "pixels": RULE.text,
     }
     state.update(json.dumps(about).encode())
     for file in sorted(images.files):
         stat = file.stat()
-        state.update(f"{file} {stat.st_size} {stat.st_mtime_ns}\n".encode("utf-8", "replace"))
+        state.update(
+            f"{file} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}\n".encode(
+                "utf-8", "replace"
+            )
+        )
     return state.hexdigest()
 
 

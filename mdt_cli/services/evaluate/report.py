@@ -12,7 +12,7 @@ import torch
 
 from mdt_cli import __version__
 from mdt_cli.config.evaluation import MetricName, facts_of, of_tables
-from mdt_cli.images.decode import CROP
+from mdt_cli.images.pixel_rule import RULE
 from mdt_cli.images.sized import SizedSet
 from mdt_cli.metrics.comparability import Conditions, Stamp, adm_stamp, clean_fid_stamp
 from mdt_cli.metrics.extract import Extracted
@@ -127,7 +127,7 @@ def _set_facts(images: SizedSet, extracted: Extracted | None) -> dict[str, Any]:
         "count": images.count,
         "image_size": list(images.size),
         "jpegs": images.jpegs,
-        **({"crop": CROP, "resized": images.resized} if images.crop is not None else {}),
+        **({"crop": RULE.text, "resized": images.resized} if images.crop is not None else {}),
         "digest": extracted.statistics.digest if extracted else None,
     }
     if images.provenance is not None:

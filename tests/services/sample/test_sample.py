@@ -89,6 +89,17 @@ def test_npz_holds_the_same_pixels_in_the_order_of_the_seeds(request_, tmp_path)
     assert manifest(npz.out)["file"] == file.name
 
 
+def test_numbers_that_name_other_classes_are_said(request_, tmp_path):
+    path = write_weights(tmp_path / "n.safetensors", class_names=("0", "1", "10", "2"))
+    request = replace(request_, weights=path, seeds="0-2", out=tmp_path / "n")
+    _, events = run(replace(request, classes="0-2"))
+    said = [event.text for event in events if isinstance(event, Warned)]
+    assert said == ["--classes 0-2: 0-2 are indices, named 0, 1, 10 (=NAME asks for a name)"]
+    _, events = run(replace(request, classes="=2,=10", out=tmp_path / "m"))
+    assert not any(isinstance(event, Warned) for event in events)
+    assert manifest(tmp_path / "m")["labels"] == [3, 2, 3]
+
+
 def test_a_network_without_classes(request_, tmp_path):
     path = write_weights(tmp_path / "u.safetensors", conditional=False)
     run(replace(request_, weights=path))
