@@ -18,6 +18,7 @@ from tests.golden.networks import Net, as_trained, plain_network, synthetic_netw
 from tests.golden.plain_cases import PLAIN, PLAIN_LOSSES  # noqa: E402
 from tests.golden.rules import Rule  # noqa: E402
 from tests.golden.rules import worst as worst_of_rule  # noqa: E402
+from tests.golden.rules_solvers import RULES as SOLVERS  # noqa: E402
 from tests.golden.rules_starts import RULES  # noqa: E402
 
 Cases = Mapping[tuple[str, str], tuple[float, ...]]
@@ -133,8 +134,8 @@ def lines() -> Iterator[str]:
     )
     yield (
         "MC-DiT and TREAD have no published numbers to compare with: no official code of the "
-        "first is public, and the second adds no parameter and no arithmetic to DiT. Their loss "
-        "terms and routes are tested against restatements of the papers instead.\n"
+        "first is public, and the second adds no parameter and no arithmetic to DiT; its rules are "
+        "below. Loss terms and routes are tested against restatements of the papers instead.\n"
     )
     yield "## Outputs\n"
     columns = ("mean", "std", "first", "second", "third", "last")
@@ -152,11 +153,10 @@ def lines() -> Iterator[str]:
     yield (
         "Defaults, orders and schedules of the official code, as numbers that it printed, beside "
         "what ours computes now and what version 0.1 had. Random starts are statistics of other "
-        "random numbers, so they agree to a few per cent. Tests: `tests/golden/test_rules.py`. "
-        ""
+        "random numbers, so they agree to a few per cent. Tests: `tests/golden/test_rules.py`.\n"
     )
     yield from head("recipe", "rule", "version 0.1", "official", "ours", "worst")
-    yield from rule_rows(RULES)
+    yield from rule_rows((*RULES, *SOLVERS))
     yield "\n## Parameters\n"
     yield (
         "1,000 classes and 4 x 32 x 32 latents unless the row says otherwise; MaskDM has pixels "

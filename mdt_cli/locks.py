@@ -33,7 +33,7 @@ def writing_folder(folder: Path, sweep: bool = True) -> Iterator[str | None]:
         if not there:
             yield None
             return
-        with _held(folder / LOCK, folder) as problem:
+        with _held(_file(folder, is_folder=True), folder) as problem:
             if sweep:
                 remove_leftovers(folder, even_running=problem is None)
             yield problem
@@ -46,9 +46,42 @@ def writing_file(target: Path) -> Iterator[str | None]:
         if not there:
             yield None
             return
-        with _held(target.with_name(f".{target.name}{LOCK}"), target) as problem:
+        with _held(_file(target, is_folder=False), target) as problem:
             remove_leftovers_of(target, even_running=problem is None)
             yield problem
+
+
+def is_held(target: Path, is_folder: bool, rank: int = 0) -> bool:
+    """Whether a process has the lock of `target`, or is present there as `rank` above 0.
+
+    True where the file system has no locks to ask.
+    """
+    file = _file(target, is_folder, rank)
+    if not file.exists():
+        return False
+    lock = FileLock(file, 0, thread_local=False, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except (Timeout, OSError, NotImplementedError):
+        return True
+    lock.release()
+    return False
+
+
+@contextmanager
+def present(target: Path, is_folder: bool, rank: int) -> Iterator[None]:
+    """Within, the process `rank` above 0 of a launch is seen to work on `target` (`is_held`)."""
+    with _folder(target if is_folder else target.parent) as there:
+        if not there:
+            yield
+            return
+        with _held(_file(target, is_folder, rank), target):
+            yield
+
+
+def _file(target: Path, is_folder: bool, rank: int = 0) -> Path:
+    by = f".{rank}" if rank else ""
+    return target / f"{by}{LOCK}" if is_folder else target.with_name(f".{target.name}{by}{LOCK}")
 
 
 @contextmanager

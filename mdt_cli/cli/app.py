@@ -23,6 +23,7 @@ from mdt_cli.cli import (
     sample,
 )
 from mdt_cli.cli.hints import advice, with_dashes
+from mdt_cli.cli.home import with_home
 from mdt_cli.cli.output import emit, fail, print_any_name, talk
 from mdt_cli.errors import MdtError, Stopped
 
@@ -76,7 +77,7 @@ def run(arguments: Sequence[str]) -> int:
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, _stop)
     print_any_name()
-    words = with_dashes(arguments)
+    words = with_home(with_dashes(arguments))
     found = advice(words)
     if found is not None:
         fail(*found)

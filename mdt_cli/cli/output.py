@@ -28,9 +28,12 @@ def talk(text: str) -> None:
         print(printable(text, one_line=True), file=sys.stderr, flush=True)
 
 
-def warn(text: str) -> None:
-    """A warning on stderr."""
-    talk(f"warning: {text}")
+def warn(text: str, from_all: bool = False) -> None:
+    """A warning on stderr; from every process where the first one may be missing."""
+    if from_all:
+        print(f"warning: {text}", file=sys.stderr, flush=True)
+    else:
+        talk(f"warning: {text}")
 
 
 def fail(message: str, hint: str | None) -> None:

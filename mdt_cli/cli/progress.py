@@ -105,6 +105,6 @@ def shown_events(events: Iterator[Any], bar: Bar | None = None) -> Iterator[Any]
             case Note():
                 talk(event.text)
             case Warned():
-                warn(event.text)
+                warn(event.text, event.from_all)
             case _:
                 yield event

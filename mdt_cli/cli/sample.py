@@ -35,7 +35,9 @@ def sample(
     ] = None,
     solver: Annotated[
         str | None,
-        typer.Option(help="ddpm, ddim, euler, heun or dpm++.", show_default="sampling.solver"),
+        typer.Option(
+            help="ddpm, ddim, euler, heun, dpm++ or dpm++3s.", show_default="sampling.solver"
+        ),
     ] = None,
     guidance: Annotated[
         float | None,

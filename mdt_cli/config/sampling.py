@@ -90,9 +90,10 @@ GuidanceConfig = Annotated[
 
 
 class SamplingConfig(Table):
-    # ddpm: ancestral with respacing and learned variance. ddim, dpm++: epsilon, edm or flow by
-    # diffusers where it is exact. heun, euler: probability-flow ODE.
-    solver: Literal["ddpm", "ddim", "euler", "heun", "dpm++"] = "ddpm"
+    # ddpm: ancestral with respacing and learned variance. ddim: with eta. heun, euler:
+    # probability-flow ODE. dpm++: DPM-Solver++(2M), multistep. dpm++3s: DPM-Solver++ in single
+    # steps of order 3 (U-ViT): `steps` network calls, in epsilon runs between the training times.
+    solver: Literal["ddpm", "ddim", "euler", "heun", "dpm++", "dpm++3s"] = "ddpm"
     steps: Count = 250
     # Share of DDPM noise put back by ddim; 0: deterministic.
     eta: NonNegative = 0.0

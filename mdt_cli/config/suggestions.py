@@ -75,6 +75,10 @@ VALUES = {
     "rectified_flow": ("flow",),
     "dpm": ("dpm++",),
     "dpmsolver++": ("dpm++",),
+    "dpm_solver": ("dpm++3s",),
+    "dpm-solver": ("dpm++3s",),
+    "dpm_fast": ("dpm++3s",),
+    "dpm++2m": ("dpm++",),
 }
 # Tables of which one value means the first key.
 FIRST_KEY = ("ema", "training", "preview", "checkpoint", "log", "validation", "evaluation")

@@ -6,6 +6,7 @@ scale = sqrt(abar) and tau = sigma / scale, rectified flow with scale 1 and tau 
 """
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import wraps
@@ -36,7 +37,10 @@ def final(solver: Callable[Given, Iterator[Tensor]]) -> Callable[Given, Tensor]:
 
 @dataclass(frozen=True)
 class Level:
-    """One stop: the state is y = x / scale, its noise is `tau`, the network reads `t`."""
+    """One stop: the state is y = x / scale, its noise is `tau`, the network reads `t`.
+
+    Of a discrete chain `t` is a training index, or a number between two of them.
+    """
 
     tau: float
     scale: float
@@ -48,7 +52,8 @@ class LevelOptions:
     """What a caller may choose of the levels; each kind of diffusion reads what concerns it.
 
     spacing: of training times, as in `respaced_indices`. sigma_min, sigma_max, rho: as in
-    `karras_sigmas`. shift: of a flow's times, as in `shifted`.
+    `karras_sigmas`. shift: of a flow's times, as in `shifted`. between: of a discrete chain, visit
+    numbers between its times, as in `levels_between`, instead of `spacing`.
     """
 
     steps: int
@@ -57,11 +62,15 @@ class LevelOptions:
     sigma_max: float = 80.0
     rho: float = 7.0
     shift: float = 1.0
+    between: bool = False
 
 
 @dataclass(frozen=True)
 class Levels:
-    """The stops from noise to image. The last has tau 0 and the network is never asked there."""
+    """The stops from noise to image; the network is never asked at the last.
+
+    That has tau 0, except in `levels_between`.
+    """
 
     stops: tuple[Level, ...]
     # Standard normal noise times this is the state y at the first stop.
@@ -165,3 +174,22 @@ def ddpm_levels(alphas_cumprod: Tensor, steps: int, spacing: str = "respaced") -
         for index in indices
     ]
     return Levels((*stops, Level(0.0, 1.0, 0)), start=1 / stops[0].scale)
+
+
+def levels_between(alphas_cumprod: Tensor, steps: int) -> Levels:
+    """Numbers evenly from the last training index to 0, where some noise is left (U-ViT)."""
+    last = len(alphas_cumprod) - 1
+    times: list[float] = torch.linspace(last, 0, steps + 1, dtype=torch.float64).tolist()
+    log_abar = log_at(alphas_cumprod.double().log(), torch.tensor(times, dtype=torch.float64))
+    stops = [
+        Level(math.expm1(-log) ** 0.5, math.exp(log / 2), t)
+        for log, t in zip(log_abar.tolist(), times, strict=True)
+    ]
+    return Levels(tuple(stops), start=1 / stops[0].scale)
+
+
+def log_at(log_T: Tensor, t: Tensor) -> Tensor:
+    """Logarithms of a chain at numbers between its indices, on straight lines (DPM-Solver)."""
+    low = t.floor().clamp(0, len(log_T) - 2)
+    before = low.long()
+    return log_T[before].lerp(log_T[before + 1], t - low)

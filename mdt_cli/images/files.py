@@ -65,10 +65,13 @@ def _below(root: Path, prefix: str, above: frozenset[str]) -> Iterator[tuple[str
     except OSError as error:
         if prefix and isinstance(error, FileNotFoundError):
             return
-        raise MdtError(f"cannot read {folder}: {error.strerror}") from error
+        raise MdtError(
+            f"cannot read {folder}: {error.strerror}",
+            "make it readable, or move it out of the set",
+        ) from error
     for entry in entries:
         name = f"{prefix}/{entry.name}" if prefix else entry.name
-        if entry.is_dir():
+        if _is_folder(entry):
             if not is_hidden(entry.name):
                 yield from _below(root, name, above | {real})
             continue
@@ -76,4 +79,14 @@ def _below(root: Path, prefix: str, above: frozenset[str]) -> Iterator[tuple[str
             size = entry.stat().st_size if entry.is_file() else None
         except FileNotFoundError:
             continue
+        except OSError:
+            size = None
         yield name, size
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    """Whether it is a folder or a link to one; a link that leads back to itself is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False

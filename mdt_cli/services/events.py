@@ -18,9 +18,10 @@ class Note:
 
 @dataclass(frozen=True)
 class Warned:
-    """A sentence that the user must not miss."""
+    """A sentence that the user must not miss. from_all: from every process, not the first alone."""
 
     text: str
+    from_all: bool = False
 
 
 @dataclass(frozen=True)

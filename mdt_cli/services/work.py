@@ -7,10 +7,7 @@ files of the others. So no process waits at a barrier, and a killed one is resum
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-
-from mdt_cli.services.events import Event, Warned
 
 SECONDS_BETWEEN_POLLS = 0.2
 
@@ -32,23 +29,14 @@ class Share:
         """This process's shards of `count`, where `before` shards were shared out earlier."""
         return range((self.rank - before) % self.of, count, self.of)
 
+    def of_whom(self, index: int, before: int = 0) -> int:
+        """The rank of the process that makes a shard."""
+        return (index + before) % self.of
+
     def others(self, count: int, before: int = 0) -> list[int]:
         """The shards of the other processes."""
         mine = self.mine(count, before)
         return [index for index in range(count) if index not in mine]
-
-
-def as_only_writer(
-    lock: AbstractContextManager[str | None], share: Share, events: Iterator[Event]
-) -> Iterator[Event]:
-    """The events of a command whose first process holds `lock` (see `locks`) until they end."""
-    if share.rank:
-        yield from events
-        return
-    with lock as problem:
-        if problem is not None:
-            yield Warned(problem)
-        yield from events
 
 
 def poll(

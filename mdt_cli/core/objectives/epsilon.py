@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mdt_cli.core.batch import Batch
-from mdt_cli.core.levels import LevelOptions, Levels, ddpm_levels
+from mdt_cli.core.levels import LevelOptions, Levels, ddpm_levels, levels_between, log_at
 from mdt_cli.core.objectives.base import Diffusion, DiscreteChain
 from mdt_cli.core.objectives.betas import beta_table
 
@@ -45,6 +45,7 @@ class Epsilon(Diffusion):
         self._sigma = _Table(rest.sqrt())
         self._unscale = _Table(cumprod.rsqrt())
         self._ratio = _Table((1 / cumprod - 1).sqrt())
+        self._log = _Table(cumprod.log())
         # Ho et al. 2020, eq. 7: mean and variance of q(x_{t-1} | x_t, x_0).
         self._clean_coef = _Table(beta_T * before.sqrt() / rest)
         self._noisy_coef = _Table((1 - before) * alphas.sqrt() / rest)
@@ -74,8 +75,13 @@ class Epsilon(Diffusion):
         return output.chunk(2, dim=1)[0] if self.chain.learned_variance else output
 
     def denoised(self, output: Tensor, noisy: Tensor, t_B: Tensor) -> Tensor:
-        ratio = self._ratio.at(t_B, noisy)
-        return self._unscale.at(t_B, noisy) * noisy - ratio * self.epsilon(output)
+        if t_B.is_floating_point():
+            # Between the times of the chain, where its logarithm is a straight line.
+            log = log_at(self._log.on(noisy), t_B.to(noisy.dtype)).view(-1, 1, 1, 1)
+            unscale, ratio = (-log / 2).exp(), torch.expm1(-log).sqrt()
+        else:
+            unscale, ratio = self._unscale.at(t_B, noisy), self._ratio.at(t_B, noisy)
+        return unscale * noisy - ratio * self.epsilon(output)
 
     def error(self, output: Tensor, batch: Batch, noisy: Tensor) -> Tensor:
         output, clean, t_B = output.float(), batch.clean, batch.t_B
@@ -85,9 +91,14 @@ class Epsilon(Diffusion):
         return mse + self.variational_bound(output, clean, noisy, t_B)
 
     def levels(self, options: LevelOptions) -> Levels:
+        if options.between:
+            return levels_between(self.chain.alphas_cumprod, options.steps)
         return ddpm_levels(self.chain.alphas_cumprod, options.steps, options.spacing)
 
     def noise_ratio(self, t: float) -> float:
+        if t != int(t):
+            log = log_at(self.chain.alphas_cumprod.log(), torch.tensor(t, dtype=torch.float64))
+            return math.sqrt(math.expm1(-float(log)))
         kept = self.chain.alphas_cumprod[int(t)]
         return float(((1 - kept) / kept).sqrt())
 
@@ -126,10 +137,14 @@ class _Table:
 
     def at(self, t_B: Tensor, like: Tensor) -> Tensor:
         """[B, 1, 1, 1] with the dtype of `like`, on the device that it and the times lie on."""
+        return self.on(like)[t_B].view(-1, 1, 1, 1)
+
+    def on(self, like: Tensor) -> Tensor:
+        """All of the numbers, with the dtype and on the device of `like`."""
         key = like.device, like.dtype
         if key not in self._copies:
             self._copies[key] = self._values.to(*key)
-        return self._copies[key][t_B].view(-1, 1, 1, 1)
+        return self._copies[key]
 
 
 def _discrete_nll(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:

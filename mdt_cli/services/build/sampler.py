@@ -32,6 +32,7 @@ from mdt_cli.core.sampling.guidance import (
 )
 from mdt_cli.core.sampling.ode import euler_steps, heun_steps
 from mdt_cli.core.sampling.seeds import SeededNoise, drawn_labels
+from mdt_cli.core.sampling.singlestep import singlestep_steps
 from mdt_cli.errors import MdtError
 
 # (noised latents [B, C, H, W], times [B], labels [B] or None) -> the answer.
@@ -106,6 +107,7 @@ def sampler_steps_of(
             sampling.sigma_max,
             sampling.rho,
             sampling.shift,
+            between=sampling.solver == "dpm++3s",
         )
     )
 
@@ -148,6 +150,8 @@ def sampler_steps_of(
                 yield from heun_steps(denoise, noise, levels)
             case "dpm++":
                 yield from dpm_solver_pp_steps(denoise, noise, levels)
+            case "dpm++3s":
+                yield from singlestep_steps(denoise, noise, levels)
             case _:
                 assert_never(sampling.solver)
 

@@ -24,7 +24,6 @@ from mdt_cli.images.pixel_rule import FULL_WHITE, RULE, PixelRule, known_rule
 from mdt_cli.images.reading import NEWEST, Order, known_order
 from mdt_cli.images.sized import check_crop
 from mdt_cli.images.workers import Decoded, Decoders
-from mdt_cli.locks import writing_folder
 from mdt_cli.services.encode.convert import convert, of_features
 from mdt_cli.services.encode.fill import (
     Filling,
@@ -38,8 +37,9 @@ from mdt_cli.services.encode.other_caches import find_features
 from mdt_cli.services.encode.request import EncodeRequest
 from mdt_cli.services.encode.verify import verify_images
 from mdt_cli.services.events import Event, Note, Warned
+from mdt_cli.services.meeting import as_only_writer
 from mdt_cli.services.runtime import own_cores, own_device
-from mdt_cli.services.work import Share, as_only_writer
+from mdt_cli.services.work import Share
 
 DEFAULT_SIZE = 256
 
@@ -52,8 +52,7 @@ def encode_latents(request: EncodeRequest) -> Generator[Event, None, None]:
         yield from verify_images(request.cache, request.images, partial(_all_images, request))
         yield from finished_cache(request.cache, unchanged=True)
         return
-    lock = writing_folder(request.cache, sweep=share.of == 1)
-    yield from as_only_writer(lock, share, _fill(request, share))
+    yield from as_only_writer(request.cache, True, share, _fill(request, share))
 
 
 def _fill(request: EncodeRequest, share: Share) -> Iterator[Event]:

@@ -1,7 +1,7 @@
 """Filling a cache folder: intact shards stay, processes share the rest, the manifest comes last."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -37,6 +37,7 @@ from mdt_cli.files import write_json
 from mdt_cli.services.encode.content_record import ContentRecord
 from mdt_cli.services.encode.origin import Origin, difference
 from mdt_cli.services.events import CacheDone, CacheShareDone, Event, Note, Progress, Warned
+from mdt_cli.services.meeting import Meeting
 from mdt_cli.services.work import SECONDS_BETWEEN_POLLS, Share, poll
 
 SECONDS_FOR_PLAN = 600.0
@@ -56,6 +57,7 @@ class Filling:
         self._before = begun(folder)
         if self._before is not None:
             refuse_other_plan(folder, self._before, plan, partial(_difference, folder, origin))
+        self._meeting = Meeting(share, folder, is_folder=True)
         self._spans = spans(plan)
         self._mine = share.mine(len(self._spans))
         self._kept = finished_shards(folder, self._mine) if self._before is not None else {}
@@ -83,6 +85,8 @@ class Filling:
         if self._before is not None:
             yield from self._images.compare(self._before, self._mine, self._kept)
         self._images.look(index for index, _ in self.missing)
+        if self.missing:
+            yield from self._meeting.wait_for_first()
         if self._before is None:
             _begin(self._folder, self._plan, self._share)
         elif self._kept and self.missing:
@@ -136,7 +140,7 @@ class Filling:
         if self._share.rank:
             yield CacheShareDone(str(folder), self._share.rank, len(self._mine))
             return
-        others = self._of_others()
+        others = yield from self._of_others()
         shards = list((self._kept | others).values())
         if not any(shard.rows for shard in shards):
             entry = min(shards, key=lambda shard: shard.index).skipped[0]
@@ -161,7 +165,7 @@ class Filling:
             write_marks(folder, self._images.marks(others.values()))
         yield from finished_cache(folder, self._was_finished and not self.missing)
 
-    def _of_others(self) -> dict[int, Shard]:
+    def _of_others(self) -> Generator[Event, None, dict[int, Shard]]:
         """The shards of the other processes, once their files are there and intact."""
         found: dict[int, Shard] = {}
 
@@ -169,8 +173,9 @@ class Filling:
             found.update(finished_shards(self._folder, indices))
             return [index for index in indices if index not in found]
 
-        for _ in poll([k for k in range(len(self._spans)) if k not in self._kept], absent):
-            pass
+        for indices in poll([k for k in range(len(self._spans)) if k not in self._kept], absent):
+            ranks = {self._share.of_whom(index) for index in indices}
+            yield from self._meeting.check(sorted(ranks - {0}))
         return found
 
 

@@ -23,7 +23,6 @@ from mdt_cli.files import write_json
 from mdt_cli.images.decode import Pixels
 from mdt_cli.images.reading import EVERYTHING, Reading
 from mdt_cli.images.sized import SizedSet, sized
-from mdt_cli.locks import writing_file
 from mdt_cli.metrics.extractors.build import RESIZE_RULES, build_extractor
 from mdt_cli.metrics.extractors.extractor import Extractor, extract_batch
 from mdt_cli.metrics.extractors.weights import cached_inception
@@ -36,8 +35,9 @@ from mdt_cli.services.evaluate.html import write_page
 from mdt_cli.services.evaluate.report import device_name
 from mdt_cli.services.evaluate.request import page_of
 from mdt_cli.services.events import EvaluationDone, Event, Note, Progress, Warned
+from mdt_cli.services.meeting import as_only_writer
 from mdt_cli.services.runtime import pick_device
-from mdt_cli.services.work import Share, as_only_writer
+from mdt_cli.services.work import Share
 
 CPU_BATCH, GPU_BATCH = 4, 32
 SHOWN = 8
@@ -64,8 +64,9 @@ class ReconstructionRequest:
 def reconstruct(request: ReconstructionRequest) -> Iterator[Event]:
     """Encode to the posterior's mean, decode, compare; the last event is `EvaluationDone`."""
     target = request.out or Path(f"{request.images.name.partition('.')[0]}.reconstruction.json")
-    lock = writing_file(target)
-    yield from as_only_writer(lock, Share.from_environment(), _reconstruct(request, target))
+    yield from as_only_writer(
+        target, False, Share.from_environment(), _reconstruct(request, target)
+    )
 
 
 def _reconstruct(request: ReconstructionRequest, target: Path) -> Iterator[Event]:

@@ -8,7 +8,6 @@ from typing import Any
 from mdt_cli.config.evaluation import ExtractorName, MetricName, facts_of
 from mdt_cli.files import write_json
 from mdt_cli.images.sized import SizedSet
-from mdt_cli.locks import writing_file
 from mdt_cli.metrics.compute import compute
 from mdt_cli.metrics.extract import Extracted
 from mdt_cli.metrics.features import PUBLISHED, Features, Gaussian, side_of
@@ -28,7 +27,8 @@ from mdt_cli.services.evaluate.report import (
 )
 from mdt_cli.services.evaluate.request import EvaluateRequest, default_report
 from mdt_cli.services.events import EvaluationDone, EvaluationShareDone, Event, Note, Warned
-from mdt_cli.services.work import Share, as_only_writer
+from mdt_cli.services.meeting import Meeting, as_only_writer
+from mdt_cli.services.work import Share
 
 __all__ = ["EvaluateRequest", "default_report", "evaluate", "score"]
 
@@ -48,8 +48,9 @@ def evaluate(request: EvaluateRequest) -> Iterator[Event]:
     several processes each extracts its share, and the first one scores and writes.
     """
     share = Share.from_environment()
-    lock = writing_file(request.out or default_report(request))
-    yield from as_only_writer(lock, share, _evaluate(request))
+    yield from as_only_writer(
+        request.out or default_report(request), False, share, _evaluate(request)
+    )
 
 
 def _evaluate(request: EvaluateRequest) -> Iterator[Event]:
@@ -77,9 +78,12 @@ def extract_features(plan: Plan) -> Generator[Event, None, Shards]:
     jobs: list[tuple[SizedSet, str]] = [(real, "reference")] if real else []
     jobs += [(samples, "samples") for samples in plan.sets]
     total = sum(images.count for images, _ in jobs)
-    shards = Shards(plan.work, plan.share, plan.extractor, plan.device, plan.batch_size, total)
+    meeting = Meeting(plan.share, plan.report, is_folder=False)
+    work = (plan.extractor, plan.device, plan.batch_size)
+    shards = Shards(plan.work, plan.share, *work, total, meeting)
     for images, what in jobs:
         yield from shards.make(images, what)
+    yield from meeting.without_first()
     yield from shards.wait()
     return shards
 

@@ -28,6 +28,7 @@ from mdt_cli.json_reader import read_json
 from mdt_cli.metrics.extract import Extracted, ImageBatch, collect, feature_batches
 from mdt_cli.metrics.extractors.extractor import Extractor
 from mdt_cli.services.events import Event, Note, Progress, Warned
+from mdt_cli.services.meeting import Meeting
 from mdt_cli.services.work import Share, poll
 
 # Images per shard: seconds of work, 2 MB of features.
@@ -52,6 +53,7 @@ class Shards:
     device: torch.device
     batch_size: int
     total: int
+    meeting: Meeting
     done: int = 0
     dealt: int = 0  # shards of earlier sets: several small sets are shared out as well
     # Of each set that was made: its folder, by the set's path, and the shards of other processes.
@@ -117,7 +119,9 @@ class Shards:
         since, patience = time.monotonic(), SECONDS_UNTIL_NOTE
         absent = len(self.others)
         try:
-            for _ in poll(range(1, self.share.of), self._late):
+            for late in poll(range(1, self.share.of), self._late):
+                unmarked = [rank for rank in late if not self._finished(rank).is_file()]
+                yield from self.meeting.check(unmarked)
                 if len(self.others) < absent:
                     absent = len(self.others)
                     since, patience = time.monotonic(), SECONDS_UNTIL_NOTE

@@ -25,6 +25,7 @@ from mdt_cli.config.sampling import (
 from mdt_cli.core.codecs.codec import Codec
 from mdt_cli.core.model.shape import TransformerShape
 from mdt_cli.errors import MdtError
+from mdt_cli.files import temporary_beside
 from mdt_cli.services.build.network import shape_of
 from mdt_cli.services.export.inline import bundle
 from mdt_cli.services.export.model_card import class_names
@@ -144,6 +145,30 @@ def difference(folder: Path, trained: LoadedModel, inputs: Inputs) -> float:
     return largest_difference(trained.network, theirs, inputs)
 
 
+def check_module_cache() -> None:
+    """MdtError where diffusers cannot keep the code of the models that it loads."""
+    from diffusers.utils.constants import HF_MODULES_CACHE
+
+    cache = Path(HF_MODULES_CACHE)
+    if not cache.is_absolute():
+        # diffusers looks for a parent of such a path without end.
+        raise MdtError(
+            f"HF_HOME or HF_MODULES_CACHE is set to a relative path, or to none: {cache}",
+            "unset it, or set it to an absolute path",
+        )
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        probe = temporary_beside(cache / "probe")
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise MdtError(
+            f"diffusers keeps the code of the models that it loads in {cache}, which cannot be "
+            f"written: {error.strerror or error}",
+            "set HF_HOME to a folder that can be written, as in HF_HOME=/tmp/hf before the command",
+        ) from error
+
+
 def load_as_stranger(folder: Path) -> Any:
     """`DiffusionPipeline.from_pretrained`; MdtError where diffusers may not run the code."""
     from diffusers import DiffusionPipeline
@@ -155,6 +180,7 @@ def load_as_stranger(folder: Path) -> Any:
             "the exported folder cannot be verified: DIFFUSERS_DISABLE_REMOTE_CODE is set",
             "unset it for this command; the code that runs is mdt's own",
         )
+    check_module_cache()
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # it warns of the remote code, which is ours
     logging.disable_progress_bar()

@@ -11,7 +11,6 @@ from mdt_cli.artifacts.weights import read_header, save_weights
 from mdt_cli.core.codecs.codec import Codec, codec_from_facts
 from mdt_cli.errors import MdtError
 from mdt_cli.files import atomic_path
-from mdt_cli.locks import writing_file
 from mdt_cli.services.build.objective import diffusion_of
 from mdt_cli.services.build.sampler import check_sampling
 from mdt_cli.services.events import Event, ExportDone, Note, Warned
@@ -25,6 +24,7 @@ from mdt_cli.services.export.model_card import (
     scored_weights,
 )
 from mdt_cli.services.export.program import require_onnx, write_onnx, write_torch_export
+from mdt_cli.services.meeting import as_only_writer
 from mdt_cli.services.model import (
     IMAGES,
     LoadedModel,
@@ -33,7 +33,7 @@ from mdt_cli.services.model import (
     largest_difference,
     load_trained,
 )
-from mdt_cli.services.work import Share, as_only_writer
+from mdt_cli.services.work import Share
 from mdt_cli.text import nearest
 
 FORMATS = ("diffusers", "safetensors", "diffusers-dit", "torch-export", "onnx")
@@ -68,7 +68,7 @@ def export(request: ExportRequest) -> Iterator[Event]:
         near = nearest(request.format, FORMATS)
         meant = f"; did you mean {near}?" if near else ""
         raise MdtError(f"--format: no {request.format}{meant}", f"choose from {', '.join(FORMATS)}")
-    yield from as_only_writer(writing_file(request.out), Share.from_environment(), _export(request))
+    yield from as_only_writer(request.out, False, Share.from_environment(), _export(request))
 
 
 def _export(request: ExportRequest) -> Iterator[Event]:

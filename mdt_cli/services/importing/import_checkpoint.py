@@ -18,7 +18,6 @@ from mdt_cli.core.model.adapters.dit import from_official
 from mdt_cli.core.model.transformer import Transformer
 from mdt_cli.errors import MdtError
 from mdt_cli.files import atomic_path, sha256_of, write_json
-from mdt_cli.locks import writing_file
 from mdt_cli.services.build.network import build_network
 from mdt_cli.services.events import Event, ImportDone, Note, Warned
 from mdt_cli.services.importing.checks import (
@@ -34,8 +33,9 @@ from mdt_cli.services.importing.data_facts import data_facts, published_codec, r
 from mdt_cli.services.importing.families import Family, check_family
 from mdt_cli.services.importing.recognise import family_named, family_of
 from mdt_cli.services.importing.shapes import Asked, Assumed, Seen, Shapes, Value
+from mdt_cli.services.meeting import as_only_writer
 from mdt_cli.services.model import IMPORTED, load_trained
-from mdt_cli.services.work import Share, as_only_writer
+from mdt_cli.services.work import Share
 from mdt_cli.untrusted import read_foreign
 
 STAGE = "import"
@@ -60,8 +60,7 @@ class ImportRequest:
 
 def import_checkpoint(request: ImportRequest) -> Iterator[Event]:
     """Write our weights and `import.json`, or nothing; ends with ImportDone. Raises MdtError."""
-    lock = writing_file(request.out)
-    yield from as_only_writer(lock, Share.from_environment(), _import(request))
+    yield from as_only_writer(request.out, False, Share.from_environment(), _import(request))
 
 
 def _import(request: ImportRequest) -> Iterator[Event]:

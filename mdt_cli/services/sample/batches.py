@@ -7,6 +7,7 @@ from dataclasses import replace
 from mdt_cli.artifacts.sample_folder.npz import NpzFolder
 from mdt_cli.artifacts.sample_folder.png import Job, Pixels, PngFolder
 from mdt_cli.services.events import Event, Progress
+from mdt_cli.services.meeting import Meeting
 from mdt_cli.services.runtime import Stop, deferred_signals
 from mdt_cli.services.work import Share, poll
 
@@ -17,7 +18,7 @@ GenerateBatch = Callable[[Job, range], Generator[tuple[int, int], None, Mapping[
 
 
 def generate_share(
-    folder: PngFolder | NpzFolder, job: Job, generate: GenerateBatch, share: Share
+    folder: PngFolder | NpzFolder, job: Job, generate: GenerateBatch, share: Share, meeting: Meeting
 ) -> Generator[Event, None, int | None]:
     """Generate and write what is missing of this process's batches.
 
@@ -31,6 +32,8 @@ def generate_share(
     of_whom = "" if share.of == 1 else f"share of process 1 of {share.of}"
     generated = 0
     yield Progress(done, total, of_whom)
+    if any(missing.values()):
+        yield from meeting.wait_for_first()
     with deferred_signals() as stop:
         if any(missing.values()):
             folder.begin()
@@ -50,7 +53,7 @@ def generate_share(
         stop.raise_if_asked(RESUME)
         if share.rank:
             return None
-        yield from _wait_for_others(folder, job, share, stop)
+        yield from _wait_for_others(folder, job, share, meeting, stop)
     return generated
 
 
@@ -75,7 +78,7 @@ def _stepwise(
 
 
 def _wait_for_others(
-    folder: PngFolder | NpzFolder, job: Job, share: Share, stop: Stop
+    folder: PngFolder | NpzFolder, job: Job, share: Share, meeting: Meeting, stop: Stop
 ) -> Iterator[Event]:
     """Poll for the files of the other processes until all are there."""
 
@@ -86,5 +89,6 @@ def _wait_for_others(
     total = len(job.seeds)
     for batches in poll(share.others(job.num_batches), absent):
         yield Progress(total - sum(len(job.batch(k)) for k in batches), total, "all processes")
+        yield from meeting.check(sorted({share.of_whom(batch) for batch in batches}))
     if share.of > 1:
         yield Progress(total, total, "all processes")

@@ -23,10 +23,10 @@ from mdt_cli.images.files import is_image
 from mdt_cli.images.image_set import Found, ImageSet, make_set
 from mdt_cli.images.open_image import UnreadableError
 from mdt_cli.images.reading import Reading
-from mdt_cli.locks import writing_folder
 from mdt_cli.services.build.latents import latent_units
 from mdt_cli.services.build.masking import build_selector
 from mdt_cli.services.events import Event, Note, SamplesDone
+from mdt_cli.services.meeting import Meeting, as_only_writer
 from mdt_cli.services.model import LoadedModel, load_trained
 from mdt_cli.services.runtime import own_device
 from mdt_cli.services.sample.batches import generate_share
@@ -40,7 +40,7 @@ from mdt_cli.services.strips import (
     strip_size,
     targets_are_normalised,
 )
-from mdt_cli.services.work import Share, as_only_writer
+from mdt_cli.services.work import Share
 
 # Without --seeds at most so many images, each with its own number as its seed.
 MOST_UNASKED = 64
@@ -77,8 +77,7 @@ def reconstruct(request: ReconstructRequest) -> Iterator[Event]:
         raise MdtError(f"--batch-size {request.batch_size} is not above 0")
     asked = None if request.seeds is None else parse_seeds(request.seeds)
     share = Share.from_environment()
-    lock = writing_folder(request.out, sweep=share.of == 1)
-    yield from as_only_writer(lock, share, _reconstruct(request, asked, share))
+    yield from as_only_writer(request.out, True, share, _reconstruct(request, asked, share))
 
 
 def _reconstruct(
@@ -104,7 +103,9 @@ def _reconstruct(
     folder = PngFolder(request.out, job)
     folder.check()
     started = time.monotonic()
-    drawn = yield from generate_share(folder, job, draw_batch, share)
+    drawn = yield from generate_share(
+        folder, job, draw_batch, share, Meeting(share, request.out, is_folder=True)
+    )
     if drawn is None:
         return
     names = [images.name(seed % len(images)) for seed in seeds]

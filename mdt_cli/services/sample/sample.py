@@ -21,15 +21,15 @@ from mdt_cli.core.sampling.seeds import SeededNoise, drawn_labels
 from mdt_cli.core.sampling.to_uint8 import to_uint8
 from mdt_cli.errors import MdtError
 from mdt_cli.images.contact_sheet import save_grid, square
-from mdt_cli.locks import writing_folder
 from mdt_cli.services.build.objective import diffusion_of
 from mdt_cli.services.build.sampler import sampler_steps_of
 from mdt_cli.services.events import Event, Note, SamplesDone, Warned
+from mdt_cli.services.meeting import Meeting, as_only_writer
 from mdt_cli.services.model import LoadedModel, load_trained
 from mdt_cli.services.runtime import Autocast, computed, own_device
 from mdt_cli.services.sample.batches import generate_share
 from mdt_cli.services.sample.options import parse_classes, parse_seeds, taken_as, with_choices
-from mdt_cli.services.work import Share, as_only_writer
+from mdt_cli.services.work import Share
 
 FORMATS = ("png", "npz")
 GRID_ROWS, GRID_COLUMNS = 50, 10
@@ -63,8 +63,7 @@ def sample(request: SampleRequest) -> Iterator[Event]:
     if request.batch_size < 1:
         raise MdtError(f"--batch-size {request.batch_size} is not above 0")
     share = Share.from_environment()
-    lock = writing_folder(request.out, sweep=share.of == 1)
-    yield from as_only_writer(lock, share, _sample(request, seeds, share))
+    yield from as_only_writer(request.out, True, share, _sample(request, seeds, share))
 
 
 def _sample(request: SampleRequest, seeds: list[int], share: Share) -> Iterator[Event]:
@@ -89,7 +88,9 @@ def _sample(request: SampleRequest, seeds: list[int], share: Share) -> Iterator[
         yield Warned(said)
 
     started = time.monotonic()
-    drawn = yield from generate_share(folder, job, draw_batch, share)
+    drawn = yield from generate_share(
+        folder, job, draw_batch, share, Meeting(share, request.out, is_folder=True)
+    )
     if drawn is None:
         return
     path = folder.finish(_facts(trained, request))
@@ -245,6 +246,9 @@ def _sampler_facts(sampling: SamplingConfig, diffusion: Diffusion) -> dict[str, 
         "clip": sampling.clip,
         **{key: getattr(sampling, key) for key in diffusion.level_options},
     }
+    if sampling.solver == "dpm++3s":
+        # It visits numbers between the training times.
+        facts.pop("spacing", None)
     if facts.get("shift") == 1:
         del facts["shift"]
     if sampling.solver == "ddim":

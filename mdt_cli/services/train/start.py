@@ -38,7 +38,8 @@ from mdt_cli.services.train.batches import train_data
 from mdt_cli.services.train.initial_weights import InitialWeights, load_initial
 from mdt_cli.services.train.launcher import check_launcher
 from mdt_cli.services.train.loop import run_loop
-from mdt_cli.services.train.placement import Placement, check_shares, place
+from mdt_cli.services.train.met import met
+from mdt_cli.services.train.placement import Placement, check_shares
 from mdt_cli.services.train.split import cut_note
 from mdt_cli.services.train.state import TrainState
 from mdt_cli.services.train.step_log import StepLog
@@ -132,7 +133,7 @@ def train(request: TrainRequest) -> Iterator[Event]:
     loaded, kept = as_begun(request.run, loaded, request.fresh)
     request, config = replace(request, loaded=loaded), loaded.config
     make_deterministic(config.training.deterministic is True)
-    placement = place(config.training.precision, request.device)
+    placement = yield from met(config.training.precision, request.device)
     begun = request.fresh < 2 and has_begun(request.run)
     check_shares(config.training, placement.processes, begun)
     with ExitStack() as stack:

@@ -12,7 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 from mdt_cli.artifacts.weights import read_header, read_tensors, save_weights
 from mdt_cli.core.codecs.codec import open_codec
 from mdt_cli.errors import MdtError
-from mdt_cli.services import work
+from mdt_cli.services import meeting, work
 from mdt_cli.services.events import SamplesDone
 from mdt_cli.services.sample import sample as service
 from mdt_cli.services.sample.sample import SampleRequest, sample
@@ -144,8 +144,14 @@ def test_npz_goes_on_from_its_parts(request_, tmp_path, monkeypatch):
     assert done.drawn == 0
 
 
+@pytest.fixture
+def together(monkeypatch):
+    """Processes that are run one after the other here are taken for present."""
+    monkeypatch.setattr(meeting, "is_held", lambda target, is_folder, rank=0: True)
+
+
 @pytest.mark.parametrize("format", ["png", "npz"])
-def test_processes_share_the_batches_out(request_, tmp_path, monkeypatch, format):
+def test_processes_share_the_batches_out(request_, tmp_path, monkeypatch, format, together):
     alone = replace(request_, out=tmp_path / "alone", format=format)
     run(alone)
     shared = replace(request_, format=format)
@@ -160,7 +166,7 @@ def test_processes_share_the_batches_out(request_, tmp_path, monkeypatch, format
     assert contents(shared.out) == contents(alone.out)
 
 
-def test_the_first_process_waits_for_whole_files(request_, monkeypatch):
+def test_the_first_process_waits_for_whole_files(request_, monkeypatch, together):
     """It looks again until what the others owe is there, and a broken file is not there."""
     monkeypatch.setattr(work, "SECONDS_BETWEEN_POLLS", 0.0)
     monkeypatch.setenv("WORLD_SIZE", "2")
@@ -190,7 +196,9 @@ def test_the_scores_of_a_folder_do_not_keep_it_from_going_on(request_, form):
     assert done.drawn == 0
 
 
-def test_npz_parts_of_processes_with_other_weights_do_not_join(request_, tmp_path, monkeypatch):
+def test_npz_parts_of_processes_with_other_weights_do_not_join(
+    request_, tmp_path, monkeypatch, together
+):
     """A checkpoint may be written between the looks of two processes; neither looks twice."""
     later = write_weights(tmp_path / "later.safetensors", spread=0.05)
     first = replace(request_, format="npz")
