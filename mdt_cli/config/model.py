@@ -4,16 +4,24 @@ from typing import Literal, Self
 
 from pydantic import model_validator
 
-from mdt_cli.config.base import Count, CountOrZero, NonNegative, Positive, Table
+from mdt_cli.config.base import (
+    Blocks,
+    BlocksOrZero,
+    NonNegative,
+    Positive,
+    Table,
+    Width,
+    WidthOrZero,
+)
 
 
 class NarrowDecoderConfig(Table):
     """A smaller transformer behind the blocks; dropped tokens return in front of it (MaskDiT)."""
 
     # 0: there is none.
-    depth: CountOrZero = 0
-    hidden_size: Count = 512
-    num_heads: Count = 16
+    depth: BlocksOrZero = 0
+    hidden_size: Width = 512
+    num_heads: Width = 16
     # Subtract its positions where everyone else adds them (LMD).
     subtract_positions: bool = False
 
@@ -28,10 +36,10 @@ class NarrowDecoderConfig(Table):
 
 
 class ModelConfig(Table):
-    patch_size: Count = 2
-    hidden_size: Count = 384
-    depth: Count = 12
-    num_heads: Count = 6
+    patch_size: Width = 2
+    hidden_size: Width = 384
+    depth: Blocks = 12
+    num_heads: Width = 6
     mlp_ratio: Positive = 4.0
     # adaln: time and class modulate every block (DiT). tokens: they are tokens themselves, in
     # plain blocks (U-ViT, MaskDM). none: there are no times and classes, but a class token (MAE).
@@ -52,18 +60,18 @@ class ModelConfig(Table):
     qk_norm: bool = False
     # gelu: two Linear maps. swiglu: gated, two thirds as wide, at the same cost.
     mlp: Literal["gelu", "swiglu"] = "gelu"
-    # Channels between two linear maps that embed a patch (JiT); 0: one map.
-    patch_bottleneck: CountOrZero = 0
+    # Width between two linear maps that embed a patch (JiT); 0: one map.
+    patch_bottleneck: WidthOrZero = 0
     # A second head behind this many blocks, whose loss the terms with `head = "early"` give, and
     # which internal guidance needs; 0: there is none. Every pass without such a term gets one,
     # the objective with `early_weight`.
-    early_head_at: CountOrZero = 0
+    early_head_at: BlocksOrZero = 0
     early_weight: NonNegative = 0.5
     # Copies of the class vector that join the tokens before block `class_tokens_at` (JiT).
-    class_tokens: CountOrZero = 0
-    class_tokens_at: CountOrZero = 0
+    class_tokens: WidthOrZero = 0
+    class_tokens_at: BlocksOrZero = 0
     # The last `decoder_depth` blocks form a decoder with learned positions of its own (MDT).
-    decoder_depth: CountOrZero = 0
+    decoder_depth: BlocksOrZero = 0
     # Mirror-wise skips between the halves of the encoder (MDT v2, as U-ViT).
     long_skips: bool = False
     # Every decoder block also sees the embedded input of all tokens (MDT v2).
