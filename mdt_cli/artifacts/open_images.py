@@ -88,7 +88,7 @@ def _open(path: Path, reading: Reading) -> ImageSet:
 
 def _samples(folder: Path, facts: Mapping[str, Any]) -> ImageSet:
     """The numbered images, or the rows of the one npz, with the classes that `facts` record."""
-    arrays = sorted(folder.glob("*.npz"))
+    arrays = sorted(path for path in folder.glob("*.npz") if not is_hidden(path.name))
     numbered = any(is_image(name) and is_sample(name) for name, _ in walk(folder))
     if numbered or len(arrays) != 1:
         images = open_folder(folder, is_sample)

@@ -8,17 +8,23 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
-# More than anyone trains or has; a number with more digits is a slip.
-MOST = 10**12
+# No count that anybody means is above these; more would fill the memory before anything is said.
+MOST, MOST_BLOCKS, MOST_CHANNELS, MOST_IMAGES, MOST_SAMPLING_STEPS = (
+    10**12,
+    1000,
+    2**16,
+    10**6,
+    10**5,
+)
 Count = Annotated[int, Field(gt=0, le=MOST)]
 CountOrZero = Annotated[int, Field(ge=0, le=MOST)]
-# Of a network: far above every published one, and still a number of bytes.
-Width = Annotated[int, Field(gt=0, le=1 << 16)]
-WidthOrZero = Annotated[int, Field(ge=0, le=1 << 16)]
-Depth = Annotated[int, Field(gt=0, le=1024)]
-DepthOrZero = Annotated[int, Field(ge=0, le=1024)]
-# Evaluations of a network for one image.
-SolverSteps = Annotated[int, Field(gt=0, le=100_000)]
+Blocks = Annotated[int, Field(gt=0, le=MOST_BLOCKS)]
+BlocksOrZero = Annotated[int, Field(ge=0, le=MOST_BLOCKS)]
+Width = Annotated[int, Field(gt=0, le=MOST_CHANNELS)]
+WidthOrZero = Annotated[int, Field(ge=0, le=MOST_CHANNELS)]
+BatchSize = Annotated[int, Field(gt=0, le=MOST_IMAGES)]
+BatchSizeOrZero = Annotated[int, Field(ge=0, le=MOST_IMAGES)]
+SamplingSteps = Annotated[int, Field(gt=0, le=MOST_SAMPLING_STEPS)]
 
 
 class Table(BaseModel):

@@ -43,7 +43,9 @@ def wording(fault: ErrorDetails) -> str:
     given = shortened(_as_toml(fault["input"]))
     if kind in BOUNDS:
         bound, words = BOUNDS[kind]
-        return f"must be {words} {context[bound]:g}, not {given}"
+        limit = context[bound]
+        shown = f"{limit:,}" if isinstance(limit, int) else f"{limit:g}"
+        return f"must be {words} {shown}, not {given}"
     if kind == "value_error":
         return str(context["error"])
     if kind == "missing":

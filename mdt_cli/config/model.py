@@ -1,17 +1,25 @@
 """`[model]`: the shape of the transformer. Input size, channels and classes come from the cache."""
 
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from mdt_cli.config.base import Depth, DepthOrZero, NonNegative, Table, Width, WidthOrZero
+from mdt_cli.config.base import (
+    Blocks,
+    BlocksOrZero,
+    NonNegative,
+    Positive,
+    Table,
+    Width,
+    WidthOrZero,
+)
 
 
 class NarrowDecoderConfig(Table):
     """A smaller transformer behind the blocks; dropped tokens return in front of it (MaskDiT)."""
 
     # 0: there is none.
-    depth: DepthOrZero = 0
+    depth: BlocksOrZero = 0
     hidden_size: Width = 512
     num_heads: Width = 16
     # Subtract its positions where everyone else adds them (LMD).
@@ -27,16 +35,12 @@ class NarrowDecoderConfig(Table):
         return self
 
 
-# Above every network that was published; the bounds of depth and width allow more together.
-MAX_PARAMETERS = 200_000_000_000
-
-
 class ModelConfig(Table):
     patch_size: Width = 2
     hidden_size: Width = 384
-    depth: Depth = 12
+    depth: Blocks = 12
     num_heads: Width = 6
-    mlp_ratio: Annotated[float, Field(gt=0, le=256)] = 4.0
+    mlp_ratio: Positive = 4.0
     # adaln: time and class modulate every block (DiT). tokens: they are tokens themselves, in
     # plain blocks (U-ViT, MaskDM). none: there are no times and classes, but a class token (MAE).
     condition: Literal["adaln", "tokens", "none"] = "adaln"
@@ -45,6 +49,8 @@ class ModelConfig(Table):
     # fixed: sin-cos table. learned: the same table as the start of a parameter (MDT). random: a
     # parameter that starts at random, extra tokens included (U-ViT). none: nothing is added.
     positions: Literal["fixed", "learned", "random", "none"] = "fixed"
+    # The class token of condition none has a learned position, which starts at zero (ViT).
+    class_token_position: bool = False
     relative_bias: bool = False
     # Queries and keys are rotated by the row and column of their token, in every stack of blocks.
     rope: bool = False
@@ -54,18 +60,18 @@ class ModelConfig(Table):
     qk_norm: bool = False
     # gelu: two Linear maps. swiglu: gated, two thirds as wide, at the same cost.
     mlp: Literal["gelu", "swiglu"] = "gelu"
-    # Channels between two linear maps that embed a patch (JiT); 0: one map.
+    # Width between two linear maps that embed a patch (JiT); 0: one map.
     patch_bottleneck: WidthOrZero = 0
     # A second head behind this many blocks, whose loss the terms with `head = "early"` give, and
     # which internal guidance needs; 0: there is none. Every pass without such a term gets one,
     # the objective with `early_weight`.
-    early_head_at: DepthOrZero = 0
+    early_head_at: BlocksOrZero = 0
     early_weight: NonNegative = 0.5
     # Copies of the class vector that join the tokens before block `class_tokens_at` (JiT).
     class_tokens: WidthOrZero = 0
-    class_tokens_at: DepthOrZero = 0
+    class_tokens_at: BlocksOrZero = 0
     # The last `decoder_depth` blocks form a decoder with learned positions of its own (MDT).
-    decoder_depth: DepthOrZero = 0
+    decoder_depth: BlocksOrZero = 0
     # Mirror-wise skips between the halves of the encoder (MDT v2, as U-ViT).
     long_skips: bool = False
     # Every decoder block also sees the embedded input of all tokens (MDT v2).
@@ -76,13 +82,6 @@ class ModelConfig(Table):
 
     @model_validator(mode="after")
     def _shape_fits(self) -> Self:
-        parameters = self.depth * self.hidden_size**2 * (4 + 2 * self.mlp_ratio)
-        if parameters > MAX_PARAMETERS:
-            raise ValueError(
-                f"depth {self.depth}, hidden_size {self.hidden_size} and mlp_ratio "
-                f"{self.mlp_ratio:g} make {parameters:.1e} parameters; at most "
-                f"{MAX_PARAMETERS:.0e} are built"
-            )
         if self.hidden_size % self.num_heads:
             raise ValueError(
                 f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}"
@@ -111,6 +110,11 @@ class ModelConfig(Table):
             raise ValueError(
                 "relative_bias, decoder_depth and null_label zeros belong to condition adaln, "
                 f"not {self.condition}"
+            )
+        if self.class_token_position and (self.condition != "none" or self.positions != "learned"):
+            raise ValueError(
+                "class_token_position belongs to condition none with positions learned, not "
+                f"{self.condition} with {self.positions}: set class_token_position to false"
             )
         if self.class_tokens and plain:
             raise ValueError(

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from mdt_cli.config.base import NonNegative, Positive, SolverSteps, Table
+from mdt_cli.config.base import NonNegative, Positive, SamplingSteps, Table
 
 Scale = Annotated[float, Field(ge=0)]
 # JSON knows no infinity.
@@ -94,7 +94,7 @@ class SamplingConfig(Table):
     # probability-flow ODE. dpm++: DPM-Solver++(2M), multistep. dpm++3s: DPM-Solver++ in single
     # steps of order 3 (U-ViT): `steps` network calls, in epsilon runs between the training times.
     solver: Literal["ddpm", "ddim", "euler", "heun", "dpm++", "dpm++3s"] = "ddpm"
-    steps: SolverSteps = 250
+    steps: SamplingSteps = 250
     # Share of DDPM noise put back by ddim; 0: deterministic.
     eta: NonNegative = 0.0
     # Training times that an epsilon run visits. respaced: evenly, the first and the last among

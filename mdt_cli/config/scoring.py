@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from mdt_cli.config.base import Count, CountOrZero, SolverSteps, Table
+from mdt_cli.config.base import BatchSize, CountOrZero, SamplingSteps, Table
 from mdt_cli.config.evaluation import ExtractorName, MetricName
 
 AtLeastTwo = Annotated[int, Field(ge=2)]
@@ -21,7 +21,7 @@ class EvaluationConfig(Table):
     count: AtLeastTwo = 1000
     # Images of the cache; their features are computed once and kept in the run folder.
     reference: AtLeastTwo = 2000
-    steps: SolverSteps = 25
-    batch_size: Count = 64
+    steps: SamplingSteps = 25
+    batch_size: BatchSize = 64
     extractor: ExtractorName = "efficientnet-lite0"
     metrics: Annotated[tuple[MetricName, ...], Field(min_length=1)] = ("fid", "kid")

@@ -4,7 +4,16 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from mdt_cli.config.base import Count, CountOrZero, NonNegative, Positive, SolverSteps, Table
+from mdt_cli.config.base import (
+    BatchSize,
+    BatchSizeOrZero,
+    Count,
+    CountOrZero,
+    NonNegative,
+    Positive,
+    SamplingSteps,
+    Table,
+)
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
@@ -15,13 +24,14 @@ class TrainingConfig(Table):
     # at its end. 0: training.steps.
     schedule_steps: CountOrZero = 0
     # Images per optimizer step, over all processes.
-    batch_size: Count = 256
+    batch_size: BatchSize = 256
     # Images per forward pass. The results depend on this number, never on how many processes
     # compute the micro-batches. 0: the whole batch.
-    micro_batch_size: CountOrZero = 0
+    micro_batch_size: BatchSizeOrZero = 0
     seed: CountOrZero = 0
     # The weights of the earlier stage that finetune starts from, unless --ema says otherwise.
-    start: Literal["ema", "online"] = "ema"
+    # both: online weights from online ones, EMA weights from those of the same decay (MaskDiT).
+    start: Literal["ema", "online", "both"] = "ema"
     # Finetune on other classes than the weights know: the label table starts fresh.
     new_classes: bool = False
     # no: float32; tf32: float32 whose products a GPU rounds to TF32; else mixed precision.
@@ -62,6 +72,8 @@ class AdamWConfig(Table):
     weight_decay: NonNegative = 0.0
     # Whether biases, norms and other vectors decay as well.
     decay_1d: bool = True
+    # Whether position tables and class tokens decay (in ViT's finetuning they do not).
+    decay_tokens: bool = True
     layer_decay: LayerDecay = 1.0
 
 
@@ -75,6 +87,8 @@ class AdanConfig(Table):
     weight_decay: NonNegative = 0.0
     # Whether biases, norms and other vectors decay as well (in LMD they do not).
     decay_1d: bool = True
+    # Whether position tables and class tokens decay (in ViT's finetuning they do not).
+    decay_tokens: bool = True
     layer_decay: LayerDecay = 1.0
 
 
@@ -143,13 +157,13 @@ class ValidationConfig(Table):
     """Held-out loss at fixed times and noise. 0: never."""
 
     every: CountOrZero = 2_500
-    batch_size: Count = 64
+    batch_size: BatchSize = 64
 
 
 class PreviewConfig(Table):
     """A small grid from EMA weights with fixed seeds. 0: never."""
 
     every: CountOrZero = 10_000
-    per_class: Count = 2
-    max_classes: Count = 10
-    steps: SolverSteps = 25
+    per_class: BatchSize = 2
+    max_classes: BatchSize = 10
+    steps: SamplingSteps = 25

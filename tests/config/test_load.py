@@ -116,3 +116,20 @@ def test_known_keys_are_what_the_tables_accept() -> None:
     assert "optimizer.lr" in keys
     assert "masking.ratio.low" in keys
     assert "masking.ratio.low" not in known_keys({"masking": {"ratio": {"kind": "constant"}}})
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("model.depth=100000000000000000000", "model.depth: must be at most 1,000"),
+        ("model.hidden_size=1000000", "must be at most 65,536"),
+        ("model.narrow_decoder.depth=100000", "must be at most 1,000"),
+        ("sampling.steps=1000000000", "must be at most 100,000"),
+        ("training.batch_size=10000000000", "must be at most 1,000,000"),
+        ("preview.max_classes=1e30", "preview.max_classes"),
+        ("training.steps=1000000000000000", "must be at most 1,000,000,000,000"),
+    ],
+)
+def test_sizes_that_no_machine_holds_are_refused(assignment: str, message: str) -> None:
+    with pytest.raises(MdtError, match=message):
+        load_config(["dit"], [assignment])

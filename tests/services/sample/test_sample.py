@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from mdt_cli.artifacts.open_images import open_images
 from mdt_cli.errors import MdtError
 from mdt_cli.services.events import Note, Warned
 from mdt_cli.services.sample import sample as service
@@ -276,3 +277,15 @@ def test_memory_that_is_too_small_is_told(request_, monkeypatch):
     with pytest.raises(MdtError, match="a batch of 4 images does not fit") as caught:
         run(request_)
     assert "--batch-size 2" in caught.value.hint
+
+
+def test_what_a_system_adds_to_a_folder_of_samples_is_ignored(request_, tmp_path):
+    request = replace(request_, format="npz")
+    run(request)
+    for name in (".DS_Store", "Thumbs.db", "desktop.ini"):
+        (request.out / name).write_bytes(b"\0")
+    held = next(request.out.glob("samples_*.npz"))
+    (request.out / f"._{held.name}").write_bytes(b"\0\5\x16\7")
+    done, _ = run(request)
+    assert done.drawn == 0
+    assert len(open_images(request.out)) == 10
