@@ -87,7 +87,7 @@ def counted() -> Iterator[tuple[str, int, int]]:
         for size, (model, shape, classes, count) in networks.items():
             yield f"{title} {size}", parameters(preset, model, shape, classes), count
     for size, (patch, count, trainable) in numbers.LMD.items():
-        keys, shape = {"patch_size": patch}, (4, 28, 28)
+        keys, shape = {"patch_size": patch, "narrow_decoder.hidden_size": 512}, (4, 28, 28)
         yield f"LMD base, {size}", parameters("lmd", keys, shape, 0, frozen=True), count
         if trainable is not None:
             yield f"LMD base, {size}, trainable", parameters("lmd", keys, shape, 0), trainable

@@ -27,10 +27,12 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 
 def read_limited(path: Path, limit: int) -> bytes:
     """The bytes of a regular file. ValueError for a pipe or device, and beyond `limit` bytes."""
-    if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
         raise ValueError("it is a pipe or a device, not a file")
     with path.open("rb") as file:
-        data = file.read(limit + 1)
+        # As many bytes are set aside as are asked for.
+        data = file.read(min(limit, status.st_size) + 1)
     if len(data) > limit:
         raise ValueError(f"it is larger than {limit >> 20:,} MiB, the most that is read of one")
     return data

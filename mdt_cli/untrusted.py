@@ -5,11 +5,10 @@ import io
 import pickle
 import pickletools
 import re
-import struct
 import warnings
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch.serialization import add_safe_globals, clear_safe_globals, get_safe_globals
 
 from mdt_cli.errors import MdtError
-from mdt_cli.zip_reader import SMALL, ZIP_FAULTS, check_member
+from mdt_cli.zip_reader import SMALL, ZIP_FAULTS, check_member, is_zip
 
 # What torch raises for files that are damaged or were never its own.
 _FAULTS = (*ZIP_FAULTS, pickle.UnpicklingError, AttributeError, AssertionError, ImportError)
@@ -47,19 +46,19 @@ def read_foreign(path: Path) -> Any:
     if path.suffix.lower() == ".safetensors":
         return _safetensors(path)
     with path.open("rb") as file:
-        is_zip = file.read(len(_ZIP)) == _ZIP
-    if is_zip and not zipfile.is_zipfile(path):
+        packed = file.read(len(_ZIP)) == _ZIP
+    if packed and not is_zip(path):
         raise _cut_short(path)
-    if is_zip:
+    if packed:
         _check_members(path)
     try:
         with _only_namespace(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            held = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+            held = torch.load(path, map_location="cpu", weights_only=True, mmap=packed)
     except pickle.UnpicklingError as error:
         raise _refused(path, str(error)) from error
     except _FAULTS as error:
-        if is_zip and _holds_pickle(path):
+        if packed and _holds_pickle(path):
             raise _cut_short(path) from error
         if "unexpected EOF" in str(error):
             raise _cut_short(path) from error
@@ -153,7 +152,7 @@ def _refused(path: Path, message: str) -> MdtError:
             "obtain the state dict alone, saved by torch.save or as .safetensors",
         )
     if "pickle protocol" in message or "Unsupported operand" in message:
-        with _pickle_of(path) as file:
+        with suppress(*ZIP_FAULTS), _pickle_of(path) as file:
             if file.read(1) == b"\x80":
                 return MdtError(
                     f"{path} is a pickle of a protocol that cannot be read safely",
@@ -165,26 +164,23 @@ def _refused(path: Path, message: str) -> MdtError:
 def _forbidden(path: Path) -> Iterator[str]:
     """Functions and classes that the pickle refers to and that are not allowed."""
     texts: list[str] = []
-    with _pickle_of(path) as file:
-        try:
-            while True:
-                for opcode, argument, _ in islice(pickletools.genops(file), _MAX_OPCODES):
-                    name = None
-                    if opcode.name in ("GLOBAL", "INST"):
-                        name = str(argument).replace(" ", ".")
-                    elif opcode.name == "STACK_GLOBAL" and len(texts) > 1:
-                        name = ".".join(texts[-2:])
-                    elif isinstance(argument, str):
-                        texts.append(argument)
-                    if name is not None and not name.startswith(_HARMLESS):
-                        yield name
-        except (ValueError, OSError, EOFError, LookupError, MemoryError, struct.error):
-            return
+    with suppress(*ZIP_FAULTS), _pickle_of(path) as file:
+        while True:
+            for opcode, argument, _ in islice(pickletools.genops(file), _MAX_OPCODES):
+                name = None
+                if opcode.name in ("GLOBAL", "INST"):
+                    name = str(argument).replace(" ", ".")
+                elif opcode.name == "STACK_GLOBAL" and len(texts) > 1:
+                    name = ".".join(texts[-2:])
+                elif isinstance(argument, str):
+                    texts.append(argument)
+                if name is not None and not name.startswith(_HARMLESS):
+                    yield name
 
 
 @contextmanager
 def _pickle_of(path: Path) -> Iterator[Any]:
-    if not zipfile.is_zipfile(path):
+    if not is_zip(path):
         with path.open("rb") as file:
             yield file
         return

@@ -27,6 +27,16 @@ ZIP_FAULTS = (
 TIGHTEST, USUAL, SMALL = 1040, 200, 64 << 20
 
 
+def is_zip(path: Path) -> bool:
+    """Whether a file ends as a zip does; a damaged end is none. Raises OSError."""
+    try:
+        return zipfile.is_zipfile(path)
+    except ZIP_FAULTS as error:
+        if isinstance(error, OSError):
+            raise
+        return False
+
+
 def check_member(member: zipfile.ZipInfo, path: Path) -> None:
     """ValueError where the sizes that the directory gives for a member cannot be."""
     stored, size = member.compress_size, member.file_size

@@ -1,7 +1,7 @@
-"""New runs start from recorded weights: those of version 0.1, but for one part of three recipes.
+"""New runs start from recorded weights: those of version 0.1, but for three recipes.
 
 The patch convolution of U-ViT and MaskDM, and the bias of LMD's, start as in their official code,
-as they did not in version 0.1.
+as they did not in version 0.1; LMD also has the decoder of its paper.
 
 Names, shapes, their order and the random numbers that fill them are a file format: the optimizer's
 file numbers parameters by position, and a published seed stands for its weights. The tests only
@@ -27,7 +27,9 @@ from tests.golden.initial_networks import (
 WRITTEN = json.loads(GOLDEN.read_text("utf-8"))
 # Relative to a bound on the sum of absolute values, on processors without a record.
 RELATIVE = 1e-6
-OVERLAYS = {"unmasked", "digits", "digits-finetune", "cifar10"}
+OVERLAYS = {"unmasked", "digits", "digits-finetune", "cifar10"} | {
+    f"lmd-{schedule}" for schedule in ("piecewise", "uniform", "constant")
+}
 # Not in 0.1, so there are no weights of it to keep to.
 NEW = {"modern", "tread", "lightningdit", "jit"}
 

@@ -24,10 +24,19 @@ STAGES = [
     "lmd-classify",
 ]
 OVERLAYS = ["unmasked", "cifar10", "digits", "modern"]
+OF_LMD = ["lmd-code", "lmd-piecewise", "lmd-uniform", "lmd-constant"]
 
 
 def test_nothing_is_missing() -> None:
-    assert {*RECIPES, *STAGES, *OVERLAYS, "digits-finetune", "size/tiny", "size/xl"} <= set(NAMES)
+    assert {
+        *RECIPES,
+        *STAGES,
+        *OVERLAYS,
+        *OF_LMD,
+        "digits-finetune",
+        "size/tiny",
+        "size/xl",
+    } <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)

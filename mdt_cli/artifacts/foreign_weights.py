@@ -6,6 +6,7 @@ import zipfile
 from pathlib import Path
 
 from mdt_cli.errors import MdtError
+from mdt_cli.zip_reader import ZIP_FAULTS
 
 ENDINGS = (".pt", ".pth", ".ckpt")
 # How torch.save begins a file: a zip, or in old versions a pickle.
@@ -25,7 +26,7 @@ def is_torch_file(path: Path) -> bool:
             return path.suffix.lower() in ENDINGS
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith("/data.pkl") for name in archive.namelist())
-    except (OSError, zipfile.BadZipFile):
+    except ZIP_FAULTS:
         return False
 
 

@@ -54,6 +54,9 @@ def accuracy(run: Path) -> dict[str, float | None]:
     if not looks:
         return {}
     weights = next((name for name in _names(looks[-1]) if name != ONLINE), ONLINE)
+    looks = [look for look in looks if f"top1/{weights}" in look]
+    if not looks:
+        return {}
     speed = _speed(run)
     hours = speed.mit * speed.iterations / 3600 if speed is not None else 0.0
     found: dict[str, float | None] = {"hours": hours}

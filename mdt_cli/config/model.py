@@ -49,6 +49,8 @@ class ModelConfig(Table):
     # fixed: sin-cos table. learned: the same table as the start of a parameter (MDT). random: a
     # parameter that starts at random, extra tokens included (U-ViT). none: nothing is added.
     positions: Literal["fixed", "learned", "random", "none"] = "fixed"
+    # The class token of condition none has a learned position, which starts at zero (ViT).
+    class_token_position: bool = False
     relative_bias: bool = False
     # Queries and keys are rotated by the row and column of their token, in every stack of blocks.
     rope: bool = False
@@ -108,6 +110,11 @@ class ModelConfig(Table):
             raise ValueError(
                 "relative_bias, decoder_depth and null_label zeros belong to condition adaln, "
                 f"not {self.condition}"
+            )
+        if self.class_token_position and (self.condition != "none" or self.positions != "learned"):
+            raise ValueError(
+                "class_token_position belongs to condition none with positions learned, not "
+                f"{self.condition} with {self.positions}: set class_token_position to false"
             )
         if self.class_tokens and plain:
             raise ValueError(

@@ -166,6 +166,15 @@ class RunConfig(Table):
         return self
 
     @model_validator(mode="after")
+    def _latents_fit(self) -> Self:
+        generates = self.objective.kind not in ("reconstruction", "classification")
+        if self.data.latents == "unscaled" and generates:
+            raise ValueError(
+                'data.latents "unscaled" is for objectives that generate nothing, not '
+                f'{self.objective.kind}: set data.latents to "scaled"'
+            )
+        return self
+
     def _early_head_fits(self) -> Self:
         at, guidance = self.model.early_head_at, self.sampling.guidance
         wanted = any(term.head == "early" for view in self.masking.views for term in view.terms)

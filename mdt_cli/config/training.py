@@ -30,7 +30,8 @@ class TrainingConfig(Table):
     micro_batch_size: BatchSizeOrZero = 0
     seed: CountOrZero = 0
     # The weights of the earlier stage that finetune starts from, unless --ema says otherwise.
-    start: Literal["ema", "online"] = "ema"
+    # both: online weights from online ones, EMA weights from those of the same decay (MaskDiT).
+    start: Literal["ema", "online", "both"] = "ema"
     # Finetune on other classes than the weights know: the label table starts fresh.
     new_classes: bool = False
     # no: float32; tf32: float32 whose products a GPU rounds to TF32; else mixed precision.
@@ -71,6 +72,8 @@ class AdamWConfig(Table):
     weight_decay: NonNegative = 0.0
     # Whether biases, norms and other vectors decay as well.
     decay_1d: bool = True
+    # Whether position tables and class tokens decay (in ViT's finetuning they do not).
+    decay_tokens: bool = True
     layer_decay: LayerDecay = 1.0
 
 
@@ -84,6 +87,8 @@ class AdanConfig(Table):
     weight_decay: NonNegative = 0.0
     # Whether biases, norms and other vectors decay as well (in LMD they do not).
     decay_1d: bool = True
+    # Whether position tables and class tokens decay (in ViT's finetuning they do not).
+    decay_tokens: bool = True
     layer_decay: LayerDecay = 1.0
 
 

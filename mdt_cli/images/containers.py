@@ -26,7 +26,7 @@ from mdt_cli.images.row_files import from_row_files
 from mdt_cli.images.tables import MAX_TABLE_BYTES
 from mdt_cli.images.tar import from_tars
 from mdt_cli.text import read_limited
-from mdt_cli.zip_reader import ZIP_FAULTS, check_member
+from mdt_cli.zip_reader import ZIP_FAULTS, check_member, is_zip
 
 # Where a stopped evaluation keeps its features; it may lie among class folders.
 WORK = ".work"
@@ -49,7 +49,7 @@ def open_container(path: Path, reading: Reading = EVERYTHING) -> ImageSet:
     # A tar whose last member is a zip also ends as a zip does.
     if suffix == ".tar":
         return from_tars([path], path.parent, path, reading)
-    if zipfile.is_zipfile(path):
+    if is_zip(path):
         return _from_zip(path, reading)
     if suffix == ".parquet":
         return from_parquet([path], path.parent, path, reading)

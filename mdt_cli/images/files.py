@@ -22,7 +22,13 @@ def suffix(name: str) -> str:
 
 def as_text(name: str) -> str:
     """A name for people and for JSON: bytes that are not UTF-8 as escapes."""
-    return name if name.isascii() else os.fsencode(name).decode("utf-8", "backslashreplace")
+    if name.isascii():
+        return name
+    try:
+        return os.fsencode(name).decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:
+        # Half a character, which JSON can hold and no file name.
+        return name.encode("utf-8", "backslashreplace").decode()
 
 
 def is_image(name: str) -> bool:

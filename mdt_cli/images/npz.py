@@ -178,9 +178,14 @@ def load_arrays(path: Path, names: frozenset[str]) -> dict[str, NDArray[Any]]:
                     if member.file_size > max(SMALL, USUAL * member.compress_size):
                         raise ValueError(f"{member.filename} is a decompression bomb")
         with np.load(path, allow_pickle=False) as stored:
-            return {name: stored[name] for name in sorted(names) if name in stored.files}
+            found = {name: stored[name] for name in sorted(names) if name in stored.files}
     except BROKEN as error:
         raise _broken(path, error) from error
+    for name, array in found.items():
+        # numpy gives the bytes of a member that is no array.
+        if not isinstance(array, np.ndarray):
+            raise _broken(path, ValueError(f"{name} is no array"))
+    return found
 
 
 class RowFile:

@@ -21,6 +21,7 @@ from mdt_cli.core.rng import stream
 from mdt_cli.core.sampling.to_uint8 import to_uint8
 from mdt_cli.errors import MdtError
 from mdt_cli.images.contact_sheet import Pixels, save_grid
+from mdt_cli.services.build.latents import LatentUnits
 
 PANELS = 3
 GREY = 0.0  # of -1..1
@@ -66,16 +67,19 @@ def make_strips(
     subset: TokenSubset,
     normalised: bool,
     num_classes: int,
+    units: LatentUnits,
 ) -> list[Pixels]:
     """original | hidden patches grey | restored, uint8 [S, 3 S + 2 gaps, 3] each.
 
     `images_B3SS` in [-1, 1] are the originals; None: the decoded latents. A network with classes
-    gets the null class.
+    gets the null class. `units` are those in which it is fed latents.
     """
     times_B = torch.zeros(len(clean_BCHW), device=clean_BCHW.device)
     null_B = torch.full_like(times_B, num_classes, dtype=torch.int64) if num_classes else None
-    answer = network(clean_BCHW, times_B, null_B, subset).final
-    after = decoded(codec, restored(answer, clean_BCHW, subset, network.patch_size, normalised))
+    fed_BCHW = units.as_fed(clean_BCHW)
+    answer = network(fed_BCHW, times_B, null_B, subset).final
+    whole = units.as_cached(restored(answer, fed_BCHW, subset, network.patch_size, normalised))
+    after = decoded(codec, whole)
     before = decoded(codec, clean_BCHW) if images_B3SS is None else images_B3SS.to(after)
     hidden = hidden_places(subset, network.grid, *before.shape[2:])
     seen = torch.where(hidden, torch.full_like(before, GREY), before)

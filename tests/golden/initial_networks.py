@@ -4,7 +4,7 @@
 
 writes what the checkout that PYTHONPATH names makes: once for `avx2` and once for `default`, whose
 normal random numbers differ in their last bits. The file beside this one was written by version 0.1
-(commit 4289abc); `patches.conv` of uvit, maskdm and lmd, and the digests that contain it, later. It
+(commit 4289abc); `patches.conv` of uvit and maskdm, and lmd, later. It
 changes only if new runs are to start from other weights than before.
 """
 
@@ -48,6 +48,7 @@ TINY = (
     *("tread-ddpm", "tread-mean", "drop", "deferred", "quickstart"),
 )
 STAGES = (
+    ("lmd", "size/tiny", "lmd-code"),
     ("lmd", "size/tiny", "lmd-classify"),
     ("maskdit", "size/tiny", "maskdit-finetune"),
     ("maskdit", "size/tiny", "maskdit-finetune-cos"),

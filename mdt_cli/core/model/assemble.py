@@ -6,6 +6,7 @@ from torch import nn
 
 from mdt_cli.core.model.conditioning import AdaLNZero, ClassToken, Conditioning, InContext
 from mdt_cli.core.model.decoder import NarrowDecoder
+from mdt_cli.core.model.embeddings import Start
 from mdt_cli.core.model.heads import Head, PatchEmbedding, PlainHead, PoolHead
 from mdt_cli.core.model.positions import (
     AttentionPositions,
@@ -91,7 +92,10 @@ def conditioning_of(shape: TransformerShape) -> Conditioning:
         case "tokens":
             return InContext(size, ratio, shape.num_classes, learned, shape.style)
         case "none":
-            return ClassToken(size, ratio, learned, shape.style)
+            position: Start = "random" if learned else None
+            if shape.class_token_position:
+                position = "zeros"
+            return ClassToken(size, ratio, position, shape.style)
         case _:
             assert_never(shape.condition)
 

@@ -11,7 +11,13 @@ from dataclasses import dataclass
 from torch import nn
 
 from mdt_cli.core.model.blocks import Block, Modulation, PlainBlock, init_linears
-from mdt_cli.core.model.embeddings import ClassTokens, ExtraTokens, LabelEmbedding, TimeEmbedding
+from mdt_cli.core.model.embeddings import (
+    ClassTokens,
+    ExtraTokens,
+    LabelEmbedding,
+    Start,
+    TimeEmbedding,
+)
 from mdt_cli.core.model.heads import Head, PatchEmbedding, PlainHead
 from mdt_cli.core.model.positions import AttentionPositions
 from mdt_cli.core.model.shape import CLASSIC, BlockStyle
@@ -114,7 +120,8 @@ class InContext(Conditioning):
     norm_eps: float = 1e-5
 
     def embeddings(self) -> Embeddings:
-        extras = ExtraTokens(self.hidden_size, self.num_classes, True, self.learned_positions)
+        start: Start = "random" if self.learned_positions else None
+        extras = ExtraTokens(self.hidden_size, self.num_classes, True, start)
         return Embeddings(extras=extras)
 
     def block(
@@ -144,12 +151,12 @@ class ClassToken(Conditioning):
 
     hidden_size: int
     mlp_ratio: float
-    learned_positions: bool
+    position: Start
     style: BlockStyle = CLASSIC
     norm_eps: float = 1e-6
 
     def embeddings(self) -> Embeddings:
-        return Embeddings(extras=ExtraTokens(self.hidden_size, 0, False, self.learned_positions))
+        return Embeddings(extras=ExtraTokens(self.hidden_size, 0, False, self.position))
 
     def block(
         self, size: int, num_heads: int, positions: AttentionPositions, skip: bool

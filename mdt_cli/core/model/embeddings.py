@@ -4,6 +4,7 @@ Axes: B batch, E extra tokens, N tokens of patches, D hidden size.
 """
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,9 @@ from torch import Tensor, nn
 
 FREQUENCIES = 128
 MAX_PERIOD = 10000.0
+
+# What learned positions of extra tokens start as; None: there are none.
+Start = Literal["random", "zeros"] | None
 
 
 def sinusoids(t_B: Tensor, size: int) -> Tensor:
@@ -54,7 +58,8 @@ class LabelEmbedding(nn.Module):
 class ExtraTokens(nn.Module):
     """Tokens in front of the patches: class and time (U-ViT), or one learned token (MAE).
 
-    They join the sequence before block `at_block`. `positions`: each has a learned position.
+    They join the sequence before block `at_block`. `positions`: what the learned position of each
+    starts as; None: they have none.
     """
 
     def __init__(
@@ -62,7 +67,7 @@ class ExtraTokens(nn.Module):
         hidden_size: int,
         num_classes: int,
         time: bool,
-        positions: bool,
+        positions: Start,
         at_block: int = 0,
     ) -> None:
         super().__init__()
@@ -74,8 +79,10 @@ class ExtraTokens(nn.Module):
             nn.init.normal_(self.class_token, std=0.02)
         self.count = 1 + (self.label is not None)
         self.positions_ED = None
-        if positions:
-            self.positions_ED = nn.Parameter(torch.empty(self.count, hidden_size))
+        if positions is not None:
+            self.positions_ED = nn.Parameter(torch.zeros(self.count, hidden_size))
+        if positions == "random":
+            assert self.positions_ED is not None
             nn.init.trunc_normal_(self.positions_ED, std=0.02)
 
     def forward(self, t_B: Tensor, y_B: Tensor | None, x_BND: Tensor) -> Tensor:

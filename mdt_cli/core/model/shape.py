@@ -70,8 +70,9 @@ class TransformerShape:
     condition: how time and class enter (see conditioning.py). zero_null: the label "no class" is
     zeros. output_conv: a 3x3 convolution on the output (U-ViT). patch_bottleneck: channels between
     the two linear maps of the patch embedding, 0 for one map. class_tokens: copies of the class
-    vector that join the tokens before block `class_tokens_at`. early_head_at: blocks in front of a
-    second head; 0: there is none.
+    vector that join the tokens before block `class_tokens_at`. class_token_position: the class
+    token of condition none has a learned position. early_head_at: blocks in front of a second head;
+    0: there is none.
     """
 
     latent_shape: tuple[int, int, int]
@@ -87,6 +88,7 @@ class TransformerShape:
     patch_bottleneck: int = 0
     class_tokens: int = 0
     class_tokens_at: int = 0
+    class_token_position: bool = False
     early_head_at: int = 0
 
     @property
@@ -128,6 +130,7 @@ class TransformerShape:
             "patch_bottleneck": self.patch_bottleneck,
             "class_tokens": self.class_tokens,
             "class_tokens_at": self.class_tokens_at,
+            "class_token_position": self.class_token_position,
             "early_head_at": self.early_head_at,
         }
 
@@ -138,7 +141,10 @@ class TransformerShape:
         What version 0.1 did not write has its default.
         """
         style = {f.name: flat.get(f.name, f.default) for f in fields(BlockStyle)}
-        later = ("patch_bottleneck", "class_tokens", "class_tokens_at", "early_head_at")
+        later = (
+            *("patch_bottleneck", "class_tokens", "class_tokens_at", "class_token_position"),
+            "early_head_at",
+        )
         channels, height, width = flat["latent_shape"]
         return cls(
             latent_shape=(channels, height, width),

@@ -103,6 +103,7 @@ def shape_of(
         patch_bottleneck=model.patch_bottleneck,
         class_tokens=model.class_tokens,
         class_tokens_at=model.class_tokens_at,
+        class_token_position=model.class_token_position,
         early_head_at=model.early_head_at,
     )
 

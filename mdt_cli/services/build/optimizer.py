@@ -8,6 +8,9 @@ from mdt_cli.config.training import AdamWConfig, AdanConfig
 from mdt_cli.core.optim.adamw import AdamW
 from mdt_cli.core.optim.adan import Adan
 
+# How the names of position tables and class tokens end.
+TOKENS = ("positions_ND", "positions_ED", "class_token")
+
 
 def build_optimizer(table: AdamWConfig | AdanConfig, network: torch.nn.Module) -> AdamW | Adan:
     """One optimizer of every parameter that learns.
@@ -41,13 +44,15 @@ def build_optimizer(table: AdamWConfig | AdanConfig, network: torch.nn.Module) -
 def _parameter_groups(
     table: AdamWConfig | AdanConfig, network: torch.nn.Module
 ) -> list[dict[str, Any]]:
-    """Groups by learning rate, and by weight decay where vectors do not decay."""
+    """Groups by learning rate, and by weight decay where vectors or tokens do not decay."""
     learn = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
     depth = len({name.split(".")[1] for name, _ in learn if name.startswith("blocks.")})
     groups: dict[tuple[float, bool], list[torch.nn.Parameter]] = {}
     for name, parameter in learn:
         scale = table.layer_decay ** (depth + 1 - _layer(name, depth))
-        decays = table.decay_1d or parameter.ndim > 1
+        decays = (table.decay_1d or parameter.ndim > 1) and (
+            table.decay_tokens or not name.endswith(TOKENS)
+        )
         groups.setdefault((scale, decays), []).append(parameter)
     return [
         {"params": members, "lr_scale": scale, **({} if decays else {"weight_decay": 0.0})}

@@ -23,6 +23,7 @@ from mdt_cli.images.files import is_image
 from mdt_cli.images.image_set import Found, ImageSet, make_set
 from mdt_cli.images.open_image import UnreadableError
 from mdt_cli.images.reading import Reading
+from mdt_cli.services.build.latents import latent_units
 from mdt_cli.services.build.masking import build_selector
 from mdt_cli.services.events import Event, Note, SamplesDone
 from mdt_cli.services.meeting import Meeting, as_only_writer
@@ -145,6 +146,7 @@ class _Restoring:
         self._trained, self._images, self._ratio = trained, images, request.mask_ratio
         self._device = next(trained.network.parameters()).device
         self.codec = codec_from_facts(trained.facts["codec"], self._device, request.codec)
+        self._units = latent_units(trained.config.data, trained.facts["codec"])
         self._selector = build_selector(trained.config.masking, trained.network.grid)
         self.normalised = targets_are_normalised(trained.config.masking)
         # Fails before any work where the ratio keeps nothing.
@@ -172,6 +174,7 @@ class _Restoring:
                     subset.to(self._device),
                     self.normalised,
                     self._trained.num_classes,
+                    self._units,
                 )
         except torch.OutOfMemoryError as error:
             raise MdtError(

@@ -17,6 +17,7 @@ from mdt_cli.core.objectives.base import Loss
 from mdt_cli.core.objectives.training_step import View, ViewDraw, ViewSource
 from mdt_cli.core.rng import stream
 from mdt_cli.core.row_order import row_at
+from mdt_cli.services.build.latents import LatentUnits, latent_units
 from mdt_cli.services.build.masking import build_selector, build_views
 from mdt_cli.services.build.objective import build_loss
 from mdt_cli.services.build.ratio import build_mask_ratio
@@ -66,6 +67,7 @@ class TrainData:
     views: tuple[View, ...]
     mask_ratio: MaskRatio
     source: ViewSource
+    units: LatentUnits
 
     @property
     def conditional(self) -> bool:
@@ -75,6 +77,12 @@ class TrainData:
     def condition(self, rows: LatentRows) -> Condition:
         """The condition of these images, before any class is dropped."""
         return Condition(rows.label if self.conditional else None)
+
+    def clean_latents(self, rows: LatentRows, generator: torch.Generator | None) -> Tensor:
+        """What the network learns of these rows: a draw, or without `generator` the mode."""
+        if generator is None or self.config.data.posterior == "mode":
+            return self.units.as_fed(rows.mean)
+        return self.units.as_fed(posterior_draw(rows, generator))
 
     def micro_batch(self, step: int, index: int) -> MicroBatch:
         """Micro-batch `index` of optimizer step `step` (both from 0)."""
@@ -86,7 +94,7 @@ class TrainData:
         flip = torch.rand(size, generator=generator) < 0.5
         use_flip = self.config.data.flip and self.cache.facts.flip
         read = self.cache.read(rows, flip if use_flip else None)
-        clean = posterior_draw(read, generator)
+        clean = self.clean_latents(read, generator)
         t_B = self.loss.sample_time(size, generator)
         # A ratio of the step gives all micro-batches the same shapes.
         of = (step, index) if self.mask_ratio.per_micro_batch else (step,)
@@ -158,6 +166,7 @@ def train_data(config: RunConfig, cache: LatentCache, grid: tuple[int, int]) -> 
             cache.facts.num_classes,
             config.data.class_dropout,
         ),
+        latent_units(config.data, cache.facts.codec),
     )
 
 

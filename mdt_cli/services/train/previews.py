@@ -109,6 +109,7 @@ def _restored(look: Look, codec: Codec, path: Path) -> None:
         subset.to(look.device),
         targets_are_normalised(config.masking),
         look.num_classes,
+        data.units,
     )
     save_strips(path, strips)
 

@@ -176,8 +176,10 @@ def _train(request: TrainRequest, cache: LatentCache, placement: Placement) -> I
     if not request.fresh:
         resumed = yield from state.resume()
     if not resumed and request.initial is not None:
-        yield from load_initial(request.initial, network, config, cache)
+        averages = yield from load_initial(request.initial, network, config, cache)
         state.restart_averages()
+        for name, tensors in averages.items():
+            state.averages[name].load(tensors)
     score = None
     if config.evaluation.every:
         # Extractors and metrics are loaded only by a run that computes them.

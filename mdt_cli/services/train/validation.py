@@ -17,7 +17,6 @@ from mdt_cli.core.objectives.training_step import View, view_loss
 from mdt_cli.core.rng import stream
 from mdt_cli.services.events import Classified, Event, Validated
 from mdt_cli.services.runtime import Stop
-from mdt_cli.services.train.batches import posterior_draw
 from mdt_cli.services.train.look import CUT, Look
 
 
@@ -74,7 +73,7 @@ def _held_out_loss(look: Look, view: View, stop: Stop, key: str) -> Generator[Ev
         part = rows[start : start + size]
         generator = stream(seed, "held-out loss", start)
         read = data.cache.read(part)
-        clean = posterior_draw(read, generator)
+        clean = data.clean_latents(read, generator)
         # Times spread evenly over their distribution, in an order unrelated to the rows.
         share = (torch.randperm(len(part), generator=generator) + 0.5) / len(part)
         drawn = source.draw(view, tuple(clean.shape), data.condition(read), ratio, generator)
@@ -105,7 +104,7 @@ def _accuracy(look: Look, stop: Stop) -> dict[int, float]:
         stop.raise_if_asked(CUT)
         read = look.data.cache.read(part)
         # The mode of the posterior: one answer for each image.
-        latents = read.mean.to(look.device)
+        latents = look.data.clean_latents(read, None).to(look.device)
         times_B = torch.zeros(len(part), device=look.device)
         logits_BK = look.network(latents, times_B, None).final
         for k in TOP:

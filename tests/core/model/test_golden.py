@@ -84,7 +84,8 @@ def test_parameters_of_networks_with_time_tokens(preset: str, size: str) -> None
 @pytest.mark.parametrize("size", numbers.LMD)
 def test_parameters_of_lmd(size: str) -> None:
     patch, count, trainable = numbers.LMD[size]
-    keys, shape = {"patch_size": patch}, (4, 28, 28)
+    # The decoder of the released code; the preset has that of the paper.
+    keys, shape = {"patch_size": patch, "narrow_decoder.hidden_size": 512}, (4, 28, 28)
     assert parameters("lmd", keys, shape, 0, frozen=True) == count
     if trainable is not None:
         assert parameters("lmd", keys, shape, 0) == trainable
@@ -107,7 +108,8 @@ def test_the_presets_are_the_networks_that_were_measured(name: str) -> None:
     own_size = name in ("uvit", "maskdm", "lmd")
     # JiT was measured without classes.
     keys = ["model.class_tokens=0", "model.class_tokens_at=0"] if name == "jit" else []
-    preset = load_config([name] if own_size else [name, "size/s"], keys).config
+    code = ["lmd-code"] if name == "lmd" else []
+    preset = load_config([name, *code] if own_size else [name, "size/s"], keys).config
     measured = config_of(name)
     assert preset.model == measured.model
     assert preset.objective.kind == measured.objective.kind

@@ -21,6 +21,7 @@ from mdt_cli.core.objectives.losses import denormalised_patches, normalised_patc
 from mdt_cli.core.objectives.reconstruction import hidden_places, restored
 from mdt_cli.core.rng import stream
 from mdt_cli.errors import MdtError
+from mdt_cli.services.build.latents import LatentUnits
 from mdt_cli.services.encode.encode import encode_latents
 from mdt_cli.services.encode.request import EncodeRequest
 from mdt_cli.services.events import Note, PreviewSaved, SamplesDone, Validated
@@ -124,7 +125,7 @@ def test_a_perfect_answer_restores_the_original() -> None:
         def forward(self, x, t_B, y_B, subset):
             return Answer(normalised_patches(x, 4))
 
-    for strip in make_strips(Oracle(), PixelCodec(), clean, None, subset, True, 0):
+    for strip in make_strips(Oracle(), PixelCodec(), clean, None, subset, True, 0, LatentUnits()):
         before, after = strip[:, :16].astype(int), strip[:, -16:].astype(int)
         assert abs(before - after).max() <= 1
 

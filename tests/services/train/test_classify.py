@@ -38,6 +38,7 @@ TUNE = (
     "training.micro_batch_size=4",
     "optimizer.lr=3e-3",
     "lr_schedule.warmup=0",
+    "lr_schedule.from_zero=false",
     "validation.every=4",
     "data.held_out=4",
 )
@@ -101,7 +102,8 @@ def test_the_answer_is_that_of_a_plain_restatement(made: tuple[Path, Path]) -> N
     w = dict(network.named_parameters())
     tokens = F.unfold(x, 4, stride=4).transpose(1, 2) @ w["patches.conv.weight"].flatten(1).T
     tokens = tokens + w["patches.conv.bias"] + w["positions_ND"]
-    tokens = torch.cat([w["extras.class_token"].expand(2, 1, -1), tokens], 1)
+    token = w["extras.class_token"] + w["extras.positions_ED"]
+    tokens = torch.cat([token.expand(2, 1, -1), tokens], 1)
     for k in range(2):
         name = f"blocks.{k}."
 
@@ -138,8 +140,33 @@ def test_layers_learn_at_falling_rates(made: tuple[Path, Path]) -> None:
     assert scale["classifier.linear.weight"] == scale["classifier.norm.bias"] == 1.0
     assert scale["blocks.1.mlp.fc1.weight"] == 0.5
     assert scale["blocks.0.attn.qkv.bias"] == 0.25
-    front = ("patches.conv.weight", "positions_ND", "extras.class_token")
-    assert [scale[name] for name in front] == [0.125] * 3
+    front = ("patches.conv.weight", "positions_ND", "extras.class_token", "extras.positions_ED")
+    assert [scale[name] for name in front] == [0.125] * 4
+
+
+def test_vectors_positions_and_the_class_token_do_not_decay(made: tuple[Path, Path]) -> None:
+    """The groups of the official code: param_groups_lrd with timm's no_weight_decay."""
+    table = config_of(made[1], 1).config
+    network = build_network(table, (3, 16, 16), 5)
+    names = {id(p): name for name, p in network.named_parameters()}
+    groups = build_optimizer(table.optimizer, network).param_groups
+    decays = {names[id(p)]: g["weight_decay"] for g in groups for p in g["params"]}
+    spared = {name for name, decay in decays.items() if decay == 0}
+    tokens = {"positions_ND", "extras.class_token", "extras.positions_ED"}
+    assert spared == tokens | {name for name, p in network.named_parameters() if p.ndim == 1}
+    assert set(decays.values()) == {0.0, 0.05}
+
+
+def test_starts_from_the_online_weights_and_the_class_token_where_it_was(
+    made: tuple[Path, Path], tmp_path: Path
+) -> None:
+    tune(made, tmp_path / "run", 1, CONSTANT, "lr_schedule.from_zero=true")
+    online, after = weights(made[1], 4), weights(tmp_path / "run", 1)
+    assert any(not torch.equal(online[k], v) for k, v in weights(made[1], 4, "ema-0.5").items())
+    # The first step has a learning rate of 0.
+    shared = after.keys() & online.keys()
+    assert not [name for name in shared if not torch.equal(after[name], online[name])]
+    assert not after["extras.positions_ED"].any()
 
 
 def test_the_rate_of_a_step_follows_the_layer(made: tuple[Path, Path], tmp_path: Path) -> None:
@@ -154,7 +181,7 @@ def test_the_rate_of_a_step_follows_the_layer(made: tuple[Path, Path], tmp_path:
             "optimizer.weight_decay=0",
             CONSTANT,
         )
-        before = weights(made[1], 4, "ema-0.5")
+        before = weights(made[1], 4)
         after = weights(tmp_path / decay, 1)
         name = "blocks.0.mlp.fc1.weight"
         moved[decay] = (after[name] - before[name]).abs().max().item()
@@ -169,7 +196,7 @@ def test_learns_drops_the_decoder_and_tells(made: tuple[Path, Path], tmp_path: P
     assert all(part in dropped for part in ("adapter.", "narrow.", "head.", "fill.mask_token"))
     assert " blocks" not in dropped
     added = next(text for text in notes if text.startswith("added"))
-    assert added.endswith("positions_ND, classifier.norm, classifier.linear")
+    assert added.endswith("positions_ND, extras.positions_ED, classifier.norm, classifier.linear")
     looks = [event for event in events if isinstance(event, Classified)]
     assert [look.step for look in looks] == [*range(0, 41, 4)]
     assert set(looks[0].percent) == {"top1/online", "top5/online", "top1/0.5", "top5/0.5"}
@@ -209,6 +236,7 @@ def test_accuracy_is_counted_on_held_out_images(made: tuple[Path, Path]) -> None
     always5 = {"logits": network.logits.detach().flip(0)}
     data = SimpleNamespace(
         cache=open_cache(made[0]),
+        clean_latents=lambda rows, generator: rows.mean,
         config=config_of(made[1], 1, "validation.batch_size=3").config,
         # Rows from 40 on are of class 1.
         split=Split(torch.arange(80), torch.tensor([7, 41, 42, 43])),
@@ -236,8 +264,12 @@ def test_resumed_is_bit_identical(made: tuple[Path, Path], tmp_path: Path) -> No
 def test_a_frozen_encoder_stays(made: tuple[Path, Path], tmp_path: Path) -> None:
     frozen = ("objective.encoder=frozen", "optimizer.weight_decay=0.5", CONSTANT)
     tune(made, tmp_path / "run", 6, *frozen)
-    before, after = weights(made[1], 4, "ema-0.5"), weights(tmp_path / "run", 6)
-    encoder = [name for name in after if not name.startswith(("classifier.", "positions_ND"))]
+    before, after = weights(made[1], 4), weights(tmp_path / "run", 6)
+    encoder = [
+        name
+        for name in after
+        if not name.startswith(("classifier.", "positions_ND", "extras.positions_ED"))
+    ]
     assert encoder
     assert all(torch.equal(after[name], before[name]) for name in encoder)
     assert after["classifier.linear.weight"].abs().max() > 1e-3
