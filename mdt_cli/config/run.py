@@ -175,6 +175,7 @@ class RunConfig(Table):
             )
         return self
 
+    @model_validator(mode="after")
     def _early_head_fits(self) -> Self:
         at, guidance = self.model.early_head_at, self.sampling.guidance
         wanted = any(term.head == "early" for view in self.masking.views for term in view.terms)

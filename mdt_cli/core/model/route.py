@@ -45,6 +45,11 @@ class Passage:
         self._known: Tensor | None = None
         self._known_for: tuple[bool, int] | None = None
 
+    @property
+    def present(self) -> TokenSubset | None:
+        """The tokens that are here now; None for all of them."""
+        return self._present
+
     def leaves_at(self, block: int) -> bool:
         """Whether dropped tokens leave before this block."""
         return self._route is not None and block == self._route.leave_at

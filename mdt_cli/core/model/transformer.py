@@ -172,15 +172,15 @@ class Transformer(nn.Module):
         if self.classifier is not None:
             return Answer(self.classifier(x), c_BD)
         assert self.head is not None
-        output = self._image(self.head(x, c_BD), subset)
+        output = self._image(self.head(x, c_BD), subset if self.fill is None else None)
         if self.output_conv is not None:
             output = self.output_conv(output)
         return Answer(output, c_BD, early)
 
-    def _image(self, x_BNV: Tensor, subset: TokenSubset | None) -> Tensor:
-        """[B, C, H, W]; zero where dropped tokens are not back."""
-        if subset is not None and x_BNV.shape[1] != self.num_tokens:
-            x_BNV = subset.scatter(
+    def _image(self, x_BNV: Tensor, present: TokenSubset | None) -> Tensor:
+        """[B, C, H, W]; zero where tokens are not `present`, which are all where it is None."""
+        if present is not None:
+            x_BNV = present.scatter(
                 x_BNV, x_BNV.new_zeros(len(x_BNV), self.num_tokens, x_BNV.shape[2])
             )
         return unpatchify(x_BNV, self.grid, self.patch_size)
@@ -225,7 +225,7 @@ class Transformer(nn.Module):
             if i in self.skips.values():
                 outputs[i] = x
             if self.early_head is not None and i + 1 == self.early_head_at:
-                early = self._image(self.early_head(x[:, num_extras:], c_BD), passage.subset)
+                early = self._image(self.early_head(x[:, num_extras:], c_BD), passage.present)
         return x, num_extras, early
 
     def _with_extras(self, x_BND: Tensor, t_B: Tensor, y_B: Tensor | None) -> tuple[Tensor, int]:

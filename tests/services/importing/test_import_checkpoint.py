@@ -106,7 +106,7 @@ PUBLISHED = [
     ("mdt", official.mdt(), (), {"decoder_depth": 2}, DDPM),
     ("mdtv2", official.mdt(depth=6, decoder=2), (), {}, DDPM),
     ("maskdit", official.maskdit(), NARROW, {}, ("heun", 40, "constant", 1.5, "truncate")),
-    ("uvit", official.uvit(), HEADS, {}, ("dpm++", 50, "constant", 1.4, "round")),
+    ("uvit", official.uvit(), HEADS, {}, ("dpm++3s", 50, "constant", 1.4, "round")),
     ("maskdm", official.maskdm(), HEADS, {}, ("ddim", 250, "none", None, "round")),
 ]
 

@@ -21,6 +21,7 @@ from mdt_cli.core.objectives.flow import Flow
 from mdt_cli.core.objectives.training_step import ViewDraw, ViewSource, sum_terms, term_losses
 from mdt_cli.core.optim.ema import AveragedModule
 from mdt_cli.core.rng import stream
+from mdt_cli.services.build.latents import latent_units
 from mdt_cli.services.build.masking import build_selector, build_views
 from mdt_cli.services.build.network import build_network
 from mdt_cli.services.build.objective import build_loss
@@ -64,6 +65,7 @@ def made(folder: Path, recipe: str) -> tuple[TrainData, Transformer]:
             cache.facts.num_classes,
             config.data.class_dropout,
         ),
+        latent_units(config.data, cache.facts.codec),
     )
     return data, network
 

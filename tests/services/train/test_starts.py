@@ -188,12 +188,14 @@ def test_a_run_goes_on_under_the_presets_that_it_began_with(
 ) -> None:
     folder = begun(tmp_path / "run", pixels, change)
     before = read_of(folder)
-    loaded = load_config(["lmd"], [*TINY, "training.steps=3"])
+    longer = {"training.steps": 3, "training.schedule_steps": 3}
+    loaded = load_config(["lmd"], [*TINY, *(f"{key}={value}" for key, value in longer.items())])
     said = notes(run(pixels, folder, loaded))
     assert "was begun with another version, whose settings it keeps" in said
-    assert read_of(folder) == before | {"training.steps": 3}
+    assert read_of(folder) == before | longer
     # The record still says so when the run is resumed once more.
-    loaded = load_config(["lmd"], [*TINY, "training.steps=4"])
+    more = ["training.steps=4", "training.schedule_steps=3"]
+    loaded = load_config(["lmd"], [*TINY, *more])
     assert "settings it keeps" in notes(run(pixels, folder, loaded))
 
 

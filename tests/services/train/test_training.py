@@ -114,7 +114,8 @@ def test_two_processes_see_the_same_numbers_as_one(cache: Path, tmp_path: Path) 
         assert done.returncode == 0, done.stderr
     for one, two in zip(log_of(tmp_path / "one"), log_of(tmp_path / "two"), strict=True):
         assert two["loss"] == pytest.approx(one["loss"], rel=1e-5)
-        assert two["mask_ratio"] == one["mask_ratio"]
+        # The mean over micro-batches is summed in another order.
+        assert two["mask_ratio"] == pytest.approx(one["mask_ratio"], rel=1e-6)
 
 
 def test_micro_batches_that_do_not_share_out(cache: Path, tmp_path: Path) -> None:
@@ -302,7 +303,7 @@ def test_a_run_that_has_begun_is_not_told_to_start_over(
     assert "--fresh" not in str(told.value.hint)
 
 
-@pytest.mark.parametrize("name", ["codec_from_facts", "generate"])
+@pytest.mark.parametrize("name", ["codec_from_facts", "generate_steps"])
 def test_previews_that_do_not_fit_are_left_out(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
